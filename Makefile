@@ -1,0 +1,81 @@
+# Every target starts from a bare clone: it makes .venv, installs, and does its job. A second run skips what is there.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+# Data and weights that lie beside the checkout are used; nothing asks for them.
+ifndef MIRRORCFE_DATA
+ifneq ($(wildcard ../shared/data/.),)
+export MIRRORCFE_DATA := $(abspath ../shared/data)
+endif
+endif
+ifndef TORCH_HOME
+ifneq ($(wildcard ../shared/torch_home/.),)
+export TORCH_HOME := $(abspath ../shared/torch_home)
+endif
+endif
+
+# Two torch processes that share the cores slow each other more than tenfold unless each keeps to one thread.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 8 ] && n=8; echo $$n)
+NBTEST  := OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS)
+
+.PHONY: help install demo test export sync nbtest pytest slow readme docs clean distclean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "PYTHON=python3.12 chooses the interpreter of a new .venv; WORKERS=1 the notebooks tested at once."
+
+install: $(STAMP)  ## make .venv and install the package with its dev extra
+
+# settings.ini and setup.py hold the requirements: a change of either installs again.
+$(STAMP): settings.ini setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "mirrorcfe needs Python 3.10 or newer: make PYTHON=python3.11 ..."; exit 1; }
+	@test -x $(BIN)/python || { echo "Making $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing mirrorcfe and what it needs (torch included: minutes the first time, then skipped) ..."
+	@$(PIP) --upgrade pip setuptools wheel
+	@$(PIP) torch torchvision -e ".[dev]"
+	@touch $@
+
+demo: $(STAMP)  ## train on the embedded digits and explain some, into a folder
+	@$(BIN)/mirrorcfe demo
+
+test: $(STAMP)  ## the whole check: export in sync, notebooks, pytest
+	@echo "== 1/3 export and clean leave no diff"
+	@$(BIN)/python tools/sync.py
+	@echo "== 2/3 notebooks"
+	@$(NBTEST) --do_print --timing
+	@echo "== 3/3 pytest"
+	@$(BIN)/python -m pytest
+
+sync: $(STAMP)  ## only the first part of the test
+	@$(BIN)/python tools/sync.py
+
+nbtest: $(STAMP)  ## only the second
+	@$(NBTEST) --do_print --timing
+
+pytest: $(STAMP)  ## only the third
+	@$(BIN)/python -m pytest
+
+slow: $(STAMP)  ## the notebooks with their slow cells, one after the other on all cores
+	@$(BIN)/nbdev_test --n_workers 0 --flags slow --do_print --timing
+
+export: $(STAMP)  ## notebooks -> package, then clean them and renew README.md
+	@$(BIN)/nbdev_export
+	@$(BIN)/nbdev_clean
+	@$(BIN)/python tools/readme.py
+
+readme: $(STAMP)  ## README.md from nbs/index.ipynb
+	@$(BIN)/python tools/readme.py
+
+docs: $(STAMP)  ## the documentation site into _docs (with Quarto where it is installed)
+	@$(BIN)/python tools/docs.py
+
+clean:  ## what a run leaves behind, but not .venv
+	@rm -rf _docs _proc build dist out mirrorcfe-out .pytest_cache .hypothesis
+	@find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -print | xargs rm -rf
+
+distclean: clean  ## that and .venv
+	@rm -rf $(VENV) *.egg-info
