@@ -1,0 +1,158 @@
+"The project keeps its own rules: export in sync, README and sidebar complete, notebooks clean and small, imports light."
+import ast, json, os, re, subprocess, sys
+from configparser import ConfigParser
+from pathlib import Path
+import pytest, yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT/"tools"))
+import docs, readme, sync
+
+NBS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+MODULES = sorted(p for p in ROOT.glob("mirrorcfe/**/*.py") if not p.name.startswith("_"))
+# Exported cells longer than 30 lines, with the cause: (notebook, first name defined) -> why
+LONG = {}
+PATHS = re.compile(r"(?<![\w.~])/(work|tmp|home|root|Users|private|opt)/|site-packages|[A-Z]:\\\\")
+UNSTABLE = re.compile(r"0x[0-9a-f]{6,}|\d+%\|| it/s|s/it|\d (?:ms|µs|us) ±|Wall time", re.I)
+
+def cells(nb, kind="code"): return [c for c in json.loads(nb.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == kind]
+def source(cell): return readme.text(cell["source"])
+def marks(cell): return readme.directives(source(cell))[0]
+def is_exported(cell): return any(re.match(r"exports?\b", m) for m in marks(cell))
+def ids(items): return [str(i.relative_to(ROOT)) for i in items]
+def cfg():
+    ini = ConfigParser(delimiters=["="])
+    ini.read(ROOT/"settings.ini", encoding="utf-8")
+    return ini["DEFAULT"]
+
+each_nb = pytest.mark.parametrize("nb", NBS, ids=ids(NBS))
+each_module = pytest.mark.parametrize("module", MODULES, ids=ids(MODULES))
+
+# --- generated files -------------------------------------------------------------------------------------------------------------
+
+def test_export_and_clean_leave_no_diff(): assert sync.differences() == []
+
+def test_readme_is_the_index(): assert list(readme.stale()) == [], "run `make readme`"
+
+def test_readme_links_lead_somewhere():
+    md = (ROOT/"README.md").read_text(encoding="utf-8")
+    local = [t for _, t, _ in readme.LINK.findall(md) if not re.match(r"[a-z]+:|#", t)]
+    assert [t for t in local if not (ROOT/t.split("#")[0]).exists()] == []
+
+def test_sidebar_is_complete():
+    pages = [n for _, names in docs.sidebar() for n in names]
+    assert len(pages) == len(set(pages))
+    assert set(pages) == {p.relative_to(ROOT/"nbs").as_posix() for p in NBS}
+    assert pages[0] == "index.ipynb" and pages[1:] == sorted(pages[1:])
+
+def test_quarto_file_is_linked():
+    link = ROOT/"nbs"/"_quarto.yml"
+    assert link.is_symlink() and not os.path.isabs(os.readlink(link)) and link.resolve() == ROOT/"_quarto.yml"
+    assert yaml.safe_load(link.read_text(encoding="utf-8"))["project"]["type"] == "website"
+
+# --- settings --------------------------------------------------------------------------------------------------------------------
+
+def test_settings():
+    import mirrorcfe
+    c = cfg()
+    assert mirrorcfe.__version__ == c["version"]
+    assert c["tst_flags"].split() == ["notest", "slow", "cuda"]
+    assert c["update_pyproject"] == "False" and not (ROOT/"pyproject.toml").exists()
+    assert c["custom_sidebar"] == "True" and c["readme_nb"] == "index.ipynb"
+    assert (ROOT/"LICENSE").read_text().split()[:2] == ["Apache", "License"] and c["license"] == "apache2"
+
+def test_runtime_requirements_are_wide():
+    wide, dev = cfg()["requirements"].split(), cfg()["dev_requirements"].split()
+    assert [r for r in wide if re.search(r"<|==|~=", r)] == [], "an upper bound belongs in dev_requirements"
+    assert "nbdev==2.4.14" in dev and any(r.startswith("fastcore") and "<2" in r for r in dev)
+
+def test_ci_calls_make_test():
+    run = ROOT/".ci"/"run"
+    assert os.access(run, os.X_OK) and "make test" in run.read_text()
+
+# --- notebooks -------------------------------------------------------------------------------------------------------------------
+
+@each_nb
+def test_notebook_opens_and_closes(nb):
+    first = json.loads(nb.read_text(encoding="utf-8"))["cells"][0]
+    assert re.match(r"# \S.*\n\n?> \S", source(first)), "the first cell is `# Name` and `> what you can do after reading`"
+    assert "nbdev_export(" in source(cells(nb)[-1]) and "hide" in marks(cells(nb)[-1])
+
+@each_nb
+def test_notebook_is_small(nb): assert nb.stat().st_size < 300_000
+
+@each_nb
+def test_notebook_names_no_machine(nb):
+    outs = [json.dumps({k: v for k, v in o.get("data", o).items() if not k.startswith("image/")}) for c in cells(nb) for o in c["outputs"]]
+    sources = [source(c) for kind in ("code", "markdown") for c in cells(nb, kind)]
+    assert [m[0] for s in outs + sources for m in [PATHS.search(s)] if m] == []
+    assert [m[0] for s in outs for m in [UNSTABLE.search(s)] if m] == []
+
+@each_nb
+def test_notebook_stores_no_error(nb):
+    outs = [o for c in cells(nb) for o in c["outputs"]]
+    assert [o.get("ename") or o["text"] for o in outs if o["output_type"] == "error" or o.get("name") == "stderr"] == []
+
+@each_nb
+def test_notebook_runs_whole(nb): assert [source(c)[:60] for c in cells(nb) if any(re.match(r"eval:\s*false", m) for m in marks(c))] == []
+
+@each_nb
+def test_exported_cells_are_short(nb):
+    for cell in filter(is_exported, cells(nb)):
+        body = readme.directives(source(cell))[1]
+        name = next((n.name for n in ast.parse(body).body if hasattr(n, "name")), "")
+        if (nb.name, name) not in LONG: assert len(body.splitlines()) <= 30, f"{name or body[:40]}: split it, or name the cause in LONG"
+
+def test_one_notebook_one_module():
+    named = [m.split()[1] for nb in NBS for c in cells(nb) for m in marks(c) if m.startswith("default_exp")]
+    assert len(named) == len(set(named))
+    assert sorted(named) == sorted(".".join(m.relative_to(ROOT/"mirrorcfe").with_suffix("").parts) for m in MODULES)
+
+# --- modules ---------------------------------------------------------------------------------------------------------------------
+
+def public(module):
+    "The names in `__all__`, read without importing."
+    for node in ast.parse(module.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__": return ast.literal_eval(node.value)
+    return []
+
+def shown():
+    "Everything outside exported code where a symbol may be demonstrated."
+    demos = [source(c) for nb in NBS for c in cells(nb) if not is_exported(c)]
+    return "\n".join(demos + [p.read_text(encoding="utf-8") for p in ROOT.glob("tests/test_*.py")])
+
+@each_module
+def test_every_public_symbol_is_shown(module):
+    seen = shown()
+    assert [s for s in public(module) if not re.search(rf"\b{re.escape(s)}\b", seen)] == []
+
+@each_module
+def test_public_functions_are_documented(module):
+    tree, names = ast.parse(module.read_text(encoding="utf-8")), set(public(module))
+    defs = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name in names]
+    assert [n.name for n in defs if not ast.get_docstring(n)] == []
+
+@each_module
+def test_imports_point_upwards(module):
+    order = [m.split()[1] for nb in NBS for c in cells(nb) for m in marks(c) if m.startswith("default_exp")]
+    me = ".".join(module.relative_to(ROOT/"mirrorcfe").with_suffix("").parts)
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    froms = [(n.module or "").removeprefix("mirrorcfe").strip(".") for n in ast.walk(tree)
+             if isinstance(n, ast.ImportFrom) and (n.level or (n.module or "").startswith("mirrorcfe"))]
+    late = [f for f in froms if f in order and order.index(f) >= order.index(me)]
+    assert late == [], "a module imports only from modules above it in the sidebar"
+
+@each_module
+def test_module_is_explicit(module):
+    code = module.read_text(encoding="utf-8")
+    assert "fastai.vision.all import *" not in code
+    assert not re.search(r"(filterwarnings|simplefilter)\(\s*['\"]ignore", code)
+
+@pytest.mark.parametrize("name", ["core", "cli"])
+def test_start_up_is_light(name):
+    "Importing it must not pull fastai's vision, which costs seconds."
+    if not (ROOT/"mirrorcfe"/f"{name}.py").exists(): pytest.skip(f"mirrorcfe.{name} does not exist yet")
+    code = f"import sys, mirrorcfe.{name}; print([m for m in sys.modules if m.startswith(('fastai.vision', 'spacy', 'sklearn'))])"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "[]"
