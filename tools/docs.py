@@ -38,7 +38,7 @@ pre code{background:none;padding:0;font-size:1em}pre.out{background:#fff;border-
 .doc{border:1px solid #d0d7de;border-radius:6px;padding:.2rem 1rem .4rem;margin:1rem 0}.doc hr{display:none}.doc h3{margin-top:.6rem}
 .source{float:right;font-size:.85rem}.callout{border-left:4px solid #54aeff;background:#f3f9ff;padding:.3rem 1rem;margin:1rem 0}
 table{border-collapse:collapse;font-size:.92rem;display:block;overflow-x:auto}td,th{border:1px solid #d0d7de;padding:.3rem .6rem;text-align:left}
-img,svg,video{max-width:100%;height:auto}math[display=block]{margin:1rem 0;font-size:1.1em;overflow-x:auto}.anchor-link{display:none}
+img,svg,video{max-width:100%;height:auto}math[display=block]{margin:1rem 0;font-size:1.1em}.anchor-link{display:none}
 footer{display:flex;justify-content:space-between;margin-top:3rem;border-top:1px solid #d0d7de;padding-top:1rem}
 @media(max-width:820px){body{display:block}nav{position:static;height:auto;border-right:0}main{padding:1rem}}
 """
@@ -71,7 +71,7 @@ def highlight(source, lang="python"):
     from pygments import highlight as hl
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import get_lexer_by_name
-    return f"<pre><code>{hl(source, get_lexer_by_name(lang), HtmlFormatter(nowrap=True, noclasses=True, style='tango'))}</code></pre>"
+    return f"<pre><code>{hl(source, get_lexer_by_name(lang), HtmlFormatter(nowrap=True, noclasses=True, style='friendly'))}</code></pre>"
 
 def markdown():
     "A function from Markdown to HTML."
@@ -128,7 +128,8 @@ def nav(groups, titles, here, body):
     for section, names in groups:
         if section and any(n in titles for n in names): out.append(f"<h2>{section}</h2>")
         for name in (n for n in names if n in titles):
-            out.append(f'<a{" class=here" if name == here else ""} href="{page_of(name)}">{html.escape(titles[name])}</a>')
+            label = "Overview" if name == "index.ipynb" else titles[name]
+            out.append(f'<a{" class=here" if name == here else ""} href="{page_of(name)}">{html.escape(label)}</a>')
             heads = re.findall(r'<h2 id="([^"]*)">(.*?)</h2>', body) if name == here else []
             if heads: out.append('<div class="inner">' + "".join(f'<a href="#{i}">{h}</a>' for i, h in heads) + "</div>")
     return "\n".join(out)
@@ -166,8 +167,8 @@ def plain(root=ROOT):
     order = list(nbs)
     for i, (name, nb) in enumerate(nbs.items()):
         body = "\n".join(cell_html(c, md) for c in nb["cells"])
-        link = lambda n, word: f'<a href="{page_of(n)}">{word} {html.escape(titles[n])}</a>'
-        around = (link(order[i-1], "&larr;") if i else "<span></span>") + (link(order[i+1], "&rarr;") if i+1 < len(order) else "")
+        link = lambda n, before="", after="": f'<a href="{page_of(n)}">{before}{html.escape(titles[n])}{after}</a>'
+        around = (link(order[i-1], before="&larr; ") if i else "<span></span>") + (link(order[i+1], after=" &rarr;") if i+1 < len(order) else "")
         page = PAGE.format(title=html.escape(titles[name]), site=cfg["title"], sidebar=nav(groups, titles, name, body), body=body, around=around,
                            heading=html.escape(titles[name]), lead=md(fronts[name].get("description", "")).strip().removeprefix("<p>").removesuffix("</p>"))
         (site/page_of(name)).write_text(relink(page, cfg["doc_host"] + cfg["doc_baseurl"]), encoding="utf-8")
