@@ -6,15 +6,15 @@
 __all__ = ['MirrorError', 'check_latents', 'check_class', 'check_pair', 'pair_hyperplane', 'margin', 'reflect', 'step_kind',
            'Mirror']
 
-# %% ../nbs/00_core.ipynb #6e344cd1
+# %% ../nbs/00_core.ipynb #b411bab9
 import torch
 from torch import Tensor
 
-# %% ../nbs/00_core.ipynb #8dae9e63
+# %% ../nbs/00_core.ipynb #0939336c
 class MirrorError(ValueError):
     "An input that has no mirror image: the message says what was found and what to do."
 
-# %% ../nbs/00_core.ipynb #fc7a4eba
+# %% ../nbs/00_core.ipynb #8e014e0d
 def check_latents(z:Tensor,          # latents, (B, N), a floating type
                   n:int|None=None    # N, the number of features expected; None: any
                  )->Tensor:          # `z` itself
@@ -26,22 +26,23 @@ def check_latents(z:Tensor,          # latents, (B, N), a floating type
         raise MirrorError(f"latents have {z.shape[1]} features, the hyperplane has {n}: they belong to different networks")
     return z
 
-# %% ../nbs/00_core.ipynb #b0405b1f
+# %% ../nbs/00_core.ipynb #96df0baa
 def check_class(i:int|Tensor,        # class index: int or integer (B,)
                 n_classes:int,       # C: indices run from 0 to C-1
                 name:str='class',    # what the message calls it
                 device=None          # device of the returned index
                )->Tensor:            # int64, () or (B,)
     "Return `i` as an index tensor; raise `MirrorError` if it is no integer or outside the classes."
-    i = torch.as_tensor(i, device=device)
-    if i.numel() == 0: i = i.long()
-    if i.ndim > 1 or i.dtype == torch.bool or i.is_floating_point() or i.is_complex():
+    try: i = torch.as_tensor(i, device=device)
+    except (TypeError, ValueError, RuntimeError): raise MirrorError(f"{name} must be a class index, int or int64 (B,): found {i!r}") from None
+    if i.numel() and (i.dtype == torch.bool or i.is_floating_point() or i.is_complex()) or i.ndim > 1:
         raise MirrorError(f"{name} must be an int or int64 (B,): found {i.dtype} of shape {tuple(i.shape)}")
-    bad = i.flatten()[(i.flatten() < 0) | (i.flatten() >= n_classes)]
+    i = i.long()
+    bad = i[(i < 0) | (i >= n_classes)]
     if len(bad): raise MirrorError(f"{name} {bad[0].item()} is outside the {n_classes} classes 0 to {n_classes-1}")
-    return i.long()
+    return i
 
-# %% ../nbs/00_core.ipynb #7b7361e7
+# %% ../nbs/00_core.ipynb #f74d5d4c
 def check_pair(source:int|Tensor,     # class moved away from: int or int64 (B,)
                target:int|Tensor,     # class moved to: int or int64 (B,)
                n_classes:int,         # C: indices run from 0 to C-1
@@ -59,24 +60,27 @@ def check_pair(source:int|Tensor,     # class moved away from: int or int64 (B,)
         raise MirrorError(f"source and target are both class {s[s == t].flatten()[0].item()}: choose a target other than the predicted class")
     return s, t
 
-# %% ../nbs/00_core.ipynb #c47fe181
+# %% ../nbs/00_core.ipynb #dbe6c15e
 def pair_hyperplane(W:Tensor,           # weights of the linear head, (C, N)
                     b:Tensor,           # its biases, (C,)
                     source:int|Tensor,  # class moved away from: int or (B,)
                     target:int|Tensor   # class moved to: int or (B,)
                    )->tuple[Tensor,Tensor]: # normal W_t - W_s, (N,) or (B, N), and offset b_t - b_s, () or (B,)
     "Return the mirror between `source` and `target`; raises `MirrorError` for a pair that is none (Eq. 1)."
+    if W.ndim != 2 or b.shape != W.shape[:1]:
+        raise MirrorError(f"a head is W (C, N) with b (C,): found {tuple(W.shape)} with {tuple(b.shape)}")
     s, t = check_pair(source, target, len(W), device=W.device)
     return W[t] - W[s], b[t] - b[s]
 
-# %% ../nbs/00_core.ipynb #b0e40cff
+# %% ../nbs/00_core.ipynb #88b2ced1
 def _operands(z, w, b, k=0.):
     "`z`, `w`, `b`, `k` ready to multiply: one working type of at least float32, (B,) as columns."
+    check_latents(z)
+    if not isinstance(w, Tensor) or w.ndim not in (1, 2) or (w.ndim == 2 and len(w) not in (1, len(z))):
+        raise MirrorError(f"w must be (N,) or (B, N) for z {tuple(z.shape)}: found {tuple(getattr(w, 'shape', ())) or type(w).__name__}")
     check_latents(z, w.shape[-1])
     as_z = dict(dtype=torch.promote_types(z.dtype, torch.float32), device=z.device)
     out = [z.to(**as_z), w.to(**as_z)]
-    if w.ndim not in (1, 2) or (w.ndim == 2 and len(w) not in (1, len(z))):
-        raise MirrorError(f"w must be (N,) or (B, N) for z {tuple(z.shape)}: found {tuple(w.shape)}")
     for v, name in ((b, 'b'), (k, 'k')):
         v = torch.as_tensor(v, **as_z)
         if v.ndim > 1 or (v.ndim == 1 and len(v) not in (1, len(z))):
@@ -92,7 +96,7 @@ def margin(z:Tensor,         # latents, (B, N)
     z_, w, b, _ = _operands(z, w, b)
     return ((z_*w).sum(-1, keepdim=True) + b).squeeze(-1).to(z.dtype)
 
-# %% ../nbs/00_core.ipynb #7ccd5f70
+# %% ../nbs/00_core.ipynb #00b8451b
 def reflect(z:Tensor,             # latents, (B, N)
             w:Tensor,             # normal of the mirror, (N,) or (B, N), of any length above 0
             b:float|Tensor,       # offset of the mirror, a number or (B,)
@@ -108,7 +112,7 @@ def reflect(z:Tensor,             # latents, (B, N)
     m = (z_*w).sum(-1, keepdim=True) + b
     return (z_ - 2*k*m*w/(w*w).sum(-1, keepdim=True)).to(z.dtype)
 
-# %% ../nbs/00_core.ipynb #1b78c18d
+# %% ../nbs/00_core.ipynb #2fe634a9
 def step_kind(k:float  # step, 0 to 1
              )->str:   # 'source', 'SFE', 'mirror', 'CFE' or 'reflection'
     "Name the step `k`; raises `MirrorError` outside [0, 1] (section 3 of the paper)."
@@ -117,7 +121,7 @@ def step_kind(k:float  # step, 0 to 1
     if k in (0, .5, 1): return {0: 'source', .5: 'mirror', 1: 'reflection'}[k]
     return 'SFE' if k < .5 else 'CFE'
 
-# %% ../nbs/00_core.ipynb #fdc0b7a5
+# %% ../nbs/00_core.ipynb #82ffbb4f
 class Mirror:
     "The hyperplane `w.z + b = 0` between two classes, as a thing to look into."
     def __init__(self,
