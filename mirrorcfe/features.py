@@ -247,11 +247,12 @@ def _named(calls, n): return f"'{n}' ({type(calls[n][0]).__name__})" if n else f
 
 def _same(a, b): return a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=1e-3, atol=1e-4*float(b.abs().max()))
 
-# %% ../nbs/02_features.ipynb #fd0ddde3
+# %% ../nbs/02_features.ipynb #af78fa6b
 def _find_head(calls, out):
     "Name of the linear layer that gives the logits, and of the layer called before it."
     if not isinstance(out, Tensor) or out.ndim != 2:
         _refuse(f"the network returns {f'shape {tuple(out.shape)}' if isinstance(out, Tensor) else type(out).__name__}, not logits (B, C)")
+    if not out.isfinite().all(): raise MirrorError("the network gives NaN or infinity on the sample: look at its weights and at `normalise=`")
     leaves = [n for n, (m, _, _) in calls.items() if not any(True for _ in m.children())]
     linear = [n for n in leaves if isinstance(calls[n][0], nn.Linear)]
     if not linear: _refuse(f"no nn.Linear found: the network ends in {_named(calls, leaves[-1])}")
@@ -262,27 +263,40 @@ def _find_head(calls, out):
     i = leaves.index(head)
     return head, leaves[i - 1] if i else None
 
-# %% ../nbs/02_features.ipynb #f686754f
-def _find_maps(calls, head, before):
-    "Names of one map a resolution, shallow to deep; the last is the one whose mean `head` reads."
-    z = calls[head][1]
-    maps = {n: o for n, (_, _, o) in calls.items() if isinstance(o, Tensor) and o.ndim == 4 and len(o) == len(z)}
-    size = lambda n: maps[n].shape[2]*maps[n].shape[3]
-    found = [n for n in maps if _same(maps[n].mean((2, 3)), z)]
-    if not any(size(n) > 1 for n in found): _refuse(_no_map(calls, head, before, maps, found))
-    last = max(reversed(found), key=size)
-    earlier = list(maps)[:list(maps).index(last)]
-    by_size = {tuple(maps[n].shape[2:]): n for n in earlier if size(n) > size(last)}
-    return sorted(by_size.values(), key=size, reverse=True) + [last]
+# %% ../nbs/02_features.ipynb #eb90de8a
+def _blocks_around(calls, maps, n):
+    "How many blocks, plain nn.Sequential aside, `n` lies inside of that end at another resolution."
+    outer = ['.'.join(n.split('.')[:i]) for i in range(1, n.count('.') + 1)]
+    return sum(p in maps and type(calls[p][0]) is not nn.Sequential and maps[p].shape[2:] != maps[n].shape[2:] for p in outer)
 
-# %% ../nbs/02_features.ipynb #5a1a8172
+def _is_map(o, x):
+    "Whether `o` looks like maps (B, N, h, w) of the images `x`, judged by their proportions."
+    if not isinstance(o, Tensor) or o.ndim != 4 or len(o) != len(x): return False
+    return 2/3 < (o.shape[2]/x.shape[2])/(o.shape[3]/x.shape[3]) < 3/2
+
+# %% ../nbs/02_features.ipynb #d312b2b2
+def _find_maps(calls, head, before, x):
+    "Names of one map a resolution, shallow to deep; the last is the one whose mean `head` reads."
+    maps = {n: o for n, (_, _, o) in calls.items() if _is_map(o, x)}
+    size = lambda n: maps[n].shape[2]*maps[n].shape[3]
+    found = [n for n in maps if _same(maps[n].mean((2, 3)), calls[head][1])]
+    if not any(size(n) > 1 for n in found): _refuse(_no_map(calls, head, before, maps, found))
+    last, best = max(reversed(found), key=size), {}
+    for n in list(maps)[:list(maps).index(last)]:
+        key, d = tuple(maps[n].shape[2:]), _blocks_around(calls, maps, n)
+        if size(n) > size(last) and d <= best.get(key, (d,))[0]: best[key] = d, n
+    return sorted((n for _, n in best.values()), key=size, reverse=True) + [last]
+
+# %% ../nbs/02_features.ipynb #675b25f3
 def _no_map(calls, head, before, maps, found):
     "What the head reads instead of the mean of a map."
     m, reads = calls[head][0], _named(calls, before) if before else 'the input'
     why = f"{_named(calls, head)}, {m.in_features} to {m.out_features}, reads {reads}, not the spatial mean of a map larger than 1x1"
-    wide = [n for n in maps if n not in found and maps[n].shape[1] == m.in_features]
-    if found: return f"{why}: at this size of image '{found[-1]}' is a map of 1x1, larger images may do"
-    if wide: return f"{why}; if that is the mean of a function of {_named(calls, wide[-1])}, such as F.relu, make the function a module, such as nn.ReLU"
+    wide = [n for n, o in maps.items() if o.shape[1] == m.in_features and o.shape[2]*o.shape[3] > 1]
+    if found and wide: return f"{why}: {_named(calls, found[0])} stands between pooling and head"
+    if found: return f"{why}: at this size of image {_named(calls, found[-1])} gives a map of 1x1, larger images may do"
+    if before and any(before == n or before.startswith(n + '.') for n in wide):
+        return f"{why}; if that is the mean of a function of {_named(calls, wide[-1])}, such as F.relu, make the function a module, such as nn.ReLU"
     return why
 
 # %% ../nbs/02_features.ipynb #797d922a
@@ -305,7 +319,7 @@ class Taps(nn.Module):
             for h in hooks: h.remove()
         return [maps[n] for n in self.names]
 
-# %% ../nbs/02_features.ipynb #ad6c17cf
+# %% ../nbs/02_features.ipynb #b87d9036
 @patch(cls_method=True)
 def wrap(cls:GapClassifier,
          model:nn.Module,         # any network of the form Linear(mean(map)); it is copied, not changed
@@ -318,7 +332,7 @@ def wrap(cls:GapClassifier,
     if not len(x): raise MirrorError("the sample is empty: give a few images of the size to explain")
     calls, out = _trace(model, x if normalise is None else normalise(x))
     head, before = _find_head(calls, out)
-    names = _find_maps(calls, head, before)
+    names = _find_maps(calls, head, before, x)
     parent, _, leaf = head.rpartition('.')
     setattr(model.get_submodule(parent), leaf, nn.Identity())
     gap = cls(Taps(model, names), calls[head][0], classes, normalise, size=tuple(x.shape[2:])).freeze()
