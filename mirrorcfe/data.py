@@ -6,7 +6,7 @@
 __all__ = ['IDX_FILES', 'DATASETS', 'ImageSet', 'TensorLoader', 'cache_dir', 'class_rank', 'stratified', 'to_size', 'DataSpec',
            'data_spec', 'available', 'get_dls', 'data_fingerprint']
 
-# %% ../nbs/10_data.ipynb #9c629319
+# %% ../nbs/10_data.ipynb #bea6471b
 import gzip, hashlib, os, shutil, tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from fastcore.basics import patch
 from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
-from .core import MirrorError, check_pair
+from .core import MirrorError, check_class, check_pair
 
 # %% ../nbs/10_data.ipynb #9a8c3ca5
 class ImageSet:
@@ -297,13 +297,13 @@ def _sets(spec, root, size):
     i, rest = stratified(y, spec.n_valid)
     return [ImageSet(to_size(a, size, spec.pad), b, spec.classes) for a, b in ((x[rest], y[rest]), (x[i], y[i]), (x_test, y_test))]
 
-# %% ../nbs/10_data.ipynb #1c22f7d3
+# %% ../nbs/10_data.ipynb #400b90fb
 def _pair(spec, pair):
     "The pair as two class numbers."
     if isinstance(pair, str) or len(pair) != 2: raise MirrorError(f"pair= takes two classes, such as (4, 9): found {pair!r}")
     for p in pair:
         if isinstance(p, str) and p not in spec.classes: raise MirrorError(f"no class {p!r} in {spec.name}: choose from {', '.join(spec.classes)}")
-    ids = [spec.classes.index(p) if isinstance(p, str) else p for p in pair]
+    ids = [check_class(spec.classes.index(p) if isinstance(p, str) else p, len(spec.classes)) for p in pair]
     return tuple(i.item() for i in check_pair(*ids, len(spec.classes)))
 
 def _first(dataset, n):
