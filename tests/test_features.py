@@ -1,0 +1,334 @@
+"A classifier as encoder: maps with a given average over random shapes, networks opened, and every bad input."
+import copy, pickle, warnings
+import pytest, torch
+from hypothesis import given, settings, strategies as st
+from torch import nn
+from torch.nn import functional as F
+from mirrorcfe.core import Mirror, MirrorError
+from mirrorcfe.features import GapClassifier, Normalise, Taps, cams, check_images, check_target, intended_probs, kfe_features
+from mirrorcfe.multiclass import ClosedFormSolver, NaiveSolver, path_logits
+
+axioms = settings(deadline=None, derandomize=True, max_examples=25)
+
+def near(a, b, tol): torch.testing.assert_close(a, b, rtol=tol, atol=tol)
+
+# --- maps with a given average -----------------------------------------------------------------------------------------------------
+
+@st.composite
+def scenes(draw, dtypes=(torch.float64,)):
+    "A head, maps as after a ReLU, the predicted classes and others, a step."
+    g = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
+    dtype, B, C, N = draw(st.sampled_from(dtypes)), draw(st.integers(1, 4)), draw(st.integers(2, 8)), draw(st.integers(8, 40))
+    h, w, k = draw(st.integers(1, 7)), draw(st.integers(1, 7)), draw(st.sampled_from([0., .25, .5, .75, 1.]))
+    W, b = torch.randn(C, N, generator=g, dtype=torch.float64), torch.randn(C, generator=g, dtype=torch.float64)
+    f = torch.randn(B, N, h, w, generator=g, dtype=torch.float64).relu()
+    s = (f.mean((2, 3)) @ W.T + b).argmax(-1)
+    t = (s + torch.randint(1, C, (B,), generator=g)) % C
+    return W.to(dtype), b.to(dtype), f.to(dtype), s, t, k
+
+def margins(f, W, b, s, t):
+    "The margin of every location, (B, h, w)."
+    i = torch.arange(len(f))
+    return cams(f, W)[i, t] - cams(f, W)[i, s] + (b[t] - b[s])[:, None, None]
+
+@axioms
+@given(scenes(dtypes=(torch.float64, torch.float32)), st.sampled_from(["uniform", "location"]), st.sampled_from(["logit", "prob", "naive"]))
+def test_the_average_is_the_one_asked_for(scene, mode, by):
+    W, b, f, s, t, k = scene
+    z = f.mean((2, 3))
+    z_k = (NaiveSolver(W, b) if by == "naive" else ClosedFormSolver(W, b, by))(z, s, t, k)
+    f_k = kfe_features(f, z_k, mode, Mirror.between(W, b, s, t))
+    assert f_k.dtype == f.dtype and f_k.shape == f.shape
+    # a latent close to the mirror leaves locations far from it on both sides; rounding grows with how far
+    reach = 1 + (f_k.abs().amax() + z_k.abs().amax()).item()
+    near(f_k.mean((2, 3)), z_k, (1e-10 if f.dtype == torch.float64 else 1e-4)*reach)
+
+@axioms
+@given(scenes())
+def test_margin_maps(scene):
+    "By location each margin becomes (1 - 2k) of itself: flat at .5, inverted at 1. Uniform: all shift alike."
+    W, b, f, s, t, k = scene
+    z, mirror = f.mean((2, 3)), Mirror.between(W, b, s, t)
+    m_i, m = margins(f, W, b, s, t), mirror.margin(z)[:, None, None]
+    for solver in (NaiveSolver(W, b), ClosedFormSolver(W, b), ClosedFormSolver(W, b, "prob")):
+        z_k = solver(z, s, t, k)
+        near(margins(kfe_features(f, z_k, "location", mirror), W, b, s, t), (1 - 2*k)*m_i, 1e-7)
+        near(margins(kfe_features(f, z_k, "uniform"), W, b, s, t), m_i - 2*k*m, 1e-7)
+
+@axioms
+@given(scenes())
+def test_by_location_is_eq_1_everywhere(scene):
+    W, b, f, s, t, k = scene
+    mirror = Mirror.between(W, b, s, t)
+    f_k = kfe_features(f, mirror.reflect(f.mean((2, 3)), k), "location", mirror)
+    for i in range(len(f)):
+        vectors = Mirror(mirror.w[i], mirror.b[i]).reflect(f[i].flatten(1).T, k).T.reshape(f[i].shape)
+        near(f_k[i], vectors, 1e-7*(1 + vectors.abs().max().item()))
+
+@pytest.mark.parametrize("mode", ["uniform", "location"])
+def test_kfe_features_as_a_tensor_operation(mode):
+    g = torch.Generator().manual_seed(0)
+    W, b, f = torch.randn(3, 6, generator=g, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), torch.rand(2, 6, 2, 3, generator=g, dtype=torch.float64)
+    mirror, z_k = Mirror.between(W, b, 0, 1), torch.randn(2, 6, generator=g, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda f, z: kfe_features(f, z, mode, mirror), (f.requires_grad_(), z_k.requires_grad_()))
+    f, z_k = f.detach().float(), z_k.detach().float()
+    with torch.autocast("cpu", dtype=torch.bfloat16): inside = kfe_features(f, z_k, mode, mirror)
+    assert torch.equal(inside, kfe_features(f, z_k, mode, mirror))
+    assert kfe_features(f.bfloat16(), z_k, mode, mirror).dtype == torch.float32
+    near(kfe_features(f, z_k, mode, mirror), torch.cat([kfe_features(f[i:i+1], z_k[i:i+1], mode, mirror) for i in range(2)]), 1e-5)
+    assert kfe_features(f[:0], z_k[:0], mode, mirror).shape == (0, 6, 2, 3)
+    assert torch.equal(kfe_features(f, f.mean((2, 3)), mode, mirror), f)
+
+def test_a_latent_on_the_mirror_gives_no_nan():
+    mirror = Mirror(torch.tensor([1., 0.]), 0.)
+    f = torch.tensor([[-1., 1.], [2., 3.]]).view(1, 2, 1, 2)                # margins -1 and 1, mean 0
+    assert torch.equal(kfe_features(f, f.mean((2, 3)), "location", mirror), f)
+
+# --- CAMs and intended probabilities -----------------------------------------------------------------------------------------------
+
+@axioms
+@given(scenes())
+def test_cams_average_to_the_logits(scene):
+    W, b, f, *_ = scene
+    near(cams(f, W).mean((2, 3)) + b, f.mean((2, 3)) @ W.T + b, 1e-10)
+
+@axioms
+@given(scenes(), st.integers(0, 9))
+def test_intended_probs_is_the_path(scene, K):
+    W, b, f, s, t, _ = scene
+    l, ks = f.mean((2, 3)) @ W.T + b, torch.linspace(0, 1, K, dtype=torch.float64)
+    p = intended_probs(l, s, t, ks)
+    assert p.shape == (len(f), K, len(W))
+    near(p.sum(-1), torch.ones(len(f), K, dtype=torch.float64), 1e-10)
+    for j, k in enumerate(ks): near(p[:, j], path_logits(l, s, t, k).softmax(-1), 1e-10)
+    if len(W) == 2 and K > 1: near(p[:, -1], p[:, 0].flip(-1), 1e-10)
+
+def test_intended_probs_takes_any_sequence():
+    l = torch.randn(2, 4)
+    for ks in ([0, .5, 1], (0., .5, 1.), torch.tensor([0, .5, 1])): near(intended_probs(l, 0, 1, ks), intended_probs(l, 0, 1, torch.tensor([0., .5, 1.])), 1e-6)
+    assert intended_probs(l[:0], 0, 1, [0., 1.]).shape == (0, 2, 4)
+
+# --- the network, opened -------------------------------------------------------------------------------------------------------------
+
+def conv(c_in, c_out, stride=2): return nn.Sequential(nn.Conv2d(c_in, c_out, 3, stride, 1), nn.BatchNorm2d(c_out), nn.ReLU())
+
+def make(seed=0, bias=True, **kw):
+    torch.manual_seed(seed)
+    return GapClassifier([conv(1, 8), conv(8, 12)], nn.Linear(12, 5, bias=bias), **kw)
+
+x = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))*2 - 1
+
+def test_encode_is_the_network():
+    net = make().eval()
+    f = net.stages[1](net.stages[0](x))
+    maps, z, logits = net.encode(x)
+    assert [m.shape[1:] for m in maps] == [(8, 8, 8), (12, 4, 4)] and torch.equal(maps[-1], f)
+    near(z, f.mean((2, 3)), 1e-6); near(logits, net.head(z), 1e-6); near(net(x), logits, 0); near(net.logits_of(z), logits, 0)
+    assert (net.n_classes, net.n_features, net.in_channels, net.classes) == (5, 12, 1, list("01234"))
+
+def test_stages_in_every_form():
+    net = make().eval()
+    for stages in (list(net.stages), tuple(net.stages), nn.Sequential(*net.stages), Taps(nn.Sequential(*net.stages), ["0", "1"])):
+        near(GapClassifier(stages, net.head).eval()(x), net(x), 1e-6)
+
+def test_a_head_without_bias():
+    net = make(bias=False).eval()
+    assert torch.equal(net.b, torch.zeros(5))
+    near(net(x), net.encode(x).z @ net.W.T, 1e-5)
+    assert len(net.fingerprint()) == 16
+
+def test_empty_batch():
+    maps, z, logits = make().eval().encode(x[:0])
+    assert logits.shape == (0, 5) and z.shape == (0, 12) and maps[0].shape == (0, 8, 8, 8)
+
+def test_latents_and_logits_stay_out_of_half_precision():
+    net = make().eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16): maps, z, logits = net.encode(x)
+    assert (maps[-1].dtype, z.dtype, logits.dtype) == (torch.bfloat16, torch.float32, torch.float32)
+    near(logits, net(x), .1)
+    half = make(normalise=Normalise(.5, .5)).eval().bfloat16()
+    assert half(x.bfloat16()).dtype == torch.float32
+
+def test_freeze_lets_gradients_through():
+    net = make().freeze()
+    assert not net.training and not any(p.requires_grad for p in net.parameters())
+    xg = x.clone().requires_grad_()
+    net(xg).sum().backward()
+    assert xg.grad.abs().sum() > 0 and all(p.grad is None for p in net.parameters())
+
+def test_fingerprint():
+    net = make()
+    mark = net.fingerprint()
+    assert mark == copy.deepcopy(net).fingerprint() == net.freeze().fingerprint() == make().fingerprint()
+    again = make(seed=1)
+    assert again.fingerprint() != mark
+    again.load_state_dict(net.state_dict())
+    assert again.fingerprint() == mark == net.double().fingerprint()
+    torch.manual_seed(0)
+    wider = GapClassifier([conv(1, 9), conv(9, 12)], make().head)
+    assert wider.fingerprint() != mark
+
+def test_normalise():
+    for mean, std in ((.5, .5), ((.5,), (.5,))): near(Normalise(mean, std)(x), x, 1e-6)
+    rgb = x.expand(-1, 3, -1, -1)
+    near(Normalise()(rgb)[:, 1], ((x[:, 0] + 1)/2 - .456)/.224, 1e-5)
+    assert Normalise()(rgb.double()).dtype == torch.float64 and not Normalise().state_dict()
+
+# --- networks made by others -----------------------------------------------------------------------------------------------------------
+
+class Functional(nn.Module):
+    "Pools by a function; `act` is what happens to the last map before."
+    def __init__(self, act=lambda f: f, norm=nn.Identity):
+        super().__init__()
+        self.one, self.two, self.drop, self.norm, self.fc, self.act = conv(3, 8), conv(8, 12), nn.Dropout(.5), norm(), nn.Linear(12, 5), act
+    def forward(self, x): return self.fc(self.drop(self.norm(F.adaptive_avg_pool2d(self.act(self.two(self.one(x))), 1).flatten(1))))
+
+def sequential(*tail, n=12): return nn.Sequential(conv(3, 8), conv(8, 12), *tail)
+
+GAP = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+rgb = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))*2 - 1
+GOOD = {"pooling a module": lambda: sequential(*GAP, nn.Linear(12, 5)), "pooling a function": Functional,
+        "relu in place by a function": lambda: Functional(lambda f: F.relu(f, inplace=True)),
+        "dropout and identity behind": lambda: sequential(*GAP, nn.Identity(), nn.Dropout(.3), nn.Linear(12, 5, bias=False)),
+        "nested": lambda: nn.Sequential(nn.Sequential(conv(3, 8), conv(8, 12)), nn.Sequential(*GAP, nn.Linear(12, 5)))}
+
+@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("n", [1, 3])
+def test_wrap(name, n):
+    torch.manual_seed(0)
+    model = GOOD[name]()
+    state, mode = copy.deepcopy(model.state_dict()), model.training
+    net = GapClassifier.wrap(model, rgb[:n], classes=list("abcde"))
+    maps, z, logits = net.encode(rgb)
+    near(logits, copy.deepcopy(model).eval()(rgb), 1e-5)
+    near(net.logits_of(maps[-1].mean((2, 3))), logits, 1e-5)
+    assert [tuple(m.shape[1:]) for m in maps] == [(8, 8, 8), (12, 4, 4)] and net.size == (16, 16) and net.classes == list("abcde")
+    # the network itself is as it was: weights, mode, gradients, no hook left behind
+    assert model.training == mode and all(p.requires_grad for p in model.parameters()) and not any(m._forward_hooks for m in model.modules())
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert not any(m._forward_hooks for m in net.modules()) and not any(p.requires_grad for p in net.parameters())
+
+def test_wrapped_passes_gradients_and_survives_pickle():
+    net = GapClassifier.wrap(GOOD["nested"](), rgb)
+    xg = rgb.clone().requires_grad_()
+    net(xg).sum().backward()
+    assert xg.grad.abs().sum() > 0
+    again = pickle.loads(pickle.dumps(net))
+    assert torch.equal(again(rgb), net(rgb)) and again.fingerprint() == net.fingerprint()
+
+def test_wrap_keeps_the_normalisation():
+    model = GOOD["pooling a module"]().eval()
+    net = GapClassifier.wrap(model, rgb, normalise=Normalise())
+    near(net(rgb), model(Normalise()(rgb)), 1e-5)
+
+TORCHVISION = {"resnet18": ["relu", "layer1", "layer2", "layer3", "layer4"], "resnet50": ["relu", "layer1", "layer2", "layer3", "layer4"],
+               "mobilenet_v2": ["features.1", "features.3", "features.6", "features.13", "features"],
+               "densenet121": ["features.relu0", "features.denseblock1", "features.denseblock2", "features.denseblock3", "features"],
+               "swin_t": ["features.0.0", "permute"]}
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_wrap_torchvision(name):
+    "Stages end between blocks, not inside the first bottleneck of the next; maps with the channels last are left out."
+    import torchvision
+    torch.manual_seed(0)
+    model, sample = getattr(torchvision.models, name)(weights=None, num_classes=10).eval(), F.interpolate(rgb[:1], 64)
+    net = GapClassifier.wrap(model, sample)
+    assert net.stages.names == TORCHVISION[name]
+    near(net(sample), model(sample), 1e-4)
+
+class Dict(nn.Module):
+    def __init__(self): super().__init__(); self.fc = nn.Linear(3, 5)
+    def forward(self, x): return {"logits": self.fc(x.mean((2, 3)))}
+
+class Leaf(nn.Module):
+    def forward(self, x): return x.mean((2, 3))
+
+class Flipped(nn.Module):
+    def __init__(self): super().__init__(); self.conv, self.fc = nn.Conv2d(3, 12, 3), nn.Linear(12, 5)
+    def forward(self, x): return -self.fc(self.conv(x).mean((2, 3)))
+
+UNFIT = {
+    "flattened": (lambda: sequential(nn.Flatten(), nn.Linear(12*16, 5)), "'3' (Linear), 192 to 5, reads '2' (Flatten), not the spatial mean"),
+    "max pooling": (lambda: sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(12, 5)), "reads '3' (Flatten), not the spatial mean"),
+    "two linear layers": (lambda: sequential(*GAP, nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 5)), "'6' (Linear), 9 to 5, reads '5' (ReLU)"),
+    "softmax at the end": (lambda: sequential(*GAP, nn.Linear(12, 5), nn.Softmax(-1)), "not the output of '4' (Linear): '5' (Softmax) comes after it"),
+    "a function at the end": (Flipped, "not the output of 'fc' (Linear): a function changes it"),
+    "a convolution as head": (lambda: sequential(nn.Conv2d(12, 5, 1), *GAP), "no nn.Linear found: the network ends in '4' (Flatten)"),
+    "no head": (lambda: sequential(), "returns shape (3, 12, 4, 4), not logits"),
+    "a dictionary": (Dict, "the network returns dict, not logits (B, C)"),
+    "no layers": (Leaf, "no nn.Linear found: the network ends in the module itself (Leaf)"),
+    "normalised latents": (lambda: sequential(*GAP, nn.LayerNorm(12, elementwise_affine=True), nn.Linear(12, 5)), "reads '4' (LayerNorm)"),
+    "normalised map": (lambda: sequential(nn.AdaptiveAvgPool2d(1), nn.GroupNorm(2, 12), nn.Flatten(), nn.Linear(12, 5)), "'3' (GroupNorm) stands between pooling and head"),
+    "map of one pixel": (lambda: nn.Sequential(conv(3, 8, 4), conv(8, 12, 4), *GAP, nn.Linear(12, 5)), "gives a map of 1x1, larger images may do"),
+}
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_wrap_names_the_layer_and_the_way_out(name):
+    torch.manual_seed(0)
+    model, says = UNFIT[name][0](), UNFIT[name][1]
+    with pytest.raises(MirrorError) as e: GapClassifier.wrap(model, rgb)
+    assert says in str(e.value) and "global average pooling and one nn.Linear" in str(e.value) and "GapClassifier(stages, head)" in str(e.value)
+
+def test_wrap_hints_at_a_bare_function():
+    class Bare(nn.Module):
+        def __init__(self): super().__init__(); self.one, self.two, self.fc = conv(3, 8), conv(8, 12), nn.Linear(12, 5)
+        def forward(self, x): return self.fc(F.gelu(self.two(self.one(x))).mean((2, 3)))
+    with pytest.raises(MirrorError, match="make the function a module"): GapClassifier.wrap(Bare(), rgb)
+
+# --- bad input -------------------------------------------------------------------------------------------------------------------------
+
+predicted, net = torch.tensor([1, 1, 4]), make().eval()
+f, W = torch.rand(2, 12, 4, 4), torch.rand(5, 12)
+REFUSED = {
+    "images, 8 bit": (lambda: check_images((x*100).byte()), "found torch.uint8; use x/127.5 - 1 for bytes"),
+    "images, 0 to 255": (lambda: check_images((x + 1)*127.5), "x/127.5 - 1"),
+    "images, normalised": (lambda: check_images(x*2.5), "undo the normalisation first"),
+    "images, just outside": (lambda: check_images(x.clamp(-1, .9) + .2), "images must lie in [-1, 1]"),
+    "images, NaN": (lambda: check_images(torch.where(x > .99, torch.nan, x)), "NaN or infinity"),
+    "images, infinity": (lambda: check_images(torch.where(x > .99, torch.inf, x)), "NaN or infinity"),
+    "images, one": (lambda: check_images(x[0]), "use x[None] for one image"),
+    "images, a matrix": (lambda: check_images(x[0, 0]), "found shape (16, 16)"),
+    "images, an array": (lambda: check_images(x.numpy()), "found ndarray"),
+    "images, channels": (lambda: check_images(rgb, channels=1), "the classifier takes 1 channel(s), the images have 3"),
+    "images, size": (lambda: check_images(x, size=(28, 28)), "takes 28x28 pixels, the images have 16x16: resize or pad them"),
+    "target too large": (lambda: check_target(10, predicted, 10), "target 10 is outside the 10 classes 0 to 9"),
+    "target below 0": (lambda: check_target(torch.tensor([0, -1, 2]), predicted, 10), "target -1 is outside"),
+    "target predicted already": (lambda: check_target(4, predicted, 10), "both class 4: choose a target other than the predicted class"),
+    "target too large, predicted may pass": (lambda: check_target(10, predicted, 10, allow_equal=True), "target 10 is outside"),
+    "target of another batch": (lambda: check_target([2, 3], predicted, 10), "2 targets for 3 images: give one for all or one each"),
+    "target a fraction": (lambda: check_target(2.5, predicted, 10), "target must be an int"),
+    "target a word": (lambda: check_target("nine", predicted, 10), "found 'nine'"),
+    "normalise, channels": (lambda: Normalise()(x), "Normalise has 3 means, the images have 1 channel(s)"),
+    "head of two layers": (lambda: GapClassifier([conv(1, 8)], nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 5))), "the head must be one nn.Linear: found Sequential"),
+    "too few class names": (lambda: make(classes=["a", "b"]), "2 class names for a head of 5 classes"),
+    "head of another network": (lambda: GapClassifier([conv(1, 8)], nn.Linear(12, 5))(x), "the head reads 12 features, the last stage gives a map of shape (3, 8, 8, 8)"),
+    "stages that flatten": (lambda: GapClassifier([conv(1, 8), nn.Flatten()], nn.Linear(512, 5))(x), "gives a map of shape (3, 512)"),
+    "cams of another map": (lambda: cams(f[:, :3], W), "found (2, 3, 4, 4) and (5, 12)"),
+    "kfe, shapes": (lambda: kfe_features(f, torch.zeros(2, 3)), "found (2, 12, 4, 4) and (2, 3)"),
+    "kfe, a vector": (lambda: kfe_features(f.mean((2, 3)), torch.zeros(2, 12)), "a map (B, N, h, w) and latents (B, N) must agree"),
+    "kfe, mode": (lambda: kfe_features(f, torch.zeros(2, 12), "pixel"), "mode must be 'uniform' or 'location': found 'pixel'"),
+    "kfe, no mirror": (lambda: kfe_features(f, torch.zeros(2, 12), "location"), "Mirror.between(W, b, source, target)"),
+    "kfe, mirror of another head": (lambda: kfe_features(f, torch.zeros(2, 12), "location", Mirror(torch.ones(3), 0.)), "12 features, the hyperplane has 3"),
+    "intended, one class twice": (lambda: intended_probs(torch.zeros(2, 3), 1, 1, [0.]), "both class 1"),
+    "intended, a number": (lambda: intended_probs(torch.zeros(2, 3), 0, 1, .5), "use [k] for one"),
+    "wrap, no sample": (lambda: GapClassifier.wrap(Functional(), rgb[:0]), "the sample is empty"),
+    "wrap, range of the sample": (lambda: GapClassifier.wrap(Functional(), rgb*3), "images must lie in [-1, 1]"),
+    "wrap, NaN": (lambda: GapClassifier.wrap(Functional(), rgb, normalise=lambda x: x*float("nan")), "NaN or infinity on the sample"),
+    "wrap, class names": (lambda: GapClassifier.wrap(Functional(), rgb, classes=["a"]), "1 class names for a head of 5 classes"),
+}
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name):
+    call, says = REFUSED[name]
+    with pytest.raises(MirrorError) as e: call()
+    assert says in str(e.value)
+
+def test_what_is_right_passes():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert check_images(x, 1, (16, 16)) is x and check_images(x[:0]).shape[0] == 0 and check_images(torch.full_like(x, 1.0005)) is not None
+    assert check_target(2, predicted, 10).tolist() == [2, 2, 2] and check_target([2, 3, 1], predicted, 10).tolist() == [2, 3, 1]
+    assert check_target(1, predicted, 10, allow_equal=True).tolist() == [1, 1, 1] and check_target(0, predicted[:0], 10).shape == (0,)
+
+def test_unit_range_is_a_warning():
+    with pytest.warns(UserWarning, match="need x\\*2 - 1"): check_images((x + 1)/2)
