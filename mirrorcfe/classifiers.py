@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'CODE_VERSION', 'ResBlock', 'small_resnet', 'predict', 'accuracy', 'class_table', 'random_shift',
-           'EpochSeed', 'classifier_learner', 'train_classifier', 'get_classifier', 'get_oracle']
+           'EpochSeed', 'fast_bf16', 'classifier_learner', 'train_classifier', 'get_classifier', 'get_oracle']
 
-# %% ../nbs/11_classifiers.ipynb #e0078fdb
-import hashlib, json, os, sys, tempfile, warnings
-from contextlib import ExitStack
+# %% ../nbs/11_classifiers.ipynb #57d10a7d
+import hashlib, json, os, sys, warnings
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 import pandas as pd
 import torch
@@ -19,6 +19,7 @@ from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import Learner
 from fastai.data.core import DataLoaders
 from fastai.metrics import accuracy as fastai_accuracy
+from filelock import FileLock
 from safetensors.torch import load, save
 from .core import MirrorError
 from .features import GapClassifier, check_images
@@ -54,14 +55,14 @@ def small_resnet(c:int=10,               # classes
     stem = nn.Sequential(_conv(in_channels, w[0], 5, 2), nn.ReLU(), _conv(w[0], w[0]), nn.ReLU())
     return GapClassifier([stem, *(ResBlock(i, o) for i, o in zip(w, w[1:]))], nn.Linear(w[-1], c), classes, size=(size, size))
 
-# %% ../nbs/11_classifiers.ipynb #ffafde91
+# %% ../nbs/11_classifiers.ipynb #4d80df82
 @torch.no_grad()
 def predict(model:nn.Module,   # images (B, C, H, W) to logits (B, C)
             dl                 # batches of (x, y)
            )->tuple[Tensor,Tensor]: # logits (N, C) and true classes (N,), on the CPU
     "Return the logits of all images of a loader, and their labels."
     if isinstance(dl, TensorLoader): dl = dl.new(shuffle=False, drop_last=False, bs=256)
-    was, device = model.training, next(model.parameters()).device
+    was, device = model.training, next((p.device for p in model.parameters()), 'cpu')
     model.eval()
     try: out = [(model(x.to(device)).cpu(), y.cpu()) for x, y in dl]
     finally: model.train(was)
@@ -116,7 +117,13 @@ class EpochSeed(Callback):
     def before_batch(self):
         if self.training and self.shift: self.learn.xb = (random_shift(self.xb[0], self.shift, self.g),)
 
-# %% ../nbs/11_classifiers.ipynb #2e55b925
+# %% ../nbs/11_classifiers.ipynb #f3e843f6
+def fast_bf16(device   # a `torch.device`, or its name
+             )->bool:
+    "Say whether `device` is a processor with bfloat16 instructions, where these small networks gain from it."
+    has = getattr(torch.cpu, 'get_capabilities', dict)()
+    return torch.device(device).type == 'cpu' and any(has.get(n, False) for n in ('avx512_bf16', 'amx_bf16'))
+
 class _Net(nn.Module):
     "`model`, run in bfloat16 and channels-last where asked."
     def __init__(self, model, bf16, channels_last):
@@ -136,7 +143,7 @@ def _loss(label_smoothing):
         return l
     return loss
 
-# %% ../nbs/11_classifiers.ipynb #6202186b
+# %% ../nbs/11_classifiers.ipynb #938661f8
 def _check_fit(model, dls):
     "Raise `MirrorError` unless the batches of `dls` are what `model` takes."
     x, y = dls.train.one_batch()
@@ -150,16 +157,17 @@ def classifier_learner(model:nn.Module,          # images to logits
                        shift:int=0,              # largest random shift, in pixels
                        label_smoothing:float=0., # share of the label given to all classes alike
                        wd:float=.01,             # weight decay of AdamW
-                       bf16:bool=False,          # bfloat16 autocast
-                       channels_last:bool=False  # memory format
+                       bf16:bool|None=None,      # bfloat16 autocast; None: on a processor that has it
+                       channels_last:bool=True   # memory format
                       )->Learner:
     "Put model and data into a fastai `Learner`; raises `MirrorError` where they do not fit."
     _check_fit(model, dls)
     model.requires_grad_(True).to(dls.device)
+    if bf16 is None: bf16 = fast_bf16(dls.device)
     return Learner(dls, _Net(model, bf16, channels_last), loss_func=_loss(label_smoothing), wd=wd, metrics=fastai_accuracy, cbs=EpochSeed(seed, shift))
 
-# %% ../nbs/11_classifiers.ipynb #6001b8d7
-RECIPES = {'digits': dict(epochs=16, bs=64, lr=4e-3, shift=2),
+# %% ../nbs/11_classifiers.ipynb #02e09e72
+RECIPES = {'digits': dict(epochs=8, bs=64, lr=4e-3, shift=2),
            'mnist': dict(epochs=3, bs=128, lr=4e-3, shift=0),
            'fashion_mnist': dict(epochs=6, bs=128, lr=4e-3, shift=1)}
 _default = dict(epochs=10, bs=64, lr=3e-3, shift=0)
@@ -190,7 +198,7 @@ def train_classifier(model:GapClassifier,     # trained in place
     model.accuracy = accuracy(model, getattr(dls, 'test', dls.valid))
     return model
 
-# %% ../nbs/11_classifiers.ipynb #438c592d
+# %% ../nbs/11_classifiers.ipynb #f3a2ad9d
 CODE_VERSION = 1  # raise it when the network or its training changes: older files are then left alone
 
 def _cache_file(settings):
@@ -199,25 +207,23 @@ def _cache_file(settings):
 
 def _replace(path, data):
     "Write `data` to `path` in one step."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix='.'+path.name)
+    tmp = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        with os.fdopen(fd, 'wb') as f: f.write(data)
+        tmp.write_bytes(data)
         os.replace(tmp, path)
-    except BaseException:
-        Path(tmp).unlink(missing_ok=True)
-        raise
+    finally: tmp.unlink(missing_ok=True)
 
 def _store(model, file, settings):
     "Keep a trained classifier; where the cache cannot be written, say so and go on."
     data = save({k: v.contiguous().cpu() for k, v in model.state_dict().items()})
     about = dict(settings=settings, accuracy=model.accuracy, history=model.history.to_dict('list'), sha256=hashlib.sha256(data).hexdigest())
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         _replace(file, data)
         _replace(file.with_suffix('.json'), json.dumps(about, indent=1).encode())
     except OSError as e: warnings.warn(f"the classifier is trained but not kept: {e}; set MIRRORCFE_CACHE to a folder that can be written")
 
-# %% ../nbs/11_classifiers.ipynb #6a5a2807
+# %% ../nbs/11_classifiers.ipynb #c06d32fa
 def _restore(model, file):
     "Load what `_store` kept into `model`; False where there is nothing, or nothing sound."
     try:
@@ -225,14 +231,21 @@ def _restore(model, file):
         if hashlib.sha256(data).hexdigest() != about['sha256']: raise ValueError('its hash is not the one beside it')
         model.load_state_dict(load(data))
         model.accuracy, model.history = float(about['accuracy']), pd.DataFrame(about['history'])
-    except FileNotFoundError: return False
+    except (FileNotFoundError, NotADirectoryError): return False
     except Exception as e:
         warnings.warn(f"the cached classifier {file} is damaged ({type(e).__name__}: {e}): training it again")
         return False
     model.freeze()
     return True
 
-# %% ../nbs/11_classifiers.ipynb #e28c3f55
+# %% ../nbs/11_classifiers.ipynb #bdea6377
+def _lock(file):
+    "A lock beside `file`; none where nothing can be written."
+    try: file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError: return nullcontext()
+    return FileLock(file.with_suffix('.lock')) if os.access(file.parent, os.W_OK) else nullcontext()
+
+# %% ../nbs/11_classifiers.ipynb #13093896
 def get_classifier(name:str='mnist',        # a name in `DATASETS`
                    root=None,               # folder with the files, as for `get_dls`
                    size:int|None=None,      # pixels; None: 32
@@ -247,15 +260,18 @@ def get_classifier(name:str='mnist',        # a name in `DATASETS`
     "Return the classifier of a dataset, from the cache or after training it once."
     recipe = RECIPES.get(data_spec(name).name, _default) | kwargs
     dls = get_dls(name, root, size=size, bs=recipe.pop('bs'), seed=seed, n_train=n_train, device=device)
-    settings = dict(dataset=name, data=data_fingerprint(dls), size=dls.spec.size, widths=list(widths), seed=seed, bs=dls.train.bs, **recipe)
+    if recipe.get('bf16') is None: recipe['bf16'] = fast_bf16(dls.device)
+    settings = dict(dataset=name, data=data_fingerprint(dls), size=dls.spec.size, n_train=n_train, widths=list(widths), seed=seed,
+                    bs=dls.train.bs, **recipe)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = small_resnet(dls.c, dls.spec.channels, widths, dls.spec.size, dls.vocab)
     file = _cache_file(settings)
-    if force or not _restore(model, file):
-        print(f"Training a classifier of {dls.spec.title}: {recipe['epochs']} epochs of {len(dls.train.dataset):,} images (once, then cached)", flush=True)
-        train_classifier(model, dls, seed=seed, progress=progress, **recipe)
-        _store(model, file, settings)
+    with _lock(file):
+        if force or not _restore(model, file):
+            print(f"Training a classifier of {dls.spec.title} on {len(dls.train.dataset):,} images (once, then cached)", flush=True)
+            train_classifier(model, dls, seed=seed, progress=progress, **recipe)
+            _store(model, file, settings)
     return model.to(dls.device)
 
 # %% ../nbs/11_classifiers.ipynb #f02c0bb6
