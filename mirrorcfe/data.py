@@ -6,9 +6,10 @@
 __all__ = ['IDX_FILES', 'DATASETS', 'ImageSet', 'TensorLoader', 'cache_dir', 'class_rank', 'stratified', 'to_size', 'DataSpec',
            'data_spec', 'available', 'get_dls', 'data_fingerprint']
 
-# %% ../nbs/10_data.ipynb #bea6471b
+# %% ../nbs/10_data.ipynb #70d2c421
 import gzip, hashlib, os, shutil, tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
 from .core import MirrorError, check_class, check_pair
 
-# %% ../nbs/10_data.ipynb #9a8c3ca5
+# %% ../nbs/10_data.ipynb #d3958816
 class ImageSet:
     "Images and labels in memory; indexing gives float32 images in [-1, 1] and int64 classes."
     def __init__(self,
@@ -35,10 +36,10 @@ class ImageSet:
     def __getitem__(self, i): return self.x[i].float()/127.5 - 1, self.y[i]
     def __repr__(self): return f'ImageSet: {len(self):,} images of {" x ".join(map(str, self.x.shape[1:]))}'
     def subset(self, i): return ImageSet(self.x[i], self.y[i], self.vocab)
-    def new_empty(self): return self.subset(slice(0))
+    def new_empty(self): return self.subset(torch.arange(0))
     def to(self, device): return self if self.x.device == torch.device(device) else ImageSet(self.x.to(device), self.y.to(device), self.vocab)
 
-# %% ../nbs/10_data.ipynb #2a554cf6
+# %% ../nbs/10_data.ipynb #1c4cd569
 class TensorLoader:
     "Batches of an `ImageSet`, for a fastai `Learner` or a plain loop; each pass over a shuffled one is the next epoch."
     def __init__(self,
@@ -50,7 +51,6 @@ class TensorLoader:
                  steps:int|None=None,  # batches an epoch; None: once through the set
                  device=None           # where the batches are; None: where the set is
                 ):
-        if not len(dataset): raise MirrorError("no images to load: the selection is empty")
         for n, v, low in (('bs', bs, 1), ('seed', seed, 0), ('steps', 1 if steps is None else steps, 1)):
             if not isinstance(v, (int, np.integer)) or v < low: raise MirrorError(f"{n} must be a whole number of {low} or more: found {v!r}")
         if steps is not None and not shuffle: raise MirrorError("steps= needs shuffle=True: an unshuffled loader goes once through its set")
@@ -62,13 +62,14 @@ class TensorLoader:
         self.dataset = self.dataset.to(self.device)
         return self
 
-# %% ../nbs/10_data.ipynb #6ae8416c
+# %% ../nbs/10_data.ipynb #e3ad1c73
 @patch
 def order(self:TensorLoader,
           epoch:int|None=None   # which epoch; None: the next one
          )->Tensor:             # positions in the set, int64
-    "Return the images of an epoch in their order."
+    "Return the images of an epoch in their order; raises `MirrorError` for an empty set."
     n, epoch = len(self.dataset), self.epoch if epoch is None else epoch
+    if not n: raise MirrorError("no images to load: the selection is empty")
     if not self.shuffle: return torch.arange(n, device=self.device)
     perm = lambda i: torch.from_numpy(np.random.default_rng([self.seed, i]).permutation(n))
     if self.steps is None: return perm(epoch).to(self.device)
@@ -259,16 +260,16 @@ class DataSpec:
     licence:str=''        # of the images
     range:tuple=(-1., 1.) # of the pixels
 
-# %% ../nbs/10_data.ipynb #e855ecb9
+# %% ../nbs/10_data.ipynb #a3bf53f8
 _digit_names = tuple('0123456789')
 DATASETS = {s.name: s for s in (
     DataSpec('digits', 'Digits', _digit_names, _read_digits, native=8, n_valid=200, n_test=300,
              source='Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, as in scikit-learn', licence='CC BY 4.0'),
-    DataSpec('mnist', 'MNIST', _digit_names, lambda root: _read_idx('MNIST', root), pad=2, needs='MNIST/raw',
+    DataSpec('mnist', 'MNIST', _digit_names, partial(_read_idx, 'MNIST'), pad=2, needs='MNIST/raw',
              source='Y. LeCun, C. Cortes and C. J. C. Burges', licence='CC BY-SA 3.0'),
     DataSpec('fashion_mnist', 'Fashion-MNIST',
              ('T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot'),
-             lambda root: _read_idx('FashionMNIST', root), pad=2, needs='FashionMNIST/raw',
+             partial(_read_idx, 'FashionMNIST'), pad=2, needs='FashionMNIST/raw',
              source='H. Xiao, K. Rasul and R. Vollgraf, Zalando Research', licence='MIT'))}
 
 def data_spec(name:str    # name of a dataset
