@@ -26,7 +26,7 @@ def check_latents(z:Tensor,          # latents, (B, N), a floating type
         raise MirrorError(f"latents have {z.shape[1]} features, the hyperplane has {n}: they belong to different networks")
     return z
 
-# %% ../nbs/00_core.ipynb #96df0baa
+# %% ../nbs/00_core.ipynb #8215e6f1
 def check_class(i:int|Tensor,        # class index: int or integer (B,)
                 n_classes:int,       # C: indices run from 0 to C-1
                 name:str='class',    # what the message calls it
@@ -38,8 +38,8 @@ def check_class(i:int|Tensor,        # class index: int or integer (B,)
     if i.numel() and (i.dtype == torch.bool or i.is_floating_point() or i.is_complex()) or i.ndim > 1:
         raise MirrorError(f"{name} must be an int or int64 (B,): found {i.dtype} of shape {tuple(i.shape)}")
     i = i.long()
-    bad = i[(i < 0) | (i >= n_classes)]
-    if len(bad): raise MirrorError(f"{name} {bad[0].item()} is outside the {n_classes} classes 0 to {n_classes-1}")
+    bad = (i < 0) | (i >= n_classes)
+    if bad.any(): raise MirrorError(f"{name} {i[bad][0].item()} is outside the {n_classes} classes 0 to {n_classes-1}")
     return i
 
 # %% ../nbs/00_core.ipynb #f74d5d4c

@@ -23,7 +23,7 @@ def swap_logits(logits:Tensor,       # l, (B, C)
     order = order.scatter(1, s[:, None], t[:, None]).scatter(1, t[:, None], s[:, None])
     return logits.gather(1, order)
 
-# %% ../nbs/01_multiclass.ipynb #0deda73e
+# %% ../nbs/01_multiclass.ipynb #b299417b
 def _column(k, like):
     "A step, a number or (B,), as something that multiplies (B, C)."
     k = torch.as_tensor(k, dtype=like.dtype, device=like.device)
@@ -33,9 +33,10 @@ def _column(k, like):
 
 def _logit_step(logits, s, t, k):
     "What the logits should gain up to step `k`: `k m (e_s - e_t)`, (B, C)."
-    s, t = s[:, None], t[:, None]
-    step = _column(k, logits)*(logits.gather(1, t) - logits.gather(1, s))
-    return torch.zeros_like(logits).scatter(1, s, step).scatter(1, t, -step)
+    pair = torch.stack([s, t], 1)
+    l_s, l_t = logits.gather(1, pair).split(1, 1)
+    step = _column(k, logits)*(l_t - l_s)
+    return logits.new_zeros(logits.shape).scatter(1, pair, torch.cat([step, -step], 1))
 
 # %% ../nbs/01_multiclass.ipynb #284ce20e
 def path_logits(logits:Tensor,          # l at k = 0, (B, C)
@@ -82,7 +83,7 @@ class Solver:
 
     def __repr__(self): return f'{type(self).__name__}({len(self.W)} classes, {self.W.shape[1]} features, {self.mode})'
 
-# %% ../nbs/01_multiclass.ipynb #174bbcde
+# %% ../nbs/01_multiclass.ipynb #05598679
 @patch
 def logits(self:Solver,
            z:Tensor    # latents, (B, N)
@@ -90,7 +91,7 @@ def logits(self:Solver,
     "Return the logits of `z`, also under autocast; raises `MirrorError` for another number of features."
     check_latents(z, self.W.shape[1])
     z = z.to(torch.promote_types(z.dtype, torch.float32))
-    with torch.autocast(z.device.type, enabled=False): return F.linear(z, self.W.to(z), self.b.to(z))
+    with torch.autocast(z.device.type, enabled=False): return torch.addmm(self.b.to(z)[:, None], self.W.to(z), z.T).T
 
 # %% ../nbs/01_multiclass.ipynb #5ab45fc4
 @patch
@@ -188,7 +189,7 @@ class ClosedFormSolver(Solver):
         s, t = check_pair(source, target, len(self.W), device=self.P.device)
         return self.P[t] - self.P[s]
 
-# %% ../nbs/01_multiclass.ipynb #14b299a4
+# %% ../nbs/01_multiclass.ipynb #72dbba10
 @patch
 def __call__(self:ClosedFormSolver,
              z:Tensor,             # latents, (B, N)
@@ -198,8 +199,16 @@ def __call__(self:ClosedFormSolver,
             )->Tensor:             # z_k, (B, N), differentiable
     "Return the nearest latents whose logits are `path_logits`, or their least-squares fit; raises `MirrorError` for bad input."
     z_, s, t = self._start(z, source, target)
+    if len(self.W) > 32: return self._by_rows(z_, s, t, k).to(z.dtype)
     step = _logit_step(self.logits(z_), s, t, k)
     with torch.autocast(z.device.type, enabled=False): return torch.addmm(z_, step, self.P.to(z_)).to(z.dtype)
+
+@patch
+def _by_rows(self:ClosedFormSolver, z, s, t, k):
+    "The same for many classes: one dot product and one step a sample."
+    W, b, P = self.W.to(z), self.b.to(z), self.P.to(z)
+    w, v = (M.index_select(0, t) - M.index_select(0, s) for M in (W, P))
+    return travel(z, v, (z*w).sum(-1) + b[t] - b[s], k)
 
 # %% ../nbs/01_multiclass.ipynb #6aa6af80
 def travel(z:Tensor,         # latents, (B, N)

@@ -94,7 +94,7 @@ def scipy_solver(W, b, z, s, t, k):
     return torch.tensor(np.array(out))
 
 HEADS = {"wide": head(10, 64), "square": head(8, 8, seed=3), "two classes": head(2, 16), "N = 512": head(10, 512),
-         "more classes than features": head(12, 4), "low rank": head(10, 40, rank=5)}
+         "more classes than features": head(12, 4), "low rank": head(10, 40, rank=5), "40 classes": head(40, 64), "40 classes on 8 features": head(40, 8)}
 
 @pytest.mark.parametrize("k", [.3, 1.])
 @pytest.mark.parametrize("name", HEADS)
@@ -105,6 +105,19 @@ def test_closed_form_is_where_lbfgs_converges(name, k):
     wolfe = LBFGSSolver(W, b, lr=1, steps=20, max_iter=100, line_search="strong_wolfe")
     near(wolfe(z, s, t, k), exact, 1e-8)
     near(scipy_solver(W, b, z, s, t, k), exact, 1e-8)
+
+@pytest.mark.parametrize("mode", ["logit", "prob"])
+@pytest.mark.parametrize("N", [20, 200])
+def test_many_classes_go_row_by_row_to_the_same_place(mode, N):
+    W, b = head(100, N)
+    z, s, t = scene(W, b)
+    solver = ClosedFormSolver(W, b, mode)
+    for k in (0., .4, 1., torch.linspace(0, 1, 6, dtype=torch.float64)):
+        change = path_logits(solver.logits(z), s, t, k) - solver.logits(z)
+        near(solver(z, s, t, k), z + change @ solver.P, 1e-10)
+    assert solver(z.float(), 0, 1).dtype == torch.float32 and solver(z[:0], s[:0], t[:0]).shape == (0, N)
+    with torch.autocast("cpu", dtype=torch.bfloat16): inside = solver(z.float(), s, t)
+    assert torch.equal(inside, solver(z.float(), s, t))
 
 def test_published_settings_reach_it_too():
     W, b = head(10, 512)
