@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'Drawn', 'Recipe', 'get_recipe', 'MirrorModel', 'get_solver', 'RealImages', 'sample_steps', 'MirrorLoss',
-           'MirrorTurns', 'atomic', 'Checkpoint', 'SampleGrid', 'build', 'mirror_learner', 'fast_bf16', 'watch']
+           'MirrorTurns', 'atomic', 'Checkpoint', 'SampleGrid', 'RunLog', 'build', 'mirror_learner', 'fast_bf16',
+           'watch']
 
-# %% ../nbs/30_training.ipynb #9a99e62f
+# %% ../nbs/30_training.ipynb #96f88760
 import csv, hashlib, math, os
 from collections import namedtuple
 from dataclasses import dataclass, replace, asdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from fastai.callback.core import Callback, CancelEpochException, CancelValidException
+from fastai.callback.core import Callback
 from fastai.callback.progress import CSVLogger, ProgressCallback
 from fastai.callback.schedule import ParamScheduler, combined_cos
 from fastai.learner import Learner
@@ -29,11 +31,11 @@ from .ssc import csp_mask
 from .generator import Discriminator, MirrorGenerator, random_shift
 from .losses import adv_loss, cls_loss, critic_loss, disguise, fea_loss, latent_ratio, rec_loss, tri_loss
 
-# %% ../nbs/30_training.ipynb #e6a6a490
+# %% ../nbs/30_training.ipynb #22879c16
 @dataclass(frozen=True)
 class Recipe:
     "Everything that decides what training does, except data, seed and machine."
-    steps:int = 900               # optimiser steps, rounded up to whole epochs
+    steps:int = 800               # optimiser steps, rounded up to whole epochs
     cls:float = 3.                # weight of the classification loss on the plain image
     disguised:float = 2.          # weight of the same on the disguised image; 0: not computed
     adv:float = 1.5               # weight of the adversarial loss
@@ -262,7 +264,7 @@ class MirrorTurns(Callback):
         if not hasattr(self, 'opt_d'): self.make_opt(r)
         self.total = self.n_epoch*len(self.dls.train)
 
-# %% ../nbs/30_training.ipynb #ebd62b40
+# %% ../nbs/30_training.ipynb #c0135193
 @patch
 def make_opt(self:MirrorTurns, r): self.opt_d = torch.optim.AdamW(self.critic.parameters(), lr=r.lr, betas=r.betas, weight_decay=r.wd)
 
@@ -280,7 +282,10 @@ def before_train(self:MirrorTurns):
     self.critic.train()
 
 @patch
-def before_validate(self:MirrorTurns): self.reseed('valid'); self.critic.eval()
+def before_validate(self:MirrorTurns):
+    self.reseed('valid')
+    self.critic.eval()
+    self.learn.dl = list(islice(self.learn.dl, self.valid_batches))
 
 # %% ../nbs/30_training.ipynb #ce81ea3f
 @patch
@@ -334,7 +339,7 @@ def mean_of(self:MirrorTurns, name):
 @patch
 def before_epoch(self:MirrorTurns): self.means = {}
 
-# %% ../nbs/30_training.ipynb #9e3294c6
+# %% ../nbs/30_training.ipynb #6a442099
 @patch
 def score(self:MirrorTurns):
     "On validation images: is the reflection predicted as the target, and how far is its confidence from the intended one?"
@@ -342,10 +347,6 @@ def score(self:MirrorTurns):
     last, t = d.k == 1, d.target[:, None]
     self.note('validity', (p.argmax(1) == d.target)[last].float().mean())
     self.note('confidence_error', (p.gather(1, t) - d.logits_k.softmax(1).gather(1, t)).abs()[~last].mean())
-
-@patch
-def after_batch(self:MirrorTurns):
-    if not self.training and self.iter + 1 >= self.valid_batches: raise CancelValidException
 
 # %% ../nbs/30_training.ipynb #34c59fa9
 def atomic(path:Path,   # file to write
@@ -400,6 +401,18 @@ class SampleGrid(Callback):
         grid = torch.stack(rows, 1).flatten(0, 1)/2 + .5
         atomic(Path(self.folder)/f'epoch_{self.epoch + 1:03}.png', partial(save_image, grid, nrow=len(rows), padding=1, format='png'))
 
+# %% ../nbs/30_training.ipynb #f0d6107f
+class RunLog(CSVLogger):
+    "Log the table of the progress bar to `folder/history.csv`."
+    def before_fit(self):
+        self.path.mkdir(parents=True, exist_ok=True)
+        super().before_fit()
+        if not self.append: return
+        self.file.close()
+        lines = (self.path/self.fname).read_text().splitlines(True)
+        (self.path/self.fname).write_text(''.join(lines[:-1]))
+        self.file = (self.path/self.fname).open('a')
+
 # %% ../nbs/30_training.ipynb #08549e11
 def build(classifier, x, recipe, pair=None, seed=0, amp=None, channels_last=True):
     "Make `MirrorModel` and `Discriminator` for images like `x`, with weights that follow from `seed`."
@@ -444,7 +457,7 @@ def fast_bf16(device   # of the training
     flags = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')   # private names: a torch without them gets single precision
     return kind == 'cpu' and any(getattr(torch.cpu, f, bool)() for f in flags)
 
-# %% ../nbs/30_training.ipynb #2d3f7bce
+# %% ../nbs/30_training.ipynb #3077056c
 def watch(turns:MirrorTurns,   # which notes the parts
           recipe:Recipe        # decides which parts there are
          )->list:              # of fastai metrics
@@ -457,7 +470,7 @@ def fit_mirror(self:Learner,
                epochs:int|None=None,    # None: as many as the recipe's steps need
                progress:bool=True       # show bars with the time left
               )->Learner:               # itself, trained
-    "Train, or go on from the checkpoint in the folder."
+    "Train, or go on from the checkpoint in the folder; raises `MirrorError` if that belongs to another run."
     start, cbs, r = 0, [], self.loss_func.recipe
     if epochs is None: epochs = max(1, math.ceil(r.steps/len(self.dls.train)))
     self.create_opt()
@@ -465,7 +478,7 @@ def fit_mirror(self:Learner,
         folder = Path(self.folder)
         keep = Checkpoint(folder/'checkpoint.pt', f'{self.run_key}, {epochs} epochs of {len(self.dls.train)}')
         self.path, start = folder, keep.restore(self)
-        cbs = [keep, SampleGrid(folder/'samples'), CSVLogger('history.csv', append=start > 0)]
+        cbs = [keep, SampleGrid(folder/'samples'), RunLog('history.csv', append=start > 0)]
     if start < epochs: 
         if progress: self.fit(epochs, start_epoch=start, cbs=cbs)
         else:
