@@ -1,0 +1,116 @@
+"Strips and curves: what is on them, for every way a search can end."
+import io
+import matplotlib.pyplot as plt, numpy as np, pytest, torch
+from mirrorcfe.core import MirrorError
+from mirrorcfe.show import PALETTE, Panel, check_sample, class_name, headline, step_name, strip_panels, to_rgb
+from tiny import tiny
+
+@pytest.fixture(scope="module")
+def ex(): return tiny()
+
+def render(fig):
+    "Whatever is drawn must come out as a file."
+    out = io.BytesIO()
+    fig.savefig(out)
+    return out.getbuffer().nbytes
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels(channels):
+    x = torch.linspace(-1, 1, 12*channels).view(channels, 3, 4)
+    rgb = to_rgb(x)
+    assert rgb.shape == (3, 4, 3) and rgb.dtype == np.uint8 and rgb.min() == 0 and rgb.max() == 255
+    np.testing.assert_array_equal(rgb[..., 0], ((x[0] + 1)*127.5).round().byte().numpy())
+
+def test_missing_image_is_not_black(): assert (to_rgb(torch.full((1, 2, 2), torch.nan)) == to_rgb(torch.full((1, 2, 2), .8))).all()
+
+@pytest.mark.parametrize("shape", [(4, 4), (2, 4, 4), (1, 1, 4, 4)])
+def test_pixels_refuse(shape):
+    with pytest.raises(MirrorError, match="a picture is"): to_rgb(torch.zeros(shape))
+
+@pytest.mark.parametrize("i,message", [(3, "sample 3 is outside the 3 explained, 0 to 2"), (-4, "sample -4"), (.5, "float 0.5"), ("1", "str '1'")])
+def test_sample_that_is_not_there(ex, i, message):
+    for draw in (ex.show, ex.figure, ex.plot_confidence, ex.plot_difference, lambda i: headline(ex, i), lambda i: check_sample(ex, i)):
+        with pytest.raises(MirrorError, match=message): draw(i)
+
+def test_empty_explanation(ex):
+    with pytest.raises(MirrorError, match="empty"): ex[[]].show()
+    with pytest.raises(MirrorError, match="no sample"): ex[[]].show_grid()
+
+def test_names(ex):
+    assert class_name(ex, 1) == "right" and class_name(ex, 1, 3) == "ri…"
+    assert [step_name(ex, 0, j) for j in (0, 1, -2, -1)] == ["Source", "SFE", "CFE", "Reflection"]
+
+def test_a_third_class_is_neither_sfe_nor_cfe(ex):
+    one = tiny(gains=(1.,))
+    one.achieved_probs[0, 5] = torch.tensor([.1, .1, .8])
+    assert step_name(one, 0, 5) == "KFE" and "KFE (up)" in [p.title for p in strip_panels(one, 0, 21)]
+
+def test_headlines():
+    ex = tiny(gains=(1., .3, 1.), same=True)
+    assert headline(ex, 0) == f"left → right: first CFE at k = {float(ex.first_k[0]):.2f}"
+    assert headline(ex, 1).startswith("left → right: never flipped (") and ex.reason[1] in headline(ex, 1)
+    assert headline(ex, 2).startswith("right → right: already target (") and headline(ex, 2).endswith("; truly left")
+    ex.truth = None
+    assert "truly" not in headline(ex, 2)
+
+@pytest.mark.parametrize("steps", [2, 3, 5, 9, 21, 100])
+def test_strip_holds_source_first_cfe_and_reflection(ex, steps):
+    panels = strip_panels(ex, 0, steps)
+    assert len(panels) == min(steps, 21) and isinstance(panels[0], Panel)
+    assert panels[0].title == "Source (left)" and panels[-1].title == "Reflection (right)"
+    ks = [p.k for p in panels]
+    assert ks == sorted(set(ks)) and ks[0] == 0 and ks[-1] == 1
+    first = [p for p in panels if p.first]
+    if steps > 2: assert [p.k for p in first] == [pytest.approx(float(ex.first_k[0]))] and first[0].title == "1st CFE (right)"
+    np.testing.assert_array_equal(panels[0].image, to_rgb(ex.x[0]))
+    for p in panels[1:]: np.testing.assert_array_equal(p.image, to_rgb(ex.path[0, p.j]))
+
+@pytest.mark.parametrize("steps", [1, 0, -3, 2.5, None])
+def test_strip_refuses(ex, steps):
+    with pytest.raises(MirrorError, match="2 panels or more"): ex.show(0, steps=steps)
+
+def test_never_flipped_has_no_first(ex): assert not any(p.first for p in strip_panels(ex, 2))
+
+def test_few_steps_of_ones_own():
+    ex = tiny(K=21)
+    ex.ks, ex.path, ex.intended_probs, ex.achieved_probs = ex.ks[8:15], ex.path[:, 8:15], ex.intended_probs[:, 8:15], ex.achieved_probs[:, 8:15]
+    assert render(ex.figure(0)) and render(ex.show(0))
+    assert all(p.title != "Reflection (right)" for p in strip_panels(ex, 0))
+
+@pytest.mark.parametrize("channels,classes", [(1, ("left", "right", "up")), (3, ("T-shirt/top", "erythroblast, $y_", "$x_$ 100%"))])
+def test_every_figure_is_drawn(channels, classes):
+    ex = tiny(channels=channels, classes=classes, gains=(1., .3, 1.), same=True)
+    before = plt.get_fignums()
+    for i in range(3):
+        assert len(ex.show(i).axes) == 9 and len(ex.show(i, difference=True).axes) == 17 and len(ex.figure(i).axes) == 11
+        assert ex.figure(i).get_size_inches()[0] == 9 and render(ex.figure(i))
+    assert render(ex.show(0, difference=True)) and render(ex.show(2, steps=3, difference=True))
+    assert len(ex.show_grid().axes) == 27 and len(ex.show_grid([2, 0], steps=4).axes) == 8 and render(ex.show_grid())
+    assert plt.get_fignums() == before, "figures are handed over, not left open"
+
+def test_first_cfe_is_framed(ex):
+    framed = [a for a in ex.show(0).axes if a.spines["left"].get_edgecolor() == plt.matplotlib.colors.to_rgba(PALETTE["first"])]
+    assert [a.get_title() for a in framed] == ["1st CFE\n(right)"]
+
+def test_curves_are_the_numbers(ex):
+    _, ax = plt.subplots()
+    assert ex.plot_confidence(1, ax) is ax
+    lines = {l.get_label(): l.get_ydata() for a in ax.figure.axes for l in a.lines}
+    np.testing.assert_allclose(lines["intended"], ex.intended[1])
+    np.testing.assert_allclose(lines["achieved"], ex.achieved[1])
+    np.testing.assert_allclose(lines["difference"], ex.difference[1])
+    assert lines.keys() >= {"for left", f"first CFE, k = {float(ex.first_k[1]):.2f}"}
+    assert ax.get_ylabel() == "confidence in right" and ax.get_xlabel() == "k"
+    plt.close()
+
+def test_curves_of_what_never_flipped(ex):
+    ax = ex.plot_confidence(2, difference=False)
+    assert not [l for l in ax.lines if str(l.get_label()).startswith("first CFE")] and len(ax.figure.axes) == 1
+    plt.close()
+
+def test_negative_index_is_the_last(ex): assert headline(ex, -1) == headline(ex, 2)
+
+def test_gradients_do_not_matter():
+    ex = tiny()
+    ex.path.requires_grad_(), ex.achieved_probs.requires_grad_()
+    assert render(ex.show(0, steps=3, difference=True)) and render(ex.figure(0, steps=3))
