@@ -169,7 +169,7 @@ def _unpack(raw, to):
         found = (to/f).stat().st_size
         if found != size: raise _damaged(raw/f, f'{found:,} bytes, {size:,} expected')
 
-# %% ../nbs/10_data.ipynb #a32add8e
+# %% ../nbs/10_data.ipynb #94315f5b
 def _download(cls, home):
     "Let torchvision fetch and check the files beside `home`, then move them in at once."
     home.mkdir(parents=True, exist_ok=True)
@@ -184,6 +184,7 @@ def _download(cls, home):
         if target.exists() and _missing(target/'raw'): shutil.rmtree(target)
         if not target.exists(): os.rename(Path(tmp)/cls.__name__, target)
 
+# %% ../nbs/10_data.ipynb #ac7961ab
 def _read_idx(kind, root=None):
     "Images and labels of MNIST or FashionMNIST, uint8 (N, 1, 28, 28) and int64 (N,): training, then test."
     from torchvision import datasets
