@@ -7,6 +7,9 @@ import json, platform, sys, time
 from pathlib import Path
 import numpy as np
 import torch
+import matplotlib
+matplotlib.use('Agg')
+import mirrorcfe.show
 from mirrorcfe import __version__
 from mirrorcfe.classifiers import get_classifier, get_oracle
 from mirrorcfe.data import get_dls
@@ -18,7 +21,7 @@ RUNS = dict(
     digits=dict(title='digits, all pairs', data='digits', pair=None, preset='robust', n=300, changes=dict(steps=500)),
     pair=dict(title='MNIST 4-9, robust', data='mnist', pair=(4, 9), preset='robust', n=500, changes={}),
     paper=dict(title='MNIST 4-9, paper', data='mnist', pair=(4, 9), preset='paper', n=500, changes={}),
-    all=dict(title='MNIST, all 90 directions', data='mnist', pair=None, preset='robust', n=500, changes=dict(steps=3200)))
+    all=dict(title='MNIST, all 90 directions', data='mnist', pair=None, preset='robust', n=500, changes=dict(steps=2800)))
 
 def look(net, images, bs=1000):
     "Predicted classes of (B, ...) images."
@@ -92,10 +95,16 @@ over the 100 steps. Open loop: the image is drawn at k, as published; closed loo
 bootstrap intervals over the images; they say nothing about other training seeds. With all pairs the target is drawn at random; for digits the 300 test images are few.
 """
 
+def pictures(name, ex):
+    "Keep the strips of the first eight images; of the pair also the figure of the first 4 that becomes a 9, for the README."
+    ex.show_grid(8).savefig(RESULTS/f'first_light_{name}.png', dpi=80)
+    if name == 'pair': ex.figure(int((ex.source == 4).nonzero()[0])).savefig(Path(__file__).parents[1]/'nbs'/'images'/'transition.png', dpi=100)
+
 if __name__ == '__main__':
-    RESULTS.mkdir(exist_ok=True)
+    for folder in (RESULTS, Path(__file__).parents[1]/'nbs'/'images'): folder.mkdir(exist_ok=True)
     for name in sys.argv[1:] or RUNS:
-        about, _ = run(name, **RUNS[name])
+        about, ex = run(name, **RUNS[name])
+        pictures(name, ex)
         (RESULTS/f'first_light_{name}.json').write_text(json.dumps(about, indent=1))
         print(markdown(about), flush=True)
     done = [json.loads(f.read_text()) for n in RUNS if (f := RESULTS/f'first_light_{n}.json').exists()]

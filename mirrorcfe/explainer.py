@@ -220,7 +220,7 @@ def _start(self:MirrorCFE, x, target, ks, on_same):
     e = self.classifier.encode(x)
     return x, self.grid(ks).to(x.device), e, e.logits.argmax(1), self.targets(e.logits, target, on_same)
 
-# %% ../nbs/31_explainer.ipynb #aab68615
+# %% ../nbs/31_explainer.ipynb #91795b95
 @patch
 @torch.no_grad()
 def draw_path(self:MirrorCFE,
@@ -235,9 +235,9 @@ def draw_path(self:MirrorCFE,
     m, (B, K) = self.model.eval(), k.shape
     i, j = (v.flatten() for v in torch.meshgrid(torch.arange(B, device=k.device), torch.arange(K, device=k.device), indexing='ij'))
     path, logits = k.new_empty(B, K, m.channels, m.size, m.size), k.new_empty(B, K, m.F.n_classes)
-    amp, m.amp = m.amp, False
+    amp, m.amp, pieces = m.amp, False, list(zip(i.split(bs), j.split(bs))) if len(i) else []
     try:
-        for i, j in progress_bar(list(zip(i.split(bs), j.split(bs))) if len(i) else [], display=progress, leave=False):
+        for i, j in progress_bar(pieces, leave=False) if progress else pieces:
             path[i, j] = m.draw(Encoded([f[i] for f in e.maps], e.z[i], e.logits[i]), s[i], t[i], k[i, j])[0]
             logits[i, j] = m.F(path[i, j])
     finally: m.amp = amp

@@ -166,14 +166,14 @@ def freeze(self:GapClassifier)->GapClassifier:
     "Put the network in eval mode without gradients of its own; its input still gets them. Returns itself."
     return self.eval().requires_grad_(False)
 
-# %% ../nbs/02_features.ipynb #1a81ff6d
+# %% ../nbs/02_features.ipynb #62f4b418
 @patch
 def fingerprint(self:GapClassifier)->str:  # 16 hexadecimal digits
-    "Return a short hash of the head's weights and of the architecture, the same on every device."
+    "Return a short hash of all weights and of the architecture, the same on every device."
     h = hashlib.sha256()
     for name, m in self.named_modules(): h.update(f'{name}:{type(m).__name__};'.encode())
-    for name, p in [*self.named_parameters(), *self.named_buffers()]: h.update(f'{name}:{tuple(p.shape)};'.encode())
-    for p in (self.W, self.b): h.update(p.detach().float().cpu().contiguous().numpy().tobytes())
+    for name, p in [*self.named_parameters(), *self.named_buffers()]:
+        h.update(f'{name}:{tuple(p.shape)};'.encode() + p.detach().float().cpu().contiguous().numpy().tobytes())
     return h.hexdigest()[:16]
 
 # %% ../nbs/02_features.ipynb #09fc71a0

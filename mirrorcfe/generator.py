@@ -30,7 +30,7 @@ class Climb(nn.Module):
         "Return (B, c_out, H, W) at the resolution of the skip."
         return self.mix(torch.cat([fit_to(self.up(h), skip), skip], 1))
 
-# %% ../nbs/21_generator.ipynb #33b9786a
+# %% ../nbs/21_generator.ipynb #466e3d1b
 class MirrorGenerator(nn.Module):
     "Decoder with edited skips: `f_k` and the maps of the source to an image."
     def __init__(self,
@@ -51,7 +51,7 @@ class MirrorGenerator(nn.Module):
             self.climbs.append(Climb(width, c, wide := max(floor, width//2)))
             width = wide
         left = max(1, round(math.log2(size/shapes[0][1])))
-        widths = [max(16, width >> i) for i in range(left)]
+        widths = [max(min(16, width), width >> i) for i in range(left)]
         self.top = nn.Sequential(conv_block(width, width), *[up_block(a, b) for a, b in zip(widths, widths[1:])])
         self.paint = nn.Sequential(nn.Conv2d(widths[-1], 4*channels, 3, 1, 1), nn.PixelShuffle(2))
         self.size = size

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'Drawn', 'Recipe', 'get_recipe', 'MirrorModel', 'get_solver', 'RealImages', 'sample_steps', 'MirrorLoss',
-           'MirrorTurns', 'atomic', 'Checkpoint', 'SampleGrid', 'RunLog', 'build', 'mirror_learner', 'fast_bf16',
-           'watch']
+           'MirrorTurns', 'watch', 'atomic', 'Checkpoint', 'SampleGrid', 'RunLog', 'build', 'mirror_learner',
+           'fast_bf16']
 
 # %% ../nbs/30_training.ipynb #96f88760
 import csv, hashlib, math, os
@@ -348,6 +348,14 @@ def score(self:MirrorTurns):
     self.note('validity', (p.argmax(1) == d.target)[last].float().mean())
     self.note('confidence_error', (p.gather(1, t) - d.logits_k.softmax(1).gather(1, t)).abs()[~last].mean())
 
+# %% ../nbs/30_training.ipynb #12dfe81d
+def watch(turns:MirrorTurns,   # which notes the parts
+          recipe:Recipe        # decides which parts there are
+         )->list:              # of fastai metrics
+    "Return the columns of the progress table and the log."
+    parts = ['cls', 'disguised', 'adv', 'rec', 'fea', 'tri', 'critic', 'validity', 'confidence_error']
+    return [ValueMetric(partial(turns.mean_of, n), n) for n in parts if n != 'disguised' or recipe.disguised]
+
 # %% ../nbs/30_training.ipynb #34c59fa9
 def atomic(path:Path,   # file to write
            write        # write(temporary path)
@@ -457,14 +465,7 @@ def fast_bf16(device   # of the training
     flags = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')   # private names: a torch without them gets single precision
     return kind == 'cpu' and any(getattr(torch.cpu, f, bool)() for f in flags)
 
-# %% ../nbs/30_training.ipynb #3077056c
-def watch(turns:MirrorTurns,   # which notes the parts
-          recipe:Recipe        # decides which parts there are
-         )->list:              # of fastai metrics
-    "Return the columns of the progress table and the log."
-    parts = ['cls', 'disguised', 'adv', 'rec', 'fea', 'tri', 'critic', 'validity', 'confidence_error']
-    return [ValueMetric(partial(turns.mean_of, n), n) for n in parts if n != 'disguised' or recipe.disguised]
-
+# %% ../nbs/30_training.ipynb #54482191
 @patch
 def fit_mirror(self:Learner,
                epochs:int|None=None,    # None: as many as the recipe's steps need
