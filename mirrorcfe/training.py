@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'Drawn', 'Recipe', 'get_recipe', 'MirrorModel', 'get_solver', 'RealImages', 'sample_steps', 'MirrorLoss',
-           'MirrorTurns', 'watch', 'atomic', 'Checkpoint', 'SampleGrid', 'RunLog', 'build', 'mirror_learner',
-           'fast_bf16']
+           'MirrorTurns', 'watch', 'atomic', 'Checkpoint', 'SampleGrid', 'RunLog', 'fast_bf16', 'build',
+           'mirror_learner']
 
 # %% ../nbs/30_training.ipynb #96f88760
 import csv, hashlib, math, os
@@ -421,6 +421,15 @@ class RunLog(CSVLogger):
         (self.path/self.fname).write_text(''.join(lines[:-1]))
         self.file = (self.path/self.fname).open('a')
 
+# %% ../nbs/30_training.ipynb #94d09699
+def fast_bf16(device   # of the training
+             )->bool:
+    "Say whether bf16 autocast is the faster choice on this machine."
+    kind = torch.device(device).type
+    if kind == 'cuda': return torch.cuda.is_bf16_supported()
+    flags = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')   # private names: a torch without them gets single precision
+    return kind == 'cpu' and any(getattr(torch.cpu, f, bool)() for f in flags)
+
 # %% ../nbs/30_training.ipynb #08549e11
 def build(classifier, x, recipe, pair=None, seed=0, amp=None, channels_last=True):
     "Make `MirrorModel` and `Discriminator` for images like `x`, with weights that follow from `seed`."
@@ -455,15 +464,6 @@ def mirror_learner(classifier:GapClassifier,       # the network to explain; fro
     learn = Learner(dls, model, MirrorLoss(model, critic, r), opt_func=opt, lr=r.lr, cbs=cbs, metrics=watch(turns, r))
     learn.run_key, learn.folder = f'{classifier.fingerprint()}, {r}, pair {pair}, seed {seed}', folder
     return learn
-
-# %% ../nbs/30_training.ipynb #94d09699
-def fast_bf16(device   # of the training
-             )->bool:
-    "Say whether bf16 autocast is the faster choice on this machine."
-    kind = torch.device(device).type
-    if kind == 'cuda': return torch.cuda.is_bf16_supported()
-    flags = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')   # private names: a torch without them gets single precision
-    return kind == 'cpu' and any(getattr(torch.cpu, f, bool)() for f in flags)
 
 # %% ../nbs/30_training.ipynb #54482191
 @patch
