@@ -31,7 +31,7 @@ from .ssc import csp_mask
 from .generator import Discriminator, MirrorGenerator, random_shift
 from .losses import adv_loss, cls_loss, critic_loss, disguise, fea_loss, latent_ratio, rec_loss, tri_loss
 
-# %% ../nbs/30_training.ipynb #22879c16
+# %% ../nbs/30_training.ipynb #c8d92489
 @dataclass(frozen=True)
 class Recipe:
     "Everything that decides what training does, except data, seed and machine."
@@ -56,6 +56,7 @@ class Recipe:
     wd:float = 1e-4               # decoupled weight decay
     one_cycle:bool = True         # warm up and anneal; False: constant
     mode:str = 'full'             # SSC: 'full', 'no-csp', 'skip'
+    smooth:bool = False           # blur before the last tanh: no lattice on smooth images
     residual:bool = True          # editors learn the change; False: the pattern, as published
     rho:tuple = (.1, .9)          # thresholds of the mask
     kfe:str = 'uniform'           # KFE features: 'uniform' or 'location'
@@ -78,7 +79,7 @@ def get_recipe(preset:str|Recipe='robust',  # name of a preset, or a recipe
     if unknown: raise MirrorError(f"a recipe has no {', '.join(sorted(unknown))}: its fields are {', '.join(asdict(preset))}")
     return replace(preset, **changes)
 
-# %% ../nbs/30_training.ipynb #865bb2e3
+# %% ../nbs/30_training.ipynb #743fe174
 Drawn = namedtuple('Drawn', 'x_k k source target wanted z_s z_k logits_k')
 
 class MirrorModel(nn.Module):
@@ -95,7 +96,7 @@ class MirrorModel(nn.Module):
         super().__init__()
         store_attr('shapes,channels,size,recipe,pair,amp')
         self.F = classifier.freeze()
-        self.G = MirrorGenerator(shapes, channels, size, recipe.mode, recipe.residual)
+        self.G = MirrorGenerator(shapes, channels, size, recipe.mode, recipe.residual, recipe.smooth)
         self.solve = get_solver(recipe.solver, classifier)
 
     def train(self, mode=True):
