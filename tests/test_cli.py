@@ -164,6 +164,19 @@ def test_upright(tmp_path):
     img.save(tmp_path/"a.jpg", exif=exif)
     assert fit_image(read_image(tmp_path/"a.jpg"), 20)[0, -1, -1] > .9
 
+def test_crop_fills_the_square():
+    a = np.full((60, 40), 250, np.uint8)
+    a[30:50, 5:15] = 0
+    x = fit_image(Image.fromarray(a), 40, extent=1.)
+    assert x[0, 0, 20] == x[0, -1, 20] == -1 and x[0, 20, 0] > .9
+    half = fit_image(Image.fromarray(a), 40, extent=.5)
+    assert abs(cli._extent(half) - .5) < .06
+    assert fit_image(Image.new("L", (9, 9), 7), 8, extent=.9).unique().numel() == 1, "nothing to crop to"
+
+def test_small_content_is_odd(small):
+    x = small[0].train.dataset[:][0]
+    assert "--crop" in oddities(torch.nn.functional.pad(x[0], (16,)*4, value=-1.), look_of(x))[0]
+
 def test_folders_in_order(here):
     for p in ("text.png", "empty.png", "half.png"): Path(p).unlink()
     assert [p.name for p in find_images([".", "two.jpg"])] == ["one.png", "two.jpg", "two.jpg"]
@@ -241,3 +254,8 @@ def test_demo_whole(here, small, capsys, monkeypatch):
     assert r["images"] == "6" and r["device"] == "cpu" and {"val", "oracle", "confidence_error", "l1_reflection", "coverage", "seed", "classifier_accuracy"} <= r.keys()
     assert len(rows("mirrorcfe-out-2/samples.csv")) == 2 and "truth" in rows("mirrorcfe-out-2/samples.csv")[0]
     assert load_explainer("mirrorcfe-out-2")[0] is not None
+
+def test_arguments():
+    assert cli._parse("explain", ["a.png", "b", "--invert", "--target", "3"]) == dict(images=["a.png", "b"], explainer="mirrorcfe-out", target="3",
+                                                                                 out="mirrorcfe-out-explain", invert=True, crop=False, device="auto")
+    assert cli._parse("demo", []) == dict(out="mirrorcfe-out", n=8, seed=0, preset="robust", steps=500, measure=300, device="auto")
