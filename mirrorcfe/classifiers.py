@@ -6,7 +6,7 @@
 __all__ = ['RECIPES', 'CODE_VERSION', 'ResBlock', 'small_resnet', 'predict', 'accuracy', 'class_table', 'random_shift',
            'EpochSeed', 'fast_bf16', 'classifier_learner', 'train_classifier', 'get_classifier', 'get_oracle']
 
-# %% ../nbs/11_classifiers.ipynb #57d10a7d
+# %% ../nbs/11_classifiers.ipynb #7c0aff39
 import hashlib, json, os, sys, warnings
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
-from fastai.callback.schedule import Learner
+import fastai.callback.schedule  # adds Learner.fit_one_cycle
 from fastai.data.core import DataLoaders
+from fastai.learner import Learner
 from fastai.metrics import accuracy as fastai_accuracy
 from filelock import FileLock
 from safetensors.torch import load, save
