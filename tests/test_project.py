@@ -103,6 +103,19 @@ def test_exported_cells_are_short(nb):
         name = next((n.name for n in ast.parse(body).body if hasattr(n, "name")), "")
         if (nb.name, name) not in LONG: assert len(body.splitlines()) <= 30, f"{name or body[:40]}: split it, or name the cause in LONG"
 
+def is_setup(node):
+    "Whether a statement beside imports only sets up pictures or asks the environment."
+    text = ast.unparse(node)
+    return isinstance(node, (ast.Import, ast.ImportFrom)) or re.match(r"(plt|mpl)\.rcParams|\w+ = .*environ|nbdev\.nbdev_export", text) is not None
+
+@each_nb
+def test_import_cells_hold_only_imports(nb):
+    "A build of the documentation runs every cell that imports something, and no cell before it."
+    if nb.name == "index.ipynb": pytest.skip("its lines of Python are whole on purpose, and need nothing before them")
+    for cell in cells(nb):
+        tree = ast.parse("\n".join(l for l in source(cell).splitlines() if not l.lstrip().startswith(("%", "!"))))
+        if any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in tree.body): assert all(map(is_setup, tree.body)), source(cell)[:80]
+
 def test_one_notebook_one_module():
     named = [m.split()[1] for nb in NBS for c in cells(nb) for m in marks(c) if m.startswith("default_exp")]
     assert len(named) == len(set(named))
