@@ -1,6 +1,6 @@
 """Train the classifier and the oracle of each dataset, and write what they reach to benchmarks/results/classifiers.md.
 
-    python benchmarks/classifiers.py [digits mnist fashion_mnist]
+    python benchmarks/classifiers.py [digits mnist fashion_mnist]   (no argument: all; the file is renewed after each)
 
 Trained networks go to the cache, where `get_classifier` and `get_oracle` find them. Seconds mean something only on a quiet machine."""
 import os, platform, sys, time
@@ -52,22 +52,24 @@ def step_times(bs=128, steps=25):
 def main(names):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     what = torch.cuda.get_device_name() if device == "cuda" else f"{getattr(torch.cpu, 'get_capabilities', dict)().get('cpu_name', platform.machine())}, {torch.get_num_threads()} threads"
-    rows, hard = [], []
+    rows, hard, steps = [], [], step_times()
+    head = ["data", "network", "parameters", "seed", "epochs", "valid", "test", "confidence", "test loss", "seconds", "processor seconds", "load before"]
     for name in names:
         if not available(name):
             print(f"{name}: its files are not here, left out")
             continue
         r, h = train(name, device)
         rows, hard = rows + r, hard + [h]
-    head = ["data", "network", "parameters", "seed", "epochs", "valid", "test", "confidence", "test loss", "seconds", "processor seconds", "load before"]
-    text = ["# Classifiers and oracles", f"Made by `python benchmarks/classifiers.py` on {date.today()}: {device} ({what}), torch {torch.__version__}, torchvision {torchvision.__version__}, "
-            f"fastai {fastai.__version__}, code version {CODE_VERSION}, bfloat16 {'on' if fast_bf16(device) else 'off'}, channels-last on.",
-            "Marks: digits .975, MNIST .992, Fashion-MNIST .90 on the test images. Seconds include reading the data; `load before` above 1 means that other work ran beside it.",
-            table(head, rows), "The hardest classes of each classifier, with the data's fingerprint:", *[f"- {h}" for h in hard],
-            "Processor milliseconds of one training step of the classifier (128 images of 32x32, one thread, median of 25):",
-            table(["precision", "channels-last", "ms"], step_times())]
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text("\n\n".join(text).replace("\n\n- ", "\n- ") + "\n")
-    print(f"written to {OUT.relative_to(Path.cwd()) if OUT.is_relative_to(Path.cwd()) else OUT}")
+        text = ["# Classifiers and oracles",
+                f"Made by `python benchmarks/classifiers.py` on {date.today()}: {device} ({what}), torch {torch.__version__}, torchvision {torchvision.__version__}, "
+                f"fastai {fastai.__version__}, code version {CODE_VERSION}, bfloat16 {'on' if fast_bf16(device) else 'off'}, channels-last on.",
+                "Marks: digits .975, MNIST .992, Fashion-MNIST .90 on the test images. Seconds include reading the data; `load before` near 1 or above means that "
+                "other work ran beside it, and then the seconds say little.",
+                table(head, rows), "The hardest classes of each classifier, with the data's fingerprint:", *[f"- {h}" for h in hard],
+                "Processor milliseconds of one training step of the classifier (128 images of 32x32, one thread, median of 25):",
+                table(["precision", "channels-last", "ms"], steps)]
+        OUT.parent.mkdir(exist_ok=True)
+        OUT.write_text("\n\n".join(text).replace("\n\n- ", "\n- ") + "\n")
+    print(f"written to {OUT}")
 
 if __name__ == "__main__": main(sys.argv[1:] or list(DATASETS))

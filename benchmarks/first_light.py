@@ -18,7 +18,7 @@ from mirrorcfe.losses import gaussian_blur
 
 RESULTS = Path(__file__).parent/'results'
 RUNS = dict(
-    digits=dict(title='digits, all pairs', data='digits', pair=None, preset='robust', n=300, changes=dict(steps=500, smooth=True)),
+    digits=dict(title='digits, all pairs, smooth=True', data='digits', pair=None, preset='robust', n=300, changes=dict(steps=500, smooth=True)),
     pair=dict(title='MNIST 4-9, robust', data='mnist', pair=(4, 9), preset='robust', n=500, changes={}),
     paper=dict(title='MNIST 4-9, paper', data='mnist', pair=(4, 9), preset='paper', n=500, changes={}),
     all=dict(title='MNIST, all 90 directions', data='mnist', pair=None, preset='robust', n=500, changes=dict(steps=2800)))
