@@ -74,7 +74,7 @@ docs: $(STAMP)  ## the documentation site into _docs (with Quarto where it is in
 	@$(BIN)/python tools/docs.py
 
 clean:  ## what a run leaves behind, but not .venv
-	@rm -rf _docs _proc build dist out mirrorcfe-out .pytest_cache .hypothesis
+	@rm -rf _docs _proc build dist out mirrorcfe-out* .pytest_cache .hypothesis
 	@find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -print | xargs rm -rf
 
 distclean: clean  ## that and .venv

@@ -431,14 +431,14 @@ def _keep(folder, model, oracle, look, **about):
     model.save(folder/'explainer'/'generator')
     for f in folder.rglob('*.safetensors'): f.chmod((folder/'explainer'/'classifier.json').stat().st_mode)
 
-# %% ../nbs/90_cli.ipynb #24ca56a2
+# %% ../nbs/90_cli.ipynb #e847439f
 @command
 def demo(
     out:str='mirrorcfe-out',   # folder for the results; if it is taken, the next free number is added
     n:int=8,                   # images to show, 1 to 300
     seed:int=0,                # decides order, weights and noise
     preset:str='robust',       # of the training: robust or paper
-    steps:int=500,             # optimiser steps: enough for the digits
+    steps:int=450,             # optimiser steps: enough for the digits
     measure:int=300,           # held-out images that the numbers are of, 1 to 300
     device:str='auto',         # cpu, cuda or mps; auto: the best there is
 ):
