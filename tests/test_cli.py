@@ -258,4 +258,4 @@ def test_demo_whole(here, small, capsys, monkeypatch):
 def test_arguments():
     assert cli._parse("explain", ["a.png", "b", "--invert", "--target", "3"]) == dict(images=["a.png", "b"], explainer="mirrorcfe-out", target="3",
                                                                                  out="mirrorcfe-out-explain", invert=True, crop=False, device="auto")
-    assert cli._parse("demo", []) == dict(out="mirrorcfe-out", n=8, seed=0, preset="robust", steps=500, measure=300, device="auto")
+    assert cli._parse("demo", []) == dict(out="mirrorcfe-out", n=8, seed=0, preset="robust", steps=450, measure=300, device="auto")
