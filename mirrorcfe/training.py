@@ -357,7 +357,7 @@ def watch(turns:MirrorTurns,   # which notes the parts
     parts = ['cls', 'disguised', 'adv', 'rec', 'fea', 'tri', 'critic', 'validity', 'confidence_error']
     return [ValueMetric(partial(turns.mean_of, n), n) for n in parts if n != 'disguised' or recipe.disguised]
 
-# %% ../nbs/30_training.ipynb #34c59fa9
+# %% ../nbs/30_training.ipynb #b07e0465
 def atomic(path:Path,   # file to write
            write        # write(temporary path)
           ):
@@ -372,9 +372,10 @@ def atomic(path:Path,   # file to write
 class Checkpoint(Callback):
     "Save after every epoch what the next one needs. All randomness follows from (seed, epoch), so nothing else is state."
     order = 70
-    def __init__(self, path, key): store_attr()
+    def __init__(self, path, key, start=0): store_attr()
 
     def after_epoch(self):
+        if self.epoch < self.start: return   # fastai passes through the epochs it skips
         m, turns = self.model, self.learn.mirror_turns
         state = dict(key=self.key, epoch=self.epoch, G=m.G.state_dict(), D=turns.critic.state_dict(), opt=self.opt.state_dict(), opt_d=turns.opt_d.state_dict())
         atomic(Path(self.path), partial(torch.save, state))
@@ -396,13 +397,14 @@ def restore(self:Checkpoint,
     turns.make_opt(learn.loss_func.recipe); turns.opt_d.load_state_dict(state['opt_d'])
     return state['epoch'] + 1
 
-# %% ../nbs/30_training.ipynb #4eab76f9
+# %% ../nbs/30_training.ipynb #94b6ce70
 class SampleGrid(Callback):
     "Save a picture after every epoch: some validation images, one a row, drawn at `ks`."
     order = 65
-    def __init__(self, folder, n=6, ks=(0, .25, .4, .5, .6, .75, 1)): store_attr()
+    def __init__(self, folder, start=0, n=6, ks=(0, .25, .4, .5, .6, .75, 1)): store_attr()
 
     def after_epoch(self):
+        if self.epoch < self.start: return
         x = self.dls.valid.one_batch()[0][:self.n]
         hop = torch.arange(self.n, device=x.device) % (self.model.F.n_classes - 1) + 1
         self.model.eval()
@@ -410,17 +412,20 @@ class SampleGrid(Callback):
         grid = torch.stack(rows, 1).flatten(0, 1)/2 + .5
         atomic(Path(self.folder)/f'epoch_{self.epoch + 1:03}.png', partial(save_image, grid, nrow=len(rows), padding=1, format='png'))
 
-# %% ../nbs/30_training.ipynb #f0d6107f
+# %% ../nbs/30_training.ipynb #652e449e
 class RunLog(CSVLogger):
     "Log the table of the progress bar to `folder/history.csv`."
+    def __init__(self, fname='history.csv', start=0): super().__init__(fname); self.start = start
+
     def before_fit(self):
+        file = self.path/self.fname
+        kept = file.read_text().splitlines(True)[1:self.start + 1] if self.start and file.exists() else []
         self.path.mkdir(parents=True, exist_ok=True)
         super().before_fit()
-        if not self.append: return
-        self.file.close()
-        lines = (self.path/self.fname).read_text().splitlines(True)
-        (self.path/self.fname).write_text(''.join(lines[:-1]))
-        self.file = (self.path/self.fname).open('a')
+        self.file.write(''.join(kept))
+
+    def _write_line(self, log):
+        if self.epoch >= self.start: super()._write_line(log)
 
 # %% ../nbs/30_training.ipynb #94d09699
 def fast_bf16(device   # of the training
@@ -466,7 +471,7 @@ def mirror_learner(classifier:GapClassifier,       # the network to explain; fro
     learn.run_key, learn.folder = f'{classifier.fingerprint()}, {r}, pair {pair}, seed {seed}', folder
     return learn
 
-# %% ../nbs/30_training.ipynb #54482191
+# %% ../nbs/30_training.ipynb #66b115c1
 @patch
 def fit_mirror(self:Learner,
                epochs:int|None=None,    # None: as many as the recipe's steps need
@@ -480,7 +485,8 @@ def fit_mirror(self:Learner,
         folder = Path(self.folder)
         keep = Checkpoint(folder/'checkpoint.pt', f'{self.run_key}, {epochs} epochs of {len(self.dls.train)}')
         self.path, start = folder, keep.restore(self)
-        cbs = [keep, SampleGrid(folder/'samples'), RunLog('history.csv', append=start > 0)]
+        keep.start = start
+        cbs = [keep, SampleGrid(folder/'samples', start), RunLog(start=start)]
     if start < epochs: 
         if progress: self.fit(epochs, start_epoch=start, cbs=cbs)
         else:
