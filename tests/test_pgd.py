@@ -1,0 +1,56 @@
+"PGD: in its ball, the same alone and in a batch, equal to a loop written by hand, one form of answer."
+import pytest, torch
+from hypothesis import given, settings, strategies as st
+from torch.nn import functional as F
+from mirrorcfe.baselines.pgd import PGD, two_ended
+from mirrorcfe.classifiers import get_classifier
+from mirrorcfe.core import MirrorError
+from mirrorcfe.data import get_dls
+
+@pytest.fixture(scope='module')
+def clf(): return get_classifier('digits', device='cpu')
+
+@pytest.fixture(scope='module')
+def x(): return get_dls('digits', device='cpu').test.one_batch()[0][:4]
+
+@settings(max_examples=6, deadline=None)
+@given(eps=st.floats(.01, .5), alpha=st.floats(.005, .1), early=st.booleans())
+def test_it_stays_in_the_ball_and_in_range(clf, x, eps, alpha, early):
+    e = PGD(clf, eps, alpha, 4, early).explain(x)
+    assert (e.x_reflection - x).abs().max() <= 2*eps + 1e-5 and e.x_reflection.abs().max() <= 1
+    assert torch.equal(e.path[:, 0], x)
+
+def test_a_loop_by_hand_agrees(clf, x):
+    "One image at a time, no masks, the formula as it stands."
+    pgd, t = PGD(clf, steps=3), clf(x).topk(2).indices[:, 1]
+    start = ((x + 1)/2 + pgd.eps*(2*torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) - 1)).clamp(0, 1)
+    want = []
+    for s, v, c in zip((x + 1)/2, start, t):
+        for _ in range(3):
+            v = v.detach().requires_grad_()
+            F.cross_entropy(clf(v[None]*2 - 1), c[None]).backward()
+            v = (s + (v - pgd.alpha*v.grad.sign() - s).clamp(-pgd.eps, pgd.eps)).clamp(0, 1).detach()
+        want.append(v*2 - 1)
+    got = pgd.explain(x).x_reflection
+    assert ((got - torch.stack(want)).abs() < 1e-5).float().mean() > .99   # the sign of a gradient near 0 may differ between batch sizes
+
+def test_it_follows_from_the_seed(clf, x):
+    a, b, c = (PGD(clf, steps=2, seed=s).explain(x).x_reflection for s in (0, 0, 1))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+def test_the_classifier_is_untouched(clf, x):
+    before = [p.clone() for p in clf.parameters()]
+    PGD(clf, steps=2).explain(x)
+    assert all(torch.equal(a, b) and b.grad is None for a, b in zip(before, clf.parameters()))
+
+def test_answers_have_one_form(clf, x):
+    t = (clf(x).argmax(1) + 1) % 10
+    answer = x.clone()
+    answer[0] = torch.nan
+    e = two_ended(clf, x, answer, t)
+    assert e.status == ['never flipped']*4 and e.x_cf.isnan().all() and e.path[0, 1].isnan().all() and e.intended.isnan().all()
+    assert len(e.table()) == 4 and e.difference[1:].max() == 0
+
+@pytest.mark.parametrize('bad', [dict(eps=0), dict(eps=2), dict(alpha=-1), dict(steps=0)])
+def test_bad_settings(clf, bad):
+    with pytest.raises(MirrorError, match='found'): PGD(clf, **bad)
