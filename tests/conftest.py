@@ -9,7 +9,7 @@ for variable, folder in (("MIRRORCFE_DATA", "data"), ("TORCH_HOME", "torch_home"
     if variable not in os.environ and beside.is_dir(): os.environ[variable] = str(beside)
 
 NEEDS = {"mnist": "MNIST/raw/train-images-idx3-ubyte", "fashion_mnist": "FashionMNIST/raw/train-images-idx3-ubyte",
-         "blood": "blood_cells_128", "celeba": "celeba_hq"}
+         "blood": "blood_cells_128", "bloodmnist": "medmnist/bloodmnist.npz", "celeba": "celeba_hq"}
 
 @pytest.fixture(scope="session")
 def root():

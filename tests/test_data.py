@@ -1,11 +1,13 @@
 "Every dataset behind one call: splits, ranges, orders, selections, and files that are not what they should be."
-import gzip, os, pickle
+import gzip, hashlib, os, pickle, warnings
+from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 from mirrorcfe.core import MirrorError
-from mirrorcfe.data import (DATASETS, IDX_FILES, ImageSet, TensorLoader, available, cache_dir, class_rank, data_fingerprint, data_spec, get_dls,
-                            stratified, to_size)
+from mirrorcfe import data
+from mirrorcfe.data import (BLOCK, DATASETS, FACES, IDX_FILES, ImageSet, TensorLoader, available, block_split, cache_dir, class_rank, data_fingerprint,
+                            data_spec, face_attributes, get_dls, get_folder_dls, stratified, to_size)
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -283,3 +285,211 @@ def test_offline_says_so(no_data, monkeypatch):
 
 def test_digits_need_nothing(no_data):
     assert len(get_dls("digits", device="cpu").test.dataset) == 300 and not no_data.exists()
+
+def test_earlier_sets_are_as_they_were(digits, data_root):
+    assert data_fingerprint(digits) == "50a2e5155e1016ae"
+    assert data_fingerprint(get_dls("mnist", data_root("mnist"), device="cpu")) == "bc7a09ec4ad58ed5"
+    assert data_fingerprint(get_dls("fashion_mnist", data_root("fashion_mnist"), device="cpu")) == "c867ddaaa313a493"
+
+# --- blood cells ------------------------------------------------------------------------------------------------------------------
+
+def fake_blood(file, **changes):
+    "A file of BloodMNIST's form: 24, 16 and 8 images of noise."
+    rng, z = np.random.default_rng(0), {}
+    for part, n in (("train", 24), ("val", 16), ("test", 8)):
+        z[f"{part}_images"] = rng.integers(0, 256, (n, 28, 28, 3), dtype=np.uint8)
+        z[f"{part}_labels"] = (np.arange(n) % 8).astype(np.uint8)[:, None]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(file, **(z | changes))
+    return z
+
+@pytest.mark.parametrize("place", data.BLOOD_FILES)
+def test_fake_bloodmnist(tmp_path, place):
+    z = fake_blood(tmp_path/place)
+    dls = get_dls("bloodmnist", tmp_path, device="cpu")
+    assert [len(d.dataset) for d in dls] == [24, 16, 8] and dls.c == 8 and dls.spec.channels == 3 and available("bloodmnist", tmp_path)
+    x = dls.valid.dataset.x
+    assert x.shape == (16, 3, 32, 32) and torch.equal(x[..., 2:-2, 2:-2], torch.from_numpy(z["val_images"]).permute(0, 3, 1, 2))
+    for i in range(2): assert torch.equal(x[:, :, i, 2:-2], x[:, :, 2, 2:-2]) and torch.equal(x[..., -1 - i], x[..., -3]), "the border repeats the outermost pixels"
+    assert get_dls("bloodmnist", tmp_path, size=28, pair=("erythroblast", "lymphocyte"), device="cpu").test.dataset.y.tolist() == [2, 4]
+
+def test_damaged_bloodmnist(tmp_path):
+    file = tmp_path/"bloodmnist.npz"
+    for changes in (dict(val_images=np.zeros((16, 28, 28), np.uint8)), dict(test_labels=np.full((8, 1), 8, np.uint8)), dict(train_labels=np.array([{}], dtype=object))):
+        fake_blood(file, **changes)
+        with pytest.raises(MirrorError, match="bloodmnist.npz is damaged"): get_dls("bloodmnist", tmp_path)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(MirrorError, match="bloodmnist.npz is damaged"): get_dls("bloodmnist", tmp_path)
+    file.unlink()
+    with pytest.raises(MirrorError, match=r"no medmnist/bloodmnist.npz or bloodmnist.npz in .*given by root=.*zenodo"): get_dls("bloodmnist", tmp_path)
+
+def test_bloodmnist_download_is_checked(no_data, tmp_path, monkeypatch):
+    source = tmp_path/"server"/"bloodmnist.npz"
+    fake_blood(source)
+    monkeypatch.setattr(data, "BLOODMNIST", (source.as_uri(), "0"*32))
+    with pytest.raises(MirrorError, match="checksum .MD5. .* was published: it was not kept"): get_dls("bloodmnist")
+    assert os.listdir(no_data/"data"/"medmnist") == []
+    monkeypatch.setattr(data, "BLOODMNIST", (source.as_uri(), hashlib.md5(source.read_bytes()).hexdigest()))
+    for _ in range(2):
+        assert len(get_dls("bloodmnist", device="cpu").test.dataset) == 8
+        source.unlink(missing_ok=True)
+    assert os.listdir(no_data/"data"/"medmnist") == ["bloodmnist.npz"]
+
+def test_bloodmnist_offline_says_so(no_data, monkeypatch):
+    monkeypatch.setattr(data, "BLOODMNIST", ("http://127.0.0.1:9/bloodmnist.npz", "0"))
+    with pytest.raises(MirrorError, match="cannot download .*put bloodmnist.npz into FOLDER/medmnist"): get_dls("bloodmnist")
+
+def test_bloodmnist(data_root):
+    dls = get_dls("bloodmnist", data_root("bloodmnist"), device="cpu")
+    assert [len(d.dataset) for d in dls] in ([11_959, 1_712, 3_421], [11_965, 1_710, 3_417])
+    assert dls.one_batch()[0].shape == (64, 3, 32, 32) and dls.train.dataset.y.unique().tolist() == list(range(8))
+    assert dls.vocab[2] == "erythroblast" and dls.vocab[4] == "lymphocyte"
+
+# --- faces ------------------------------------------------------------------------------------------------------------------------
+
+def picture(i, size=(20, 16), mode="RGB"):
+    from PIL import Image
+    return Image.fromarray(np.random.default_rng(i).integers(0, 256, (*size, 3), dtype=np.uint8)).convert(mode)
+
+@pytest.fixture
+def faces(tmp_path, no_data):
+    "Two hundred faces of noise with three attributes."
+    home = tmp_path/"celeba_hq"
+    (home/"CelebA-HQ-img").mkdir(parents=True)
+    lines = ["200", "Bald Mouth_Slightly_Open Young "]
+    for i in sorted(range(200), key=str):
+        picture(i).save(home/"CelebA-HQ-img"/f"{i}.jpg")
+        lines.append(f"{i}.jpg  {'1' if i < 10 else '-1'} {'1' if i % 2 else '-1'} -1 ")
+    (home/FACES).write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+def test_fake_faces(faces):
+    dls = get_dls("celeba_hq", faces, size=16, device="cpu")
+    assert [len(d.dataset) for d in dls] == [100, 50, 50] and dls.vocab == ["no Mouth_Slightly_Open", "Mouth_Slightly_Open"]
+    assert dls.test.dataset.y.tolist() == [0, 1]*25 and dls.test.dataset.x.shape == (50, 3, 16, 16)
+    bald, same = get_dls("celeba_hq", faces, attribute="Bald", size=16, device="cpu"), get_dls("celeba_hq:Bald", faces, size=16, device="cpu")
+    assert sum(d.dataset.y.sum().item() for d in bald.loaders) == 10 and data_fingerprint(bald) == data_fingerprint(same) != data_fingerprint(dls)
+    assert torch.equal(bald.train.dataset.x, dls.train.dataset.x), "the split is that of every attribute"
+    names, files, has = face_attributes(faces)
+    assert names[1] == "Mouth_Slightly_Open" and has.shape == (200, 3) and files[:2] == ["0.jpg", "1.jpg"]
+    with pytest.raises(MirrorError, match="no attribute 'Tall'.*choose one of Bald"): get_dls("celeba_hq", faces, attribute="Tall")
+
+def test_damaged_faces(faces):
+    home = faces/"celeba_hq"
+    (home/"CelebA-HQ-img"/"7.jpg").write_bytes(b"no picture")
+    with pytest.raises(MirrorError, match=r"7.jpg is damaged"): get_dls("celeba_hq", faces)
+    (home/"CelebA-HQ-img"/"7.jpg").unlink()
+    with pytest.raises(MirrorError, match=r"1 of 200 images are not in"): get_dls("celeba_hq", faces)
+    (home/FACES).write_text("2\nA B\n1.jpg 1 1\n2.jpg 1\n")
+    with pytest.raises(MirrorError, match=f"{FACES} is damaged"): get_dls("celeba_hq", faces)
+    with pytest.raises(MirrorError, match="non-commercial.*cannot be downloaded automatically.*CelebAMask-HQ"): get_dls("celeba_hq", faces/"elsewhere")
+    assert not available("celeba_hq", faces/"elsewhere")
+
+def test_decoded_faces_are_kept(faces, no_data, monkeypatch):
+    monkeypatch.setattr(data, "KEEP_FROM", 100)
+    seen = []
+    load = lambda size=16: get_dls("celeba_hq", faces, size=size, device="cpu", progress=lambda *a: seen.append(a))
+    first = data_fingerprint(load())
+    assert seen == [(200, 200)] and data_fingerprint(load()) == first and len(seen) == 1
+    kept, = os.listdir(no_data/"images")
+    (no_data/"images"/kept).write_bytes(b"half")
+    assert data_fingerprint(load()) == first and len(seen) == 2, "a damaged one is made again"
+    picture(999).save(faces/"celeba_hq"/"CelebA-HQ-img"/"3.jpg")
+    assert data_fingerprint(load()) != first, "another picture is another key"
+    load(8)
+    assert len(os.listdir(no_data/"images")) == 3 and all(n.endswith(".npy") for n in os.listdir(no_data/"images"))
+
+@given(n=st.integers(150, 900), block=st.integers(1, 50))
+@settings(max_examples=30, deadline=None)
+def test_blocks_stay_together(n, block):
+    parts = block_split(np.arange(n), block)
+    assert sorted(np.concatenate(parts)) == list(range(n)) and all(len(p) for p in parts)
+    blocks = [set((p//block).tolist()) for p in parts]
+    assert not (blocks[0] & blocks[1] or blocks[0] & blocks[2] or blocks[1] & blocks[2])
+
+def test_faces(data_root):
+    root = data_root("celeba")
+    names, files, has = face_attributes(root)
+    assert len(names) == 40 and has.shape == (len(files), 40)
+    dls = get_dls("celeba_hq", root, size=32, attribute="Smiling", device="cpu")
+    assert sum(len(d.dataset) for d in dls.loaders) == len(files) and dls.spec.attribute == "Smiling"
+    assert len(dls.test.dataset) == pytest.approx(len(files)/10, abs=BLOCK) and .3 < dls.test.dataset.y.float().mean() < .7
+
+# --- folders ----------------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def folder(tmp_path, no_data):
+    "Two classes of twenty pictures."
+    for k, c in enumerate(("cat", "dog")):
+        (tmp_path/"pets"/c).mkdir(parents=True)
+        for i in range(20): picture(100*k + i).save(tmp_path/"pets"/c/f"{i:02}.png")
+    return tmp_path/"pets"
+
+def test_flat_folder(folder):
+    dls = get_dls(f"folder:{folder}", size=16, device="cpu")
+    assert [len(d.dataset) for d in dls] == [32, 4, 4] and dls.vocab == ["cat", "dog"] and dls.spec.title == "pets"
+    assert [d.dataset.y.bincount().tolist() for d in dls] == [[16, 16], [2, 2], [2, 2]]
+    assert len(set(sum((rows(d.dataset) for d in dls.loaders), []))) == 40
+    relative = get_dls("folder:pets", folder.parent, size=16, device="cpu")
+    assert data_fingerprint(relative) == data_fingerprint(dls) and available("folder:pets", folder.parent) and not available("folder:nobody")
+    assert pickle.loads(pickle.dumps(dls.spec)) == dls.spec or pickle.loads(pickle.dumps(dls.spec)).classes == dls.spec.classes
+    assert get_dls(f"folder:{folder}", pair=("dog", "cat"), n_train=4, device="cpu").train.dataset.x.shape == (4, 3, 64, 64)
+
+def test_divided_folder(folder, tmp_path):
+    new = tmp_path/"new"
+    for part, ids in (("train", range(14)), ("val", range(14, 17)), ("test", range(17, 20))):
+        for c in ("cat", "dog"):
+            (new/part/c).mkdir(parents=True)
+            for i in ids: (folder/c/f"{i:02}.png").rename(new/part/c/f"{i:02}.png")
+    dls = get_folder_dls(new, size=16, channels=1, device="cpu")
+    assert [len(d.dataset) for d in dls] == [28, 6, 6] and dls.one_batch()[0].shape == (28, 1, 16, 16) and dls.spec.channels == 1
+    (new/"val").rename(new/"old")
+    assert [len(d.dataset) for d in get_folder_dls(new, size=16, device="cpu")] == [26, 2, 6]
+    (new/"test"/"cow").mkdir()
+    with pytest.raises(MirrorError, match="no classes of the training images: cow"): get_folder_dls(new)
+
+def test_unreadable_pictures_are_left_out(folder):
+    (folder/"cat"/"20.png").write_bytes(b"no")
+    (folder/"cat"/"._00.png").write_bytes(b"a hidden file")
+    (folder/"cat"/"notes.txt").write_text("not an image")
+    with pytest.warns(UserWarning, match="1 of 41 images cannot be read and are left out: .*20.png"): dls = get_folder_dls(folder, size=16, device="cpu")
+    assert sum(len(d.dataset) for d in dls.loaders) == 40
+
+def test_pictures_of_every_kind(tmp_path):
+    from PIL import Image
+    one = lambda im, channels=3, **kw: (im.save(tmp_path/"x.png", **kw), data._pictures([tmp_path/"x.png"], 8, channels))[1][0][0]
+    red = Image.new("RGBA", (8, 8), (255, 0, 0, 255))
+    assert one(red)[:, 0, 0].tolist() == [255, 0, 0] and one(red, 1).shape == (1, 8, 8)
+    assert one(Image.new("RGBA", (8, 8), (255, 0, 0, 0)))[:, 0, 0].tolist() == [255]*3, "transparent is white"
+    assert one(red.convert("RGB").quantize())[:, 0, 0].tolist() == [255, 0, 0]
+    assert one(Image.fromarray(np.full((8, 8), 65535, np.uint16)), 1).unique().tolist() == [255]
+    assert one(Image.new("1", (8, 8), 1), 1).unique().tolist() == [255]
+    exif = Image.Exif()
+    exif[0x112] = 3
+    up = Image.new("L", (8, 8))
+    up.paste(255, (0, 0, 8, 4))
+    assert one(up, 1, exif=exif)[0, :, 0].tolist() == [0]*4 + [255]*4, "turned by 180 degrees"
+    wide = Image.new("L", (24, 8))
+    wide.paste(255, (8, 0, 16, 8))
+    assert one(wide, 1).unique().tolist() == [255], "the square in the middle"
+
+@pytest.mark.parametrize("make, message", [(lambda p: None, "no folder"), (lambda p: p.mkdir(), "found no folders"), (lambda p: (p/"cat").mkdir(parents=True), "'cat': 0")])
+def test_impossible_folders(tmp_path, make, message):
+    make(tmp_path/"f")
+    with pytest.raises(MirrorError, match=message): get_folder_dls(tmp_path/"f")
+
+def test_too_much_for_memory(folder, monkeypatch):
+    monkeypatch.setattr(data, "MAX_BYTES", 40*3*20**2)
+    with pytest.raises(MirrorError, match=r"40 images of 3 x 32 x 32 take .*choose size=20 or less"): get_folder_dls(folder, size=32)
+    assert len(get_folder_dls(folder, size=20, device="cpu").train.dataset) == 32
+    with pytest.raises(MirrorError, match="GiB is the limit"): get_dls("digits")
+
+def test_blood_cells_folder(data_root):
+    dls = get_dls(f"folder:{data_root('blood')/'blood_cells_128'}", size=64, device="cpu")
+    assert dls.vocab == ["erythroblast", "lymphocyte"] and [len(d.dataset) for d in dls] == [1936, 276, 553]
+    assert dls.one_batch()[0].shape == (64, 3, 64, 64)
+
+@pytest.mark.parametrize("name, kw, message", [("mnist", dict(attribute="Smiling"), "mnist has no attributes"), ("folder:x", dict(attribute="Smiling"), "no dataset|no attributes"),
+                                               ("mnist:Smiling", {}, "mnist has no attributes"), ("folder:", {}, "no folder")])
+def test_impossible_names(name, kw, message):
+    with pytest.raises(MirrorError, match=message): get_dls(name, **kw)
