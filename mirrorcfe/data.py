@@ -214,7 +214,7 @@ def _read_digits(root=None):
     d = load_digits()
     return [(torch.from_numpy(d.images*255/16).round().byte()[:, None], torch.from_numpy(d.target).long())]
 
-# %% ../nbs/10_data.ipynb #87d7c4ea
+# %% ../nbs/10_data.ipynb #2f14a411
 BLOODMNIST = ('https://zenodo.org/records/10519652/files/bloodmnist.npz', '7053d0359d879ad8a5505303e11de1dc')  # address, MD5
 
 BLOOD_FILES = ('medmnist/bloodmnist.npz', 'bloodmnist.npz')  # where it may be
@@ -225,12 +225,15 @@ def _fetch(url, md5, file):
     by_hand = f"Without a network, put {file.name} into FOLDER/{file.parent.name} and give root=FOLDER or set MIRRORCFE_DATA=FOLDER"
     with tempfile.TemporaryDirectory(prefix='.download-', dir=file.parent) as tmp:
         print(f"Downloading {file.name} (once) ...")
-        try: urllib.request.urlretrieve(url, got := Path(tmp)/file.name)
+        got = Path(tmp)/file.name
+        try:
+            with urllib.request.urlopen(url, timeout=60) as src, open(got, 'wb') as dst: shutil.copyfileobj(src, dst)
         except (OSError, HTTPException) as e: raise MirrorError(f"cannot download {url}: {e}. {by_hand}") from e
         found = hashlib.md5(got.read_bytes(), usedforsecurity=False).hexdigest()
         if found != md5: raise MirrorError(f"the download of {url} has the checksum (MD5) {found}, {md5} was published: it was not kept; try again later. {by_hand}")
         os.replace(got, file)
 
+# %% ../nbs/10_data.ipynb #d081b7ae
 def _read_npz(root=None):
     "Images and labels of BloodMNIST, uint8 (N, 3, 28, 28) and int64 (N,): training, validation, test."
     (home, by), places = _home(root), BLOOD_FILES
