@@ -1,9 +1,9 @@
 """Train the classifier and the oracle of each dataset, and write what they reach to benchmarks/results/classifiers.md.
 
-    python benchmarks/classifiers.py [digits mnist fashion_mnist]   (no argument: all; the file is renewed after each)
+    python benchmarks/classifiers.py [digits mnist fashion_mnist]   (no argument: all; earlier results of the others are kept in classifiers.json)
 
 Trained networks go to the cache, where `get_classifier` and `get_oracle` find them. Seconds mean something only on a quiet machine."""
-import os, platform, sys, time
+import json, os, platform, sys, time
 from datetime import date
 from pathlib import Path
 import fastai, torch, torchvision
@@ -49,27 +49,35 @@ def step_times(bs=128, steps=25):
     torch.set_num_threads(threads)
     return rows
 
+def page(done):
+    "The results as Markdown."
+    sets, bullets = [done[n] for n in DATASETS if n in done], lambda items: "\n".join(f"- {i}" for i in items)
+    head = ["data", "network", "parameters", "seed", "epochs", "valid", "test", "confidence", "test loss", "seconds", "processor seconds", "load before"]
+    return "\n\n".join([
+        "# Classifiers and oracles", "Made by `python benchmarks/classifiers.py`:", bullets(s["where"] for s in sets),
+        "Marks: digits .975, MNIST .992, Fashion-MNIST .90 on the test images. Seconds include reading the data. Where processor seconds are not about twice the seconds, "
+        "or `load before` is far above 1, other work ran beside it: those seconds say little.",
+        table(head, [r for s in sets for r in s["rows"]]), "The hardest classes of each classifier, with the data's fingerprint:", bullets(s["hard"] for s in sets),
+        "Processor milliseconds of one training step of the classifier (128 images of 32x32, one thread, median of 25):",
+        table(["precision", "channels-last", "ms"], done["steps"])]) + "\n"
+
 def main(names):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     what = torch.cuda.get_device_name() if device == "cuda" else f"{getattr(torch.cpu, 'get_capabilities', dict)().get('cpu_name', platform.machine())}, {torch.get_num_threads()} threads"
-    rows, hard, steps = [], [], step_times()
-    head = ["data", "network", "parameters", "seed", "epochs", "valid", "test", "confidence", "test loss", "seconds", "processor seconds", "load before"]
+    where = (f"{device} ({what}), torch {torch.__version__}, torchvision {torchvision.__version__}, fastai {fastai.__version__}, code version {CODE_VERSION}, "
+             f"bfloat16 {'on' if fast_bf16(device) else 'off'}, channels-last on")
+    kept = OUT.with_suffix(".json")
+    done = json.loads(kept.read_text()) if kept.exists() else {}
+    done["steps"] = step_times()
     for name in names:
         if not available(name):
             print(f"{name}: its files are not here, left out")
             continue
-        r, h = train(name, device)
-        rows, hard = rows + r, hard + [h]
-        text = ["# Classifiers and oracles",
-                f"Made by `python benchmarks/classifiers.py` on {date.today()}: {device} ({what}), torch {torch.__version__}, torchvision {torchvision.__version__}, "
-                f"fastai {fastai.__version__}, code version {CODE_VERSION}, bfloat16 {'on' if fast_bf16(device) else 'off'}, channels-last on.",
-                "Marks: digits .975, MNIST .992, Fashion-MNIST .90 on the test images. Seconds include reading the data; `load before` near 1 or above means that "
-                "other work ran beside it, and then the seconds say little.",
-                table(head, rows), "The hardest classes of each classifier, with the data's fingerprint:", *[f"- {h}" for h in hard],
-                "Processor milliseconds of one training step of the classifier (128 images of 32x32, one thread, median of 25):",
-                table(["precision", "channels-last", "ms"], steps)]
+        rows, hard = train(name, device)
+        done[name] = dict(rows=rows, hard=hard, where=f"{name}: {date.today()}, {where}")
         OUT.parent.mkdir(exist_ok=True)
-        OUT.write_text("\n\n".join(text).replace("\n\n- ", "\n- ") + "\n")
+        kept.write_text(json.dumps(done, indent=1) + "\n")
+        OUT.write_text(page(done))
     print(f"written to {OUT}")
 
 if __name__ == "__main__": main(sys.argv[1:] or list(DATASETS))
