@@ -7,9 +7,9 @@ from itertools import product
 from pathlib import Path
 import torch
 from mirrorcfe import __version__
-from mirrorcfe.classifiers import small_resnet
+from mirrorcfe.classifiers import fast_bf16, small_resnet
 from mirrorcfe.data import get_dls
-from mirrorcfe.training import fast_bf16, mirror_learner
+from mirrorcfe.training import mirror_learner
 
 def main(rounds=5, steps=4):
     torch.manual_seed(0)

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'Drawn', 'Recipe', 'get_recipe', 'MirrorModel', 'get_solver', 'RealImages', 'sample_steps', 'MirrorLoss',
-           'MirrorTurns', 'watch', 'atomic', 'Checkpoint', 'SampleGrid', 'RunLog', 'fast_bf16', 'build',
-           'mirror_learner']
+           'MirrorTurns', 'watch', 'atomic', 'Checkpoint', 'SampleGrid', 'RunLog', 'build', 'mirror_learner']
 
-# %% ../nbs/30_training.ipynb #96f88760
+# %% ../nbs/30_training.ipynb #1c10facf
 import csv, hashlib, math, os
 from collections import namedtuple
 from dataclasses import dataclass, replace, asdict
@@ -27,6 +26,7 @@ from torchvision.utils import save_image
 from .core import Mirror, MirrorError, check_pair
 from .multiclass import ClosedFormSolver, LBFGSSolver, NaiveSolver
 from .features import GapClassifier, check_images, kfe_features
+from .classifiers import fast_bf16
 from .ssc import csp_mask
 from .generator import Discriminator, MirrorGenerator, random_shift
 from .losses import adv_loss, cls_loss, critic_loss, disguise, fea_loss, latent_ratio, rec_loss, tri_loss
@@ -427,16 +427,7 @@ class RunLog(CSVLogger):
     def _write_line(self, log):
         if self.epoch >= self.start: super()._write_line(log)
 
-# %% ../nbs/30_training.ipynb #94d09699
-def fast_bf16(device   # of the training
-             )->bool:
-    "Say whether bf16 autocast is the faster choice on this machine."
-    kind = torch.device(device).type
-    if kind == 'cuda': return torch.cuda.is_bf16_supported()
-    flags = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')   # private names: a torch without them gets single precision
-    return kind == 'cpu' and any(getattr(torch.cpu, f, bool)() for f in flags)
-
-# %% ../nbs/30_training.ipynb #08549e11
+# %% ../nbs/30_training.ipynb #cb62e4bc
 def build(classifier, x, recipe, pair=None, seed=0, amp=None, channels_last=True):
     "Make `MirrorModel` and `Discriminator` for images like `x`, with weights that follow from `seed`."
     check_images(x, classifier.in_channels, classifier.size)
@@ -445,7 +436,8 @@ def build(classifier, x, recipe, pair=None, seed=0, amp=None, channels_last=True
     with torch.no_grad(): shapes = [(f.shape[1], f.shape[2]) for f in classifier.freeze().features(x[:1])]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = MirrorModel(classifier, shapes, x.shape[1], x.shape[2], recipe, pair, fast_bf16(x.device) if amp is None else amp)
+        if amp is None: amp = fast_bf16(x.device) or (x.is_cuda and torch.cuda.is_bf16_supported())
+        model = MirrorModel(classifier, shapes, x.shape[1], x.shape[2], recipe, pair, amp)
         critic = Discriminator(x.shape[1], x.shape[2], classifier.n_classes)
     model.channels_last, form = channels_last, torch.channels_last if channels_last else torch.contiguous_format
     return model.to(x.device, memory_format=form), critic.to(x.device, memory_format=form)
