@@ -4,7 +4,8 @@ from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur as reference_blur
 from mirrorcfe.core import MirrorError
-from mirrorcfe.generator import Discriminator, MirrorGenerator, random_shift, shift
+from mirrorcfe.classifiers import shift
+from mirrorcfe.generator import Discriminator, MirrorGenerator, random_shift
 from mirrorcfe.losses import adv_loss, cls_loss, critic_loss, disguise, fea_loss, gaussian_blur, latent_ratio, rec_loss, tri_loss
 from mirrorcfe.ssc import SPE, SSC, csp_mask, unit_range
 
