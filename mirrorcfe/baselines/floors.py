@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 from fastcore.basics import patch
 from ..core import MirrorError
-from ..features import GapClassifier, check_images, check_target
+from ..features import GapClassifier, check_images
 from ..explainer import Explanation
-from .pgd import two_ended
+from .pgd import Baseline, two_ended
 
 # %% ../../nbs/56_floors.ipynb #e655763e
-class Floor:
+class Floor(Baseline):
     "A method that needs no training: `explain(x, target)` gives what costs nothing."
     def __init__(self,
                  classifier:GapClassifier   # the network explained; frozen
-                ): self.classifier, self.real, self.label = classifier.freeze(), None, None
+                ):
+        super().__init__(classifier)
+        self.real, self.label = None, None
 
     def fit(self,
             dls          # DataLoaders; the training images are the real ones
@@ -30,17 +32,6 @@ class Floor:
         return self
 
 # %% ../../nbs/56_floors.ipynb #d178d5b7
-@patch
-@torch.no_grad()
-def start(self:Floor,
-          x:Tensor,     # images in [-1, 1], (B, C, H, W)
-          target=None   # None: the runner-up; int or int64 (B,)
-         )->Tensor:     # int64 (B,)
-    "Check images and targets."
-    check_images(x, self.classifier.in_channels, self.classifier.size)
-    logits = self.classifier(x)
-    return logits.topk(2).indices[:, 1] if target is None else check_target(target, logits.argmax(1), logits.shape[1])
-
 @patch
 def nearest(self:Floor,
             x:Tensor,       # images, (B, C, H, W)
