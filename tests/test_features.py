@@ -1,11 +1,11 @@
 "A classifier as encoder: maps with a given average over random shapes, networks opened, and every bad input."
-import copy, pickle, warnings
+import copy, warnings
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 from mirrorcfe.core import Mirror, MirrorError
-from mirrorcfe.features import GapClassifier, Normalise, Taps, cams, check_images, check_target, intended_probs, kfe_features
+from mirrorcfe.features import GapClassifier, Normalise, cams, check_images, check_target, intended_probs, kfe_features
 from mirrorcfe.multiclass import ClosedFormSolver, NaiveSolver, path_logits
 
 axioms = settings(deadline=None, derandomize=True, max_examples=25)
@@ -128,7 +128,7 @@ def test_encode_is_the_network():
 
 def test_stages_in_every_form():
     net = make().eval()
-    for stages in (list(net.stages), tuple(net.stages), nn.Sequential(*net.stages), Taps(nn.Sequential(*net.stages), ["0", "1"])):
+    for stages in (list(net.stages), tuple(net.stages), nn.Sequential(*net.stages)):
         near(GapClassifier(stages, net.head).eval()(x), net(x), 1e-6)
 
 def test_a_head_without_bias():
@@ -174,109 +174,9 @@ def test_normalise():
     near(Normalise()(rgb)[:, 1], ((x[:, 0] + 1)/2 - .456)/.224, 1e-5)
     assert Normalise()(rgb.double()).dtype == torch.float64 and not Normalise().state_dict()
 
-# --- networks made by others -----------------------------------------------------------------------------------------------------------
-
-class Functional(nn.Module):
-    "Pools by a function; `act` is what happens to the last map before."
-    def __init__(self, act=lambda f: f, norm=nn.Identity):
-        super().__init__()
-        self.one, self.two, self.drop, self.norm, self.fc, self.act = conv(3, 8), conv(8, 12), nn.Dropout(.5), norm(), nn.Linear(12, 5), act
-    def forward(self, x): return self.fc(self.drop(self.norm(F.adaptive_avg_pool2d(self.act(self.two(self.one(x))), 1).flatten(1))))
-
-def sequential(*tail, n=12): return nn.Sequential(conv(3, 8), conv(8, 12), *tail)
-
-GAP = nn.AdaptiveAvgPool2d(1), nn.Flatten()
-rgb = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))*2 - 1
-GOOD = {"pooling a module": lambda: sequential(*GAP, nn.Linear(12, 5)), "pooling a function": Functional,
-        "relu in place by a function": lambda: Functional(lambda f: F.relu(f, inplace=True)),
-        "dropout and identity behind": lambda: sequential(*GAP, nn.Identity(), nn.Dropout(.3), nn.Linear(12, 5, bias=False)),
-        "nested": lambda: nn.Sequential(nn.Sequential(conv(3, 8), conv(8, 12)), nn.Sequential(*GAP, nn.Linear(12, 5)))}
-
-@pytest.mark.parametrize("name", GOOD)
-@pytest.mark.parametrize("n", [1, 3])
-def test_wrap(name, n):
-    torch.manual_seed(0)
-    model = GOOD[name]()
-    state, mode = copy.deepcopy(model.state_dict()), model.training
-    net = GapClassifier.wrap(model, rgb[:n], classes=list("abcde"))
-    maps, z, logits = net.encode(rgb)
-    near(logits, copy.deepcopy(model).eval()(rgb), 1e-5)
-    near(net.logits_of(maps[-1].mean((2, 3))), logits, 1e-5)
-    assert [tuple(m.shape[1:]) for m in maps] == [(8, 8, 8), (12, 4, 4)] and net.size == (16, 16) and net.classes == list("abcde")
-    # the network itself is as it was: weights, mode, gradients, no hook left behind
-    assert model.training == mode and all(p.requires_grad for p in model.parameters()) and not any(m._forward_hooks for m in model.modules())
-    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
-    assert not any(m._forward_hooks for m in net.modules()) and not any(p.requires_grad for p in net.parameters())
-
-def test_wrapped_passes_gradients_and_survives_pickle():
-    net = GapClassifier.wrap(GOOD["nested"](), rgb)
-    xg = rgb.clone().requires_grad_()
-    net(xg).sum().backward()
-    assert xg.grad.abs().sum() > 0
-    again = pickle.loads(pickle.dumps(net))
-    assert torch.equal(again(rgb), net(rgb)) and again.fingerprint() == net.fingerprint()
-
-def test_wrap_keeps_the_normalisation():
-    model = GOOD["pooling a module"]().eval()
-    net = GapClassifier.wrap(model, rgb, normalise=Normalise())
-    near(net(rgb), model(Normalise()(rgb)), 1e-5)
-
-TORCHVISION = {"resnet18": ["relu", "layer1", "layer2", "layer3", "layer4"], "resnet50": ["relu", "layer1", "layer2", "layer3", "layer4"],
-               "mobilenet_v2": ["features.1", "features.3", "features.6", "features.13", "features"],
-               "densenet121": ["features.relu0", "features.denseblock1", "features.denseblock2", "features.denseblock3", "features"],
-               "swin_t": ["features.0.0", "permute"]}
-
-@pytest.mark.parametrize("name", TORCHVISION)
-def test_wrap_torchvision(name):
-    "Stages end between blocks, not inside the first bottleneck of the next; maps with the channels last are left out."
-    import torchvision
-    torch.manual_seed(0)
-    model, sample = getattr(torchvision.models, name)(weights=None, num_classes=10).eval(), F.interpolate(rgb[:1], 64)
-    net = GapClassifier.wrap(model, sample)
-    assert net.stages.names == TORCHVISION[name]
-    near(net(sample), model(sample), 1e-4)
-
-class Dict(nn.Module):
-    def __init__(self): super().__init__(); self.fc = nn.Linear(3, 5)
-    def forward(self, x): return {"logits": self.fc(x.mean((2, 3)))}
-
-class Leaf(nn.Module):
-    def forward(self, x): return x.mean((2, 3))
-
-class Flipped(nn.Module):
-    def __init__(self): super().__init__(); self.conv, self.fc = nn.Conv2d(3, 12, 3), nn.Linear(12, 5)
-    def forward(self, x): return -self.fc(self.conv(x).mean((2, 3)))
-
-UNFIT = {
-    "flattened": (lambda: sequential(nn.Flatten(), nn.Linear(12*16, 5)), "'3' (Linear), 192 to 5, reads '2' (Flatten), not the spatial mean"),
-    "max pooling": (lambda: sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(12, 5)), "reads '3' (Flatten), not the spatial mean"),
-    "two linear layers": (lambda: sequential(*GAP, nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 5)), "'6' (Linear), 9 to 5, reads '5' (ReLU)"),
-    "softmax at the end": (lambda: sequential(*GAP, nn.Linear(12, 5), nn.Softmax(-1)), "not the output of '4' (Linear): '5' (Softmax) comes after it"),
-    "a function at the end": (Flipped, "not the output of 'fc' (Linear): a function changes it"),
-    "a convolution as head": (lambda: sequential(nn.Conv2d(12, 5, 1), *GAP), "no nn.Linear found: the network ends in '4' (Flatten)"),
-    "no head": (lambda: sequential(), "returns shape (3, 12, 4, 4), not logits"),
-    "a dictionary": (Dict, "the network returns dict, not logits (B, C)"),
-    "no layers": (Leaf, "no nn.Linear found: the network ends in the module itself (Leaf)"),
-    "normalised latents": (lambda: sequential(*GAP, nn.LayerNorm(12, elementwise_affine=True), nn.Linear(12, 5)), "reads '4' (LayerNorm)"),
-    "normalised map": (lambda: sequential(nn.AdaptiveAvgPool2d(1), nn.GroupNorm(2, 12), nn.Flatten(), nn.Linear(12, 5)), "'3' (GroupNorm) stands between pooling and head"),
-    "map of one pixel": (lambda: nn.Sequential(conv(3, 8, 4), conv(8, 12, 4), *GAP, nn.Linear(12, 5)), "gives a map of 1x1, larger images may do"),
-}
-
-@pytest.mark.parametrize("name", UNFIT)
-def test_wrap_names_the_layer_and_the_way_out(name):
-    torch.manual_seed(0)
-    model, says = UNFIT[name][0](), UNFIT[name][1]
-    with pytest.raises(MirrorError) as e: GapClassifier.wrap(model, rgb)
-    assert says in str(e.value) and "global average pooling and one nn.Linear" in str(e.value) and "GapClassifier(stages, head)" in str(e.value)
-
-def test_wrap_hints_at_a_bare_function():
-    class Bare(nn.Module):
-        def __init__(self): super().__init__(); self.one, self.two, self.fc = conv(3, 8), conv(8, 12), nn.Linear(12, 5)
-        def forward(self, x): return self.fc(F.gelu(self.two(self.one(x))).mean((2, 3)))
-    with pytest.raises(MirrorError, match="make the function a module"): GapClassifier.wrap(Bare(), rgb)
-
 # --- bad input -------------------------------------------------------------------------------------------------------------------------
 
+rgb = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))*2 - 1
 predicted, net = torch.tensor([1, 1, 4]), make().eval()
 f, W = torch.rand(2, 12, 4, 4), torch.rand(5, 12)
 REFUSED = {
@@ -311,10 +211,6 @@ REFUSED = {
     "kfe, mirror of another head": (lambda: kfe_features(f, torch.zeros(2, 12), "location", Mirror(torch.ones(3), 0.)), "12 features, the hyperplane has 3"),
     "intended, one class twice": (lambda: intended_probs(torch.zeros(2, 3), 1, 1, [0.]), "both class 1"),
     "intended, a number": (lambda: intended_probs(torch.zeros(2, 3), 0, 1, .5), "use [k] for one"),
-    "wrap, no sample": (lambda: GapClassifier.wrap(Functional(), rgb[:0]), "the sample is empty"),
-    "wrap, range of the sample": (lambda: GapClassifier.wrap(Functional(), rgb*3), "images must lie in [-1, 1]"),
-    "wrap, NaN": (lambda: GapClassifier.wrap(Functional(), rgb, normalise=lambda x: x*float("nan")), "NaN or infinity on the sample"),
-    "wrap, class names": (lambda: GapClassifier.wrap(Functional(), rgb, classes=["a"]), "1 class names for a head of 5 classes"),
 }
 
 @pytest.mark.parametrize("name", REFUSED)
