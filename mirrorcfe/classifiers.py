@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'CODE_VERSION', 'ResBlock', 'small_resnet', 'predict', 'accuracy', 'class_table', 'shift', 'random_shift',
-           'EpochSeed', 'fast_bf16', 'classifier_learner', 'train_classifier', 'get_classifier', 'get_oracle']
+           'random_blur', 'EpochSeed', 'fast_bf16', 'classifier_learner', 'train_classifier', 'get_classifier',
+           'get_oracle']
 
-# %% ../nbs/11_classifiers.ipynb #7c0aff39
+# %% ../nbs/11_classifiers.ipynb #076fdfe1
 import hashlib, json, os, sys, warnings
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -14,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.v2.functional import gaussian_blur
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 import fastai.callback.schedule  # adds Learner.fit_one_cycle
@@ -24,7 +26,7 @@ from filelock import FileLock
 from safetensors.torch import load, save
 from .core import MirrorError
 from .features import GapClassifier, check_images
-from .data import TensorLoader, cache_dir, data_fingerprint, data_spec, get_dls
+from .data import TensorLoader, atomic, cache_dir, data_fingerprint, data_spec, get_dls
 
 # %% ../nbs/11_classifiers.ipynb #61cf68b0
 def _conv(i, o, k=3, stride=1): return nn.Sequential(nn.Conv2d(i, o, k, stride, k//2, bias=False), nn.BatchNorm2d(o))
@@ -112,20 +114,30 @@ def random_shift(x:Tensor,        # images, (B, C, H, W)
     up, left = (torch.randint(2*px + 1, (2, len(x)), generator=generator) - px).to(x.device)
     return shift(x, -left, -up)
 
-# %% ../nbs/11_classifiers.ipynb #bb0b6d1d
+# %% ../nbs/11_classifiers.ipynb #55ce8cb0
+def random_blur(x:Tensor,        # images, (B, C, H, W)
+                most:float,      # largest standard deviation, pixels
+                generator=None   # a CPU `torch.Generator`
+               )->Tensor:        # the same shape
+    "Blur every other batch by a random width."
+    u, width = torch.rand(2, generator=generator).tolist()
+    return gaussian_blur(x, 5, width*most + .05) if most and u < .5 else x
+
+# %% ../nbs/11_classifiers.ipynb #243496e3
 class EpochSeed(Callback):
-    "Draw the order of the training batches and their random shifts from the seed and the epoch alone."
+    "Draw the order of the training batches, their random shifts and blurs from the seed and the epoch alone."
     def __init__(self,
-                 seed:int=0,   # of the shifts
-                 shift:int=0   # largest shift, in pixels
-                ): self.seed, self.shift = seed, shift
+                 seed:int=0,     # of the shifts and blurs
+                 shift:int=0,    # largest shift, in pixels
+                 blur:float=0.   # largest blur, standard deviation in pixels
+                ): self.seed, self.shift, self.blur = seed, shift, blur
 
     def before_train(self):
         if hasattr(self.dls.train, 'set_epoch'): self.dls.train.set_epoch(self.epoch)
         self.g = torch.Generator().manual_seed(1_000_003*self.seed + self.epoch)
 
     def before_batch(self):
-        if self.training and self.shift: self.learn.xb = (random_shift(self.xb[0], self.shift, self.g),)
+        if self.training and (self.shift or self.blur): self.learn.xb = (random_blur(random_shift(self.xb[0], self.shift, self.g), self.blur, self.g),)
 
 # %% ../nbs/11_classifiers.ipynb #f3e843f6
 def fast_bf16(device   # a `torch.device`, or its name
@@ -153,7 +165,7 @@ def _loss(label_smoothing):
         return l
     return loss
 
-# %% ../nbs/11_classifiers.ipynb #938661f8
+# %% ../nbs/11_classifiers.ipynb #173e1892
 def _check_fit(model, dls):
     "Raise `MirrorError` unless the batches of `dls` are what `model` takes."
     x, y = dls.train.one_batch()
@@ -168,34 +180,36 @@ def classifier_learner(model:nn.Module,          # images to logits
                        label_smoothing:float=0., # share of the label given to all classes alike
                        wd:float=.01,             # weight decay of AdamW
                        bf16:bool|None=None,      # bfloat16 autocast; None: on a processor that has it
-                       channels_last:bool=True   # memory format
+                       channels_last:bool=True,  # memory format
+                       blur:float=0.             # largest random blur, standard deviation in pixels
                       )->Learner:
     "Put model and data into a fastai `Learner`; raises `MirrorError` where they do not fit."
     _check_fit(model, dls)
     model.requires_grad_(True).to(dls.device)
     if bf16 is None: bf16 = fast_bf16(dls.device)
-    return Learner(dls, _Net(model, bf16, channels_last), loss_func=_loss(label_smoothing), wd=wd, metrics=fastai_accuracy, cbs=EpochSeed(seed, shift))
+    return Learner(dls, _Net(model, bf16, channels_last), loss_func=_loss(label_smoothing), wd=wd, metrics=fastai_accuracy, cbs=EpochSeed(seed, shift, blur))
 
-# %% ../nbs/11_classifiers.ipynb #02e09e72
+# %% ../nbs/11_classifiers.ipynb #9550953b
 RECIPES = {'digits': dict(epochs=8, bs=64, lr=4e-3, shift=2),
-           'mnist': dict(epochs=3, bs=128, lr=4e-3, shift=0),
-           'fashion_mnist': dict(epochs=6, bs=128, lr=4e-3, shift=1)}
-_default = dict(epochs=10, bs=64, lr=3e-3, shift=0)
+           'mnist': dict(epochs=3, bs=128, lr=4e-3, shift=0, blur=1.2),
+           'fashion_mnist': dict(epochs=6, bs=128, lr=4e-3, shift=1, blur=1.2)}
+_default = dict(epochs=10, bs=64, lr=3e-3, shift=2, blur=1.2)
 
-# %% ../nbs/11_classifiers.ipynb #b95cf48b
+# %% ../nbs/11_classifiers.ipynb #7673b97b
 def train_classifier(model:GapClassifier,     # trained in place
                      dls:DataLoaders,         # as `get_dls` returns
                      epochs:int|None=None,    # None: as in `RECIPES`
                      lr:float|None=None,      # peak of the cycle; None: as in `RECIPES`
                      shift:int|None=None,     # largest random shift, in pixels; None: as in `RECIPES`
+                     blur:float|None=None,    # largest random blur, in pixels; None: as in `RECIPES`
                      seed:int=0,              # of everything random
                      progress:bool|None=None, # a bar and a line an epoch; None: in a terminal
                      **kwargs                 # further settings of `classifier_learner`
                     )->GapClassifier:         # frozen; `.accuracy` on the test images, `.history` (a table, one row an epoch)
     "Train a classifier by a one-cycle schedule; raises `MirrorError` where data do not fit or the loss is no number."
     recipe = RECIPES.get(getattr(getattr(dls, 'spec', None), 'name', ''), _default)
-    epochs, lr, shift = (recipe[n] if v is None else v for n, v in (('epochs', epochs), ('lr', lr), ('shift', shift)))
-    learn = classifier_learner(model, dls, seed, shift, **kwargs)
+    epochs, lr, shift, blur = (recipe.get(n, 0) if v is None else v for n, v in (('epochs', epochs), ('lr', lr), ('shift', shift), ('blur', blur)))
+    learn = classifier_learner(model, dls, seed, shift, blur=blur, **kwargs)
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng())
         torch.manual_seed(seed)
@@ -215,22 +229,13 @@ def _cache_file(settings):
     key = hashlib.sha256(json.dumps(settings | {'code': CODE_VERSION}, sort_keys=True).encode()).hexdigest()[:16]
     return cache_dir()/'classifiers'/f"{settings['dataset']}-{key}.safetensors"
 
-def _replace(path, data):
-    "Write `data` to `path` in one step."
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        tmp.write_bytes(data)
-        os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
-
 def _store(model, file, settings):
     "Keep a trained classifier; where the cache cannot be written, say so and go on."
     data = save({k: v.contiguous().cpu() for k, v in model.state_dict().items()})
     about = dict(settings=settings, accuracy=model.accuracy, history=model.history.to_dict('list'), sha256=hashlib.sha256(data).hexdigest())
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _replace(file, data)
-        _replace(file.with_suffix('.json'), json.dumps(about, indent=1).encode())
+        atomic(file, lambda part: part.write_bytes(data))
+        atomic(file.with_suffix('.json'), lambda part: part.write_text(json.dumps(about, indent=1)))
     except OSError as e: warnings.warn(f"the classifier is trained but not kept: {e}; set MIRRORCFE_CACHE to a folder that can be written")
 
 # %% ../nbs/11_classifiers.ipynb #c06d32fa
@@ -255,7 +260,7 @@ def _lock(file):
     except OSError: return nullcontext()
     return FileLock(file.with_suffix('.lock')) if os.access(file.parent, os.W_OK) else nullcontext()
 
-# %% ../nbs/11_classifiers.ipynb #13093896
+# %% ../nbs/11_classifiers.ipynb #18037107
 def get_classifier(name:str='mnist',        # a name in `DATASETS`
                    root=None,               # folder with the files, as for `get_dls`
                    size:int|None=None,      # pixels; None: 32
@@ -265,7 +270,7 @@ def get_classifier(name:str='mnist',        # a name in `DATASETS`
                    device=None,             # where it is trained and returned; None: the GPU if there is one
                    force:bool=False,        # train even if the cache has it
                    progress:bool|None=None, # a bar while training; None: in a terminal
-                   **kwargs                 # bs, and settings of `train_classifier`: epochs, lr, shift, label_smoothing, wd, bf16, channels_last
+                   **kwargs                 # bs, and settings of `train_classifier`: epochs, lr, shift, blur, label_smoothing, wd, bf16, channels_last
                   )->GapClassifier:         # trained and frozen, `.accuracy` on the test images
     "Return the classifier of a dataset, from the cache or after training it once."
     recipe = RECIPES.get(data_spec(name).name, _default) | kwargs

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['IDX_FILES', 'BLOODMNIST', 'BLOOD_FILES', 'MAX_BYTES', 'KEEP_FROM', 'FACES', 'BLOCK', 'DATASETS', 'ImageSet',
-           'TensorLoader', 'cache_dir', 'class_rank', 'stratified', 'to_size', 'face_attributes', 'block_split',
-           'DataSpec', 'data_spec', 'available', 'get_dls', 'get_folder_dls', 'data_fingerprint']
+           'TensorLoader', 'cache_dir', 'atomic', 'class_rank', 'stratified', 'to_size', 'read_picture',
+           'face_attributes', 'block_split', 'why_unreadable', 'DataSpec', 'data_spec', 'available', 'best_device',
+           'get_dls', 'get_folder_dls', 'data_fingerprint']
 
-# %% ../nbs/10_data.ipynb #28126718
-import gzip, hashlib, os, shutil, tempfile, textwrap, urllib.request, warnings
+# %% ../nbs/10_data.ipynb #6897362d
+import gzip, hashlib, os, shutil, struct, tempfile, textwrap, urllib.request, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -152,6 +153,18 @@ def _home(root=None):
         if where: return Path(where).expanduser(), by
     return cache_dir()/'data', None
 
+# %% ../nbs/10_data.ipynb #a70a1c02
+def atomic(path:Path,   # file to write
+           write        # write(temporary path)
+          ):
+    "Write beside `path`, then rename: a killed run leaves the old file or the new one, never half of one."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        write(part)
+        os.replace(part, path)
+    finally: part.unlink(missing_ok=True)
+
 # %% ../nbs/10_data.ipynb #6a607c6b
 IDX_FILES = {'train-images-idx3-ubyte': 47_040_016, 'train-labels-idx1-ubyte': 60_008,
              't10k-images-idx3-ubyte': 7_840_016, 't10k-labels-idx1-ubyte': 10_008}  # bytes
@@ -173,11 +186,17 @@ def _unpack(raw, to):
         found = (to/f).stat().st_size
         if found != size: raise _damaged(raw/f, f'{found:,} bytes, {size:,} expected')
 
-# %% ../nbs/10_data.ipynb #94315f5b
+# %% ../nbs/10_data.ipynb #18fe7361
+def _download_folder(home):
+    "A temporary folder in `home`, gone at the end whatever happens."
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix='.download-', dir=home)
+    except OSError as e: raise MirrorError(f"a download cannot be kept in {home}: {e.strerror}; set MIRRORCFE_CACHE to a folder that can be written") from e
+
 def _download(cls, home):
     "Let torchvision fetch and check the files beside `home`, then move them in at once."
-    home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.download-', dir=home) as tmp:
+    with _download_folder(home) as tmp:
         print(f"Downloading {cls.__name__} (once) ...")
         try: cls(tmp, download=True)
         except (RuntimeError, OSError) as e:
@@ -214,16 +233,15 @@ def _read_digits(root=None):
     d = load_digits()
     return [(torch.from_numpy(d.images*255/16).round().byte()[:, None], torch.from_numpy(d.target).long())]
 
-# %% ../nbs/10_data.ipynb #2f14a411
+# %% ../nbs/10_data.ipynb #da65bf4a
 BLOODMNIST = ('https://zenodo.org/records/10519652/files/bloodmnist.npz', '7053d0359d879ad8a5505303e11de1dc')  # address, MD5
 
 BLOOD_FILES = ('medmnist/bloodmnist.npz', 'bloodmnist.npz')  # where it may be
 
 def _fetch(url, md5, file):
     "Download `url` beside `file`, check it, then move it there at once."
-    file.parent.mkdir(parents=True, exist_ok=True)
     by_hand = f"Without a network, put {file.name} into FOLDER/{file.parent.name} and give root=FOLDER or set MIRRORCFE_DATA=FOLDER"
-    with tempfile.TemporaryDirectory(prefix='.download-', dir=file.parent) as tmp:
+    with _download_folder(file.parent) as tmp:
         print(f"Downloading {file.name} (once) ...")
         got = Path(tmp)/file.name
         try:
@@ -285,23 +303,43 @@ def to_size(x:Tensor,     # images, uint8 (N, C, h, w)
     resize = lambda c: F.interpolate(c.float(), (size, size), mode='bicubic', antialias=True).round().clamp(0, 255).byte()
     return torch.cat([resize(c) for c in x.split(4096)])
 
-# %% ../nbs/10_data.ipynb #e4f28615
+# %% ../nbs/10_data.ipynb #7507160e
+def _to_bytes(im):
+    "A picture of more than 8 bits a pixel, scaled to 8: 16 bits to their upper half, fractions of 1 to 255."
+    from PIL import Image
+    a = np.nan_to_num(np.asarray(im, dtype=np.float64))
+    top = a.max()
+    scale = 1/257 if top > 255 or im.mode.startswith('I;16') else 255 if im.mode == 'F' and top <= 1 else 1
+    return Image.fromarray((a*scale).round().clip(0, 255).astype(np.uint8))
+
+def read_picture(file,            # image file, a path
+                 channels:int=3,  # 1 grey, 3 colour
+                 paper:int=255,   # grey level, 0 to 255, that shows through transparent parts
+                 near:int=0       # pixels wanted; a large JPEG is then read at a fraction of its size. 0: as it is
+                ):                # PIL image, mode L or RGB, upright
+    "Read one image file of any kind; whatever Pillow raises comes through."
+    from PIL import Image, ImageOps
+    mode = 'L' if channels == 1 else 'RGB'
+    with open(file, 'rb') as f, Image.open(f) as im:   # opened here: of a mapped TIFF that lies on its side, Pillow 13 makes noise
+        if near: im.draft(mode, (2*near, 2*near))
+        im.load()
+        try: im = im if im.format == 'TIFF' else ImageOps.exif_transpose(im)   # Pillow turns a TIFF when it is loaded
+        except (ValueError, SyntaxError, KeyError, TypeError, struct.error): pass   # EXIF that says nothing sound
+    if im.mode.startswith(('I', 'F')): im = _to_bytes(im)
+    if im.mode in ('RGBA', 'LA', 'PA', 'La', 'RGBa') or 'transparency' in im.info:
+        im = im.convert('RGBA')
+        im = Image.alpha_composite(Image.new('RGBA', im.size, (paper,)*3 + (255,)), im)
+    return im.convert(mode)
+
+# %% ../nbs/10_data.ipynb #1870bf2f
 def _decode(file, size, channels):
     "One picture as uint8 (C, size, size); the exception itself where it cannot be read."
     from PIL import Image, ImageOps
-    try:
-        with Image.open(file) as im:
-            im.draft('RGB' if channels == 3 else 'L', (2*size, 2*size))
-            im = ImageOps.exif_transpose(im)
-            if im.mode.startswith('I'): im = Image.fromarray((np.asarray(im)//257).clip(0, 255).astype(np.uint8))
-            if im.mode in ('RGBA', 'LA', 'PA', 'La', 'RGBa') or 'transparency' in im.info:
-                im = im.convert('RGBA')
-                im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
-            im = ImageOps.fit(im.convert('RGB' if channels == 3 else 'L'), (size, size), Image.Resampling.BICUBIC)
-            return np.asarray(im).reshape(size, size, channels).transpose(2, 0, 1)
+    try: im = ImageOps.fit(read_picture(file, channels, near=size), (size, size), Image.Resampling.BICUBIC)
     except Exception as e: return e
+    return np.asarray(im).reshape(size, size, channels).transpose(2, 0, 1)
 
-# %% ../nbs/10_data.ipynb #f86d7a52
+# %% ../nbs/10_data.ipynb #96b5230d
 MAX_BYTES, KEEP_FROM = 4*2**30, 2000  # most bytes in memory; pictures from which the decoded ones are kept on disk
 
 def _check_memory(n, channels, size):
@@ -311,11 +349,9 @@ def _check_memory(n, channels, size):
 
 def _keep(x, file):
     "Store an array at once; without a place for it, only warn."
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix='.keep-', dir=file.parent) as tmp:
-            np.save(Path(tmp)/'x.npy', x)
-            os.replace(Path(tmp)/'x.npy', file)
+    def write(part):
+        with open(part, 'wb') as f: np.save(f, x)
+    try: atomic(file, write)
     except OSError as e: warnings.warn(f"the decoded images are not kept: {e}; set MIRRORCFE_CACHE to a folder that can be written")
 
 def _kept(file, shape):
@@ -419,22 +455,36 @@ def _folder_parts(path):
             files, y = [files[j] for j in rest], y[rest]
     return classes, [(files, y), parts[1], parts[0]]
 
-# %% ../nbs/10_data.ipynb #c4f66ca9
+# %% ../nbs/10_data.ipynb #60c386cf
+def why_unreadable(file,     # path of a file
+                   error     # what was raised while reading it
+                  )->str:
+    "Say in a few words why a file is no image."
+    if not os.path.getsize(file): return 'it is empty'
+    return 'its contents are of no known kind' if 'identify' in str(error) else str(error) or type(error).__name__
+
+def _left_out(path, files, bad, most=5):
+    "How many files cannot be read, and the first of them with the reason."
+    rel = lambda f: f.relative_to(path).as_posix() if path in f.parents else f
+    some = '; '.join(f"{rel(files[i])} ({why_unreadable(files[i], e)})" for i, e in bad[:most])
+    return f"{len(bad):,} of {len(files):,} images cannot be read and are left out: {some}{' ...' if len(bad) > most else ''}"
+
+# %% ../nbs/10_data.ipynb #fbcff022
 def _read_folder(root=None, path=None, channels=3, size=64, progress=None):
     "Images and labels of a folder, uint8 (N, C, size, size) and int64 (N,): training, validation, test. Unreadable files are left out, with a warning."
-    _, parts = _folder_parts(path)
+    classes, parts = _folder_parts(path)
     files = sum((f for f, _ in parts), [])
     x, bad = _pictures(files, size, channels, progress)
     good, start, out = np.ones(len(files), bool), 0, []
-    if bad:
-        good[[i for i, _ in bad]] = False
-        some = '; '.join(f'{files[i]} ({e})' for i, e in bad[:5])
-        warnings.warn(f"{len(bad)} of {len(files):,} images cannot be read and are left out: {some}{' ...' if len(bad) > 5 else ''}")
-    for f, y in parts:
+    good[[i for i, _ in bad]] = False
+    for (f, y), name in zip(parts, ('train', 'valid', 'test')):
         keep = np.flatnonzero(good[start:start + len(f)])
-        if not len(keep): raise MirrorError(f"{path}: no readable images in one of train, valid and test")
+        gone = sorted(set(range(len(classes))) - set(y[keep])) if name == 'train' else []
+        if gone or not len(keep):
+            raise MirrorError(f"{path}: no image can be read of {', '.join(classes[c] for c in gone) or f'the part {name}'}; {_left_out(path, files, bad)}")
         out.append((x[start + keep], torch.from_numpy(y[keep])))
         start += len(f)
+    if bad: warnings.warn(_left_out(path, files, bad))
     return out
 
 def _folder_spec(path, channels=3, root=None):
@@ -544,15 +594,24 @@ def _first(dataset, n):
         raise MirrorError(f"n_train must be 1 to {len(dataset):,}, the training images there are: found {n!r}")
     return dataset.subset(np.sort(np.argsort(class_rank(dataset.y), kind='stable')[:n]))
 
-# %% ../nbs/10_data.ipynb #efca098b
+# %% ../nbs/10_data.ipynb #abbccab4
+def best_device(device=None     # 'cpu', 'cuda', 'cuda:1', 'mps' or a `torch.device`; None or 'auto': the best there is
+               )->torch.device:
+    "Return a device that works here; raises `MirrorError` for one that does not."
+    if device is None or str(device) == 'auto': return default_device()
+    try: torch.zeros(1, device=device).item()
+    except Exception as e: raise MirrorError(f"no device {str(device)!r} here: {str(e).splitlines()[0]}") from None
+    return torch.device(device)
+
+# %% ../nbs/10_data.ipynb #4b4c3738
 def _loaders(spec, root=None, pair=None, size=None, bs=64, seed=0, n_train=None, steps=None, device=None, progress=None):
     "The `DataLoaders` of a `DataSpec`; arguments as for `get_dls`."
+    device = best_device(device)
     if pair is not None: pair = _pair(spec, pair)
     spec = replace(spec, size=spec.size if size is None else size)
     sets = _sets(spec, root, spec.size, progress)
     if pair: sets = [s.subset((s.y == pair[0]) | (s.y == pair[1])) for s in sets]
     if n_train is not None: sets[0] = _first(sets[0], n_train)
-    device = default_device() if device is None else torch.device(device)
     train = TensorLoader(sets[0], bs, shuffle=True, drop_last=True, seed=seed, steps=steps, device=device)
     dls = DataLoaders(train, *(TensorLoader(s, bs, device=device) for s in sets[1:]), device=device)
     dls.test, dls.vocab, dls.c, dls.spec, dls.pair = dls[2], list(spec.classes), len(spec.classes), spec, pair

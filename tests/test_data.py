@@ -1,5 +1,5 @@
 "Every dataset behind one call: splits, ranges, orders, selections, and files that are not what they should be."
-import gzip, hashlib, os, pickle, warnings
+import errno, gzip, hashlib, http.server, os, pickle, shutil, threading, warnings, zipfile
 from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from mirrorcfe.core import MirrorError
 from mirrorcfe import data
 from mirrorcfe.data import (BLOCK, DATASETS, FACES, IDX_FILES, ImageSet, TensorLoader, available, block_split, cache_dir, class_rank, data_fingerprint,
-                            data_spec, face_attributes, get_dls, get_folder_dls, stratified, to_size)
+                            data_spec, face_attributes, get_dls, get_folder_dls, read_picture, stratified, to_size, why_unreadable)
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -339,6 +339,52 @@ def test_bloodmnist_offline_says_so(no_data, monkeypatch):
     monkeypatch.setattr(data, "BLOODMNIST", ("http://127.0.0.1:9/bloodmnist.npz", "0"))
     with pytest.raises(MirrorError, match="cannot download .*put bloodmnist.npz into FOLDER/medmnist"): get_dls("bloodmnist")
 
+class Server(http.server.BaseHTTPRequestHandler):
+    "Answers with `answers` in turn: bytes sent, and how many were promised."
+    answers = []
+    def do_GET(self):
+        body, promised = self.answers.pop(0)
+        self.send_response(200)
+        self.send_header("Content-Length", str(promised))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *a): pass
+
+@pytest.fixture
+def server():
+    "A function: address of a server that gives these answers in turn."
+    s = http.server.HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=s.serve_forever, daemon=True).start()
+    yield lambda *answers: (setattr(Server, "answers", list(answers)), f"http://127.0.0.1:{s.server_port}/bloodmnist.npz")[1]
+    s.shutdown()
+    s.server_close()
+
+def test_interrupted_download_starts_again(no_data, tmp_path, monkeypatch, server):
+    fake_blood(tmp_path/"whole.npz")
+    whole = (tmp_path/"whole.npz").read_bytes()
+    address = server((whole[:1000], len(whole)), (whole, len(whole)))
+    monkeypatch.setattr(data, "BLOODMNIST", (address, hashlib.md5(whole).hexdigest()))
+    with pytest.raises(MirrorError, match="cannot download|was published: it was not kept"): get_dls("bloodmnist")
+    assert os.listdir(no_data/"data"/"medmnist") == [], "nothing half-written stays"
+    assert len(get_dls("bloodmnist", device="cpu").test.dataset) == 8 and os.listdir(no_data/"data"/"medmnist") == ["bloodmnist.npz"]
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")], ids=["interrupted", "disk full"])
+def test_download_broken_off_leaves_nothing(no_data, tmp_path, monkeypatch, error):
+    fake_blood(tmp_path/"server"/"bloodmnist.npz")
+    monkeypatch.setattr(data, "BLOODMNIST", ((tmp_path/"server"/"bloodmnist.npz").as_uri(), "0"))
+    def stop(src, dst):
+        dst.write(src.read(100))
+        raise error
+    monkeypatch.setattr(shutil, "copyfileobj", stop)
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else MirrorError, match=None if isinstance(error, KeyboardInterrupt) else "No space left"): get_dls("bloodmnist")
+    assert os.listdir(no_data/"data"/"medmnist") == []
+
+def test_cache_that_cannot_be_written(tmp_path, monkeypatch, no_data):
+    (tmp_path/"file").touch()
+    monkeypatch.setenv("MIRRORCFE_CACHE", str(tmp_path/"file"/"cache"))
+    for name in ("bloodmnist", "mnist"):
+        with pytest.raises(MirrorError, match="a download cannot be kept in .*set MIRRORCFE_CACHE to a folder that can be written"): get_dls(name)
+
 def test_bloodmnist(data_root):
     dls = get_dls("bloodmnist", data_root("bloodmnist"), device="cpu")
     assert [len(d.dataset) for d in dls] in ([11_959, 1_712, 3_421], [11_965, 1_710, 3_417])
@@ -455,6 +501,76 @@ def test_unreadable_pictures_are_left_out(folder):
     with pytest.warns(UserWarning, match="1 of 41 images cannot be read and are left out: .*20.png"): dls = get_folder_dls(folder, size=16, device="cpu")
     assert sum(len(d.dataset) for d in dls.loaders) == 40
 
+def test_unreadable_pictures_are_counted_and_named(folder):
+    for i in range(7): (folder/"dog"/f"broken{i}.jpg").write_bytes(b"" if i else b"text")
+    (folder/"cat"/"00.png").write_bytes((folder/"cat"/"00.png").read_bytes()[:200])
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        assert sum(len(d.dataset) for d in get_folder_dls(folder, size=16, device="cpu").loaders) == 39
+    said, = [str(w.message) for w in heard if "cannot be read" in str(w.message)]
+    assert said.startswith("8 of 47 images cannot be read and are left out: ") and said.endswith(" ...") and said.count("; ") == 4
+    assert "dog/broken1.jpg (it is empty)" in said and "no known kind" in said and str(folder) not in said
+
+def test_class_without_a_readable_picture(folder):
+    for f in (folder/"cat").iterdir(): f.write_bytes(b"no")
+    with pytest.raises(MirrorError, match="no image can be read of cat; 20 of 40 images cannot be read"): get_folder_dls(folder, size=16)
+
+def test_why_unreadable(tmp_path):
+    (tmp_path/"a").touch(); (tmp_path/"b").write_bytes(b"b")
+    assert why_unreadable(tmp_path/"a", OSError("x")) == "it is empty" and why_unreadable(tmp_path/"b", OSError()) == "OSError"
+
+def test_folder_of_odd_pictures(tmp_path, no_data):
+    "One pixel, a long strip, ink, alpha, a palette, 16 bits: all are read, in the square asked for."
+    from PIL import Image
+    for c in "ab": (tmp_path/"odd"/c).mkdir(parents=True)
+    red = Image.new("RGB", (40, 30), (200, 30, 30))
+    kinds = [red.resize((1, 1)), red.resize((900, 3)), red.convert("CMYK"), red.convert("RGBA"), red.quantize(8), red.convert("LA"),
+             Image.fromarray(np.full((9, 9), 40_000, np.uint16)), red.convert("1"), red.convert("YCbCr"), Image.fromarray(np.full((9, 9), .5, np.float32))]
+    for i, im in enumerate(kinds):
+        for c in "ab": im.save(tmp_path/"odd"/c/f"{i:02}.tif" if im.mode not in ("P", "LA") else tmp_path/"odd"/c/f"{i:02}.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for channels in (1, 3): assert sum(len(d.dataset) for d in get_folder_dls(tmp_path/"odd", channels, size=16, device="cpu").loaders) == 2*len(kinds)
+
+def test_too_large_a_picture_is_left_out(folder, monkeypatch):
+    from PIL import Image
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    Image.new("L", (60, 60)).save(folder/"cat"/"bomb.png")
+    with pytest.warns(UserWarning, match="1 of 41 images .*cat/bomb.png .*exceeds limit of 2000 pixels"): get_folder_dls(folder, size=16, device="cpu")
+
+@given(mode=st.sampled_from(["1", "L", "P", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "F", "I;16"]), w=st.integers(1, 9), h=st.integers(1, 9),
+       turn=st.integers(0, 9), channels=st.sampled_from([1, 3]))
+@settings(max_examples=60, deadline=None)
+def test_every_mode_is_read(tmp_path_factory, mode, w, h, turn, channels):
+    from PIL import Image
+    file, exif = tmp_path_factory.mktemp("m")/"a.tif", Image.Exif()
+    exif[0x112] = turn
+    (Image.new("RGB", (w, h), (100,)*3) if mode == "YCbCr" else Image.new("L", (w, h), 100)).convert(mode).save(file, exif=exif)
+    im = read_picture(file, channels)
+    assert im.size == ((h, w) if 5 <= turn <= 8 else (w, h)) and im.mode == ("L" if channels == 1 else "RGB")
+
+@pytest.mark.parametrize("suffix", ["tif", "png", "jpg"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_every_way_of_lying(tmp_path, suffix, turn):
+    "A picture stored in each of the eight positions of EXIF is upright again."
+    from PIL import Image
+    T, up = Image.Transpose, Image.new("L", (32, 16), 230)
+    up.paste(20, (0, 0, 8, 8))
+    stored = {1: None, 2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE, 6: T.ROTATE_90, 7: T.TRANSVERSE, 8: T.ROTATE_270}[turn]
+    for mode in ("L", "RGB", "CMYK") if suffix != "png" else ("L", "RGB"):
+        exif = Image.Exif()
+        exif[0x112] = turn
+        (up if stored is None else up.transpose(stored)).convert(mode).save(tmp_path/f"a.{suffix}", exif=exif)
+        assert np.abs(np.asarray(read_picture(tmp_path/f"a.{suffix}", 1)).astype(int) - np.asarray(up)).max() < 12, mode
+
+def test_unsound_exif_is_not_a_reason(tmp_path):
+    "A JPEG whose EXIF block is noise is read as it lies."
+    from PIL import Image
+    Image.new("L", (6, 4), 90).save(tmp_path/"a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xffnoise")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert read_picture(tmp_path/"a.jpg", 1).size == (6, 4)
+
 def test_pictures_of_every_kind(tmp_path):
     from PIL import Image
     one = lambda im, channels=3, **kw: (im.save(tmp_path/"x.png", **kw), data._pictures([tmp_path/"x.png"], 8, channels))[1][0][0]
@@ -493,3 +609,19 @@ def test_blood_cells_folder(data_root):
                                                ("mnist:Smiling", {}, "mnist has no attributes"), ("folder:", {}, "no folder")])
 def test_impossible_names(name, kw, message):
     with pytest.raises(MirrorError, match=message): get_dls(name, **kw)
+
+def test_an_archive_cannot_write_outside_of_itself(tmp_path, no_data):
+    "The two archives there are, npz (a zip) and gz, are read by name and unpacked to names of our own: what a member calls itself leads nowhere."
+    home = tmp_path/"in"/"deep"
+    home.mkdir(parents=True)
+    fake_blood(home/"bloodmnist.npz")
+    with zipfile.ZipFile(home/"bloodmnist.npz", "a") as z:
+        for name in ("../../evil.npy", "/evil.npy", "..\\evil.npy"): z.writestr(name, b"evil")
+    assert len(get_dls("bloodmnist", home, device="cpu").test.dataset) == 8
+    assert [p.name for p in tmp_path.rglob("*") if "evil" in p.name] == []
+    raw, to = home/"MNIST"/"raw", tmp_path/"out"
+    raw.mkdir(parents=True); to.mkdir()
+    for f in data.IDX_FILES:
+        with open(raw/f"{f}.gz", "wb") as g, gzip.GzipFile("../../evil", "wb", fileobj=g) as z: z.write(b"evil")
+    with pytest.raises(MirrorError, match="is damaged"): data._unpack(raw, to)
+    assert [p.name for p in tmp_path.rglob("*") if "evil" in p.name] == [] and {p.name for p in to.iterdir()} <= set(data.IDX_FILES)
