@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'Drawn', 'Recipe', 'get_recipe', 'MirrorModel', 'get_solver', 'RealImages', 'sample_steps', 'MirrorLoss',
-           'MirrorTurns', 'watch', 'atomic', 'Checkpoint', 'SampleGrid', 'RunLog', 'build', 'mirror_learner']
+           'MirrorTurns', 'watch', 'Checkpoint', 'SampleGrid', 'RunLog', 'build', 'mirror_learner', 'together']
 
-# %% ../nbs/30_training.ipynb #1c10facf
+# %% ../nbs/30_training.ipynb #5f50747c
 import csv, hashlib, math, os
 from collections import namedtuple
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace, asdict
 from functools import partial
 from itertools import islice
@@ -26,12 +27,14 @@ from torchvision.utils import save_image
 from .core import Mirror, MirrorError, check_pair
 from .multiclass import ClosedFormSolver, LBFGSSolver, NaiveSolver
 from .features import GapClassifier, check_images, kfe_features
-from .classifiers import fast_bf16
+from .data import atomic
+from .classifiers import fast_bf16, shift
 from .ssc import csp_mask
-from .generator import Discriminator, MirrorGenerator, random_shift
-from .losses import adv_loss, cls_loss, critic_loss, disguise, fea_loss, latent_ratio, rec_loss, tri_loss
+from .generator import Discriminator, MirrorGenerator
+from .losses import adv_loss, cls_loss, critic_loss, fea_loss, gaussian_blur, latent_ratio, rec_loss, tri_loss
+from .distributed import Share, ShareLoader, join, whole_batch
 
-# %% ../nbs/30_training.ipynb #c8d92489
+# %% ../nbs/30_training.ipynb #5de44a07
 @dataclass(frozen=True)
 class Recipe:
     "Everything that decides what training does, except data, seed and machine."
@@ -47,7 +50,7 @@ class Recipe:
     at_source:float = .25         # share of a batch at k = 0
     at_reflection:float = .125    # share of a batch at k = 1; the rest is drawn from U[0, 1]
     near_mirror:float = .5        # share of that rest drawn near k = .5 instead
-    lead:float = .15              # by how much a blurred image shall be ahead of k, at a blur of one pixel
+    lead:float = .25              # by how much a blurred image shall be ahead of k, at a blur of one pixel
     blur:float = 1.4              # largest blur of the disguise, pixels
     noise:float = .3              # largest noise of the disguise, standard deviation in units of [-1, 1]
     shift:int = 2                 # largest shift of the disguise and before the critic, pixels
@@ -57,16 +60,17 @@ class Recipe:
     one_cycle:bool = True         # warm up and anneal; False: constant
     mode:str = 'full'             # SSC: 'full', 'no-csp', 'skip'
     smooth:bool = False           # blur before the last tanh: no lattice on smooth images
+    image:bool = True             # the source is the zeroth skip: a gate lets through what need not change
     residual:bool = True          # editors learn the change; False: the pattern, as published
     rho:tuple = (.1, .9)          # thresholds of the mask
     kfe:str = 'uniform'           # KFE features: 'uniform' or 'location'
     solver:str = 'closed'         # 'closed', 'prob', 'naive' or 'lbfgs'
 
-# %% ../nbs/30_training.ipynb #71614332
+# %% ../nbs/30_training.ipynb #81545068
 PRESETS = dict(
     robust=Recipe(),
     paper=Recipe(cls=1., disguised=0., adv=1., rec=1., fea=1., tri=2., ramp=0., at_reflection=0., near_mirror=0., lead=0., lr=2e-4, betas=(.5, .999), wd=0.,
-                 one_cycle=False, residual=False, shift=0))
+                 one_cycle=False, residual=False, image=False, shift=0))
 
 def get_recipe(preset:str|Recipe='robust',  # name of a preset, or a recipe
                **changes                    # fields to replace
@@ -79,7 +83,7 @@ def get_recipe(preset:str|Recipe='robust',  # name of a preset, or a recipe
     if unknown: raise MirrorError(f"a recipe has no {', '.join(sorted(unknown))}: its fields are {', '.join(asdict(preset))}")
     return replace(preset, **changes)
 
-# %% ../nbs/30_training.ipynb #743fe174
+# %% ../nbs/30_training.ipynb #cca75fdd
 Drawn = namedtuple('Drawn', 'x_k k source target wanted z_s z_k logits_k')
 
 class MirrorModel(nn.Module):
@@ -96,7 +100,7 @@ class MirrorModel(nn.Module):
         super().__init__()
         store_attr('shapes,channels,size,recipe,pair,amp')
         self.F = classifier.freeze()
-        self.G = MirrorGenerator(shapes, channels, size, recipe.mode, recipe.residual, recipe.smooth)
+        self.G = MirrorGenerator(shapes, channels, size, recipe.mode, recipe.residual, recipe.smooth, recipe.image)
         self.solve = get_solver(recipe.solver, classifier)
 
     def train(self, mode=True):
@@ -114,19 +118,21 @@ def get_solver(name:str,                   # 'closed', 'prob', 'naive' or 'lbfgs
     if name not in kinds: raise MirrorError(f"solver must be one of {', '.join(kinds)}: found {name!r}")
     return kinds[name](classifier.W, classifier.b)
 
-# %% ../nbs/30_training.ipynb #344a99f9
+# %% ../nbs/30_training.ipynb #8aae602d
 @patch
-def autocast(self:MirrorModel):
+def autocast(self:MirrorModel, on=True):
     "Enter bf16 for one pass; a context kept open over many steps would keep stale copies of the weights."
-    return torch.autocast(next(self.G.parameters()).device.type, torch.bfloat16, enabled=self.amp)
+    return torch.autocast(next(self.G.parameters()).device.type, torch.bfloat16, enabled=self.amp and on)
 
 @patch
 @torch.no_grad()
 def encode(self:MirrorModel,
-           x:Tensor   # images in [-1, 1], (B, C, H, W)
-          ):          # Encoded(maps, z, logits)
+           x:Tensor,         # images in [-1, 1], (B, C, H, W)
+           full:bool=False   # in full precision, whatever `amp` says
+          ):                 # Encoded(maps, z, logits); with `recipe.image` the source is the first of the maps
     "Look at the sources."
-    with self.autocast(): return self.F.encode(x)
+    with self.autocast(not full): e = self.F.encode(x)
+    return e._replace(maps=[x, *e.maps]) if self.recipe.image else e
 
 @patch
 def pick_pair(self:MirrorModel,
@@ -170,7 +176,7 @@ def forward(self:MirrorModel,
     x_k, z_k = self.draw(e, s, t, k)
     return Drawn(x_k, k, s, t, torch.where(k >= .5, t, s), e.z, z_k, self.F.logits_of(z_k))
 
-# %% ../nbs/30_training.ipynb #2c738065
+# %% ../nbs/30_training.ipynb #6f5b7ca0
 class RealImages:
     "Real images by class, for the critic and the triangulation: up to `limit` bytes of the training set, on its device."
     def __init__(self,
@@ -193,7 +199,13 @@ class RealImages:
                  generator=None   # torch.Generator on the device
                 )->Tensor:        # (B, C, H, W)
         "Return one random real image for each wanted class."
-        u = torch.rand(len(wanted), device=wanted.device, generator=generator)
+        return self.at(wanted, torch.rand(len(wanted), device=wanted.device, generator=generator))
+
+    def at(self,
+           wanted:Tensor,   # int64 (B,)
+           u:Tensor         # how far down the list of its class, 0 to 1, (B,)
+          )->Tensor:        # (B, C, H, W)
+        "Return a chosen real image for each wanted class."
         return self.x[self.order[self.first[wanted] + (u*self.count[wanted]).long()]]
 
 # %% ../nbs/30_training.ipynb #21a08b0e
@@ -210,7 +222,7 @@ def sample_steps(n:int,             # batch size
     if last := round(n*recipe.at_reflection): k[-last:] = 1
     return k
 
-# %% ../nbs/30_training.ipynb #49027629
+# %% ../nbs/30_training.ipynb #751c35f3
 class MirrorLoss:
     "The weighted sum of the losses on a `Drawn` batch; its parts stay in `parts`."
     def __init__(self,
@@ -219,7 +231,7 @@ class MirrorLoss:
                  recipe:Recipe            # the weights
                 ):
         store_attr()
-        self.ramp, self.rng, self.parts = 1., None, {}
+        self.ramp, self.rng, self.share, self.parts = 1., None, Share(), {}
 
     def __call__(self,
                  d:Drawn,        # what the model drew
@@ -230,32 +242,56 @@ class MirrorLoss:
         r, F = self.recipe, self.model.F
         with self.model.autocast():
             seen, z_r = F.encode(d.x_k), F.encode(x_r).z.detach()
-            score = self.critic(random_shift(d.x_k, r.shift, self.rng), d.wanted, (2*d.k - 1).abs())
+            score = self.critic(self.jitter(d.x_k), d.wanted, (2*d.k - 1).abs())
         self.seen, still = seen.logits.detach(), d.k == 0
         parts = dict(cls=cls_loss(seen.logits, d.logits_k), fea=fea_loss(seen.z, d.z_k), adv=adv_loss(score),
-                     rec=rec_loss(d.x_k[still], x[still]), tri=tri_loss(x, d.x_k, x_r, latent_ratio(d.z_s, d.z_k, z_r), r.a))
+                     rec=rec_loss(d.x_k[still], x[still])*self.weight(still), tri=tri_loss(x, d.x_k, x_r, latent_ratio(d.z_s, d.z_k, z_r), r.a))
         if r.disguised: parts['disguised'] = self.disguised(d)
         self.parts = {n: v.detach() for n, v in parts.items()}
         return sum(v*getattr(r, n)*(self.ramp if n in ('cls', 'fea', 'disguised') else 1) for n, v in parts.items())
 
-# %% ../nbs/30_training.ipynb #46d8e722
+# %% ../nbs/30_training.ipynb #889e269a
+@patch
+def jitter(self:MirrorLoss,
+           x:Tensor   # images, (B, C, H, W)
+          )->Tensor:  # the same shape
+    "Move each image by up to `recipe.shift` pixels, as `random_shift` does."
+    most = self.recipe.shift
+    pixels = lambda n: torch.randint(-most, most + 1, (2, n), device=x.device, generator=self.rng)
+    return shift(x, *self.share.draw(pixels, len(x), dim=1))
+
+@patch
+def weight(self:MirrorLoss,
+           some:Tensor   # which images, bool (B,)
+          ):             # 1, alone
+    "Return by what to multiply a mean over `some` so that its mean over the processes is that over the whole batch."
+    return 1 if self.share.of == 1 else some.sum()*self.share.of/self.share.gather(some).sum().clamp_min(1)
+
+# %% ../nbs/30_training.ipynb #b30626ab
 @patch
 def disguised(self:MirrorLoss,
               d:Drawn     # what the model drew
              )->Tensor:   # scalar
-    "Return the classification loss after shift, blur and noise."
-    d = Drawn(*[v[d.k > 0] for v in d])
-    r, u = self.recipe, torch.rand(2, len(d.k), generator=self.rng, device=d.k.device)
-    sigma, noise = r.blur*u[0], r.noise*u[1]
+    "Return the classification loss after shift, blur and noise, those of `disguise`."
+    moved, all_moved = d.k > 0, self.share.gather(d.k) > 0
+    d, weight, rows = Drawn(*[v[moved] for v in d]), self.weight(moved), self.share.mine(all_moved.cumsum(0) - 1)[moved]
+    r, n, how = self.recipe, int(all_moved.sum()), dict(generator=self.rng, device=d.k.device)
+    sigma, noise = torch.rand(2, n, **how)[:, rows]*d.k.new_tensor([[r.blur], [r.noise]])
     ahead = d.k + r.lead*sigma*4*d.k*(1 - d.k)
     goal = self.model.F.logits_of(self.model.solve(d.z_s, d.source, d.target, ahead))
-    with self.model.autocast(): return cls_loss(self.model.F(disguise(d.x_k, sigma, noise, r.shift, self.rng)), goal)
+    dx, dy = torch.randint(-r.shift, r.shift + 1, (2, n), **how)[:, rows]
+    with self.model.autocast():
+        x = gaussian_blur(shift(d.x_k, dx, dy), sigma)
+        x = x + noise[:, None, None, None]*torch.randn(n, *x.shape[1:], dtype=x.dtype, **how)[rows]
+        return cls_loss(self.model.F(x), goal)*weight
 
-# %% ../nbs/30_training.ipynb #59566e01
+# %% ../nbs/30_training.ipynb #9694c8cf
 class MirrorTurns(Callback):
     "Draw the random part of each batch, train the critic before the generator's loss, grow the weights."
     order = 10
-    def __init__(self, critic, seed=0, pool=None, valid_batches=4): store_attr()
+    def __init__(self, critic, seed=0, pool=None, valid_batches=4):
+        store_attr()
+        self.share = Share()
 
     def before_fit(self):
         r, m = self.learn.loss_func.recipe, self.model
@@ -265,7 +301,7 @@ class MirrorTurns(Callback):
         if not hasattr(self, 'opt_d'): self.make_opt(r)
         self.total = self.n_epoch*len(self.dls.train)
 
-# %% ../nbs/30_training.ipynb #c0135193
+# %% ../nbs/30_training.ipynb #89a2c621
 @patch
 def make_opt(self:MirrorTurns, r): self.opt_d = torch.optim.AdamW(self.critic.parameters(), lr=r.lr, betas=r.betas, weight_decay=r.wd)
 
@@ -280,49 +316,60 @@ def reseed(self:MirrorTurns, *key):
 def before_train(self:MirrorTurns):
     self.reseed('train', self.epoch)
     if hasattr(self.dls.train, 'set_epoch'): self.dls.train.set_epoch(self.epoch)
+    if self.share.of > 1: self.learn.dl = ShareLoader(self.dls.train, self.share)
+    self.learn.loss_func.share = self.share
     self.critic.train()
+
+@patch
+def after_train(self:MirrorTurns): self.means = {n: (self.share.mean(total), count) for n, (total, count) in self.means.items()}
 
 @patch
 def before_validate(self:MirrorTurns):
     self.reseed('valid')
+    self.learn.loss_func.share = Share()   # a few batches: each process looks at all of them
     self.critic.eval()
     self.learn.dl = list(islice(self.learn.dl, self.valid_batches))
 
-# %% ../nbs/30_training.ipynb #ce81ea3f
+# %% ../nbs/30_training.ipynb #1a5a3e54
 @patch
 def before_batch(self:MirrorTurns):
-    x, n, r = self.x, len(self.x), self.learn.loss_func.recipe
-    k = sample_steps(n, r, self.rng, self.device)
+    x, n, loss, how = self.x, len(self.x), self.learn.loss_func, dict(generator=self.rng, device=self.device)
+    k = loss.share.draw(partial(sample_steps, recipe=loss.recipe, **how), n)
     if not self.training: k[:n//2], k[n//2:] = torch.linspace(0, .99, max(n//2, 1), device=k.device)[:n//2], 1
-    hop = torch.randint(1, self.model.F.n_classes, (n,), generator=self.rng, device=self.device)
+    hop = loss.share.draw(lambda n: torch.randint(1, self.model.F.n_classes, (n,), **how), n)
     if self.model.channels_last: x = x.contiguous(memory_format=torch.channels_last)
     self.learn.xb = (x, k, hop)
 
-# %% ../nbs/30_training.ipynb #8d673ce0
+# %% ../nbs/30_training.ipynb #43ea08ba
 @patch
 def after_pred(self:MirrorTurns):
     "The critic's turn, on images the generator gets no gradient through."
     d, r, loss = self.pred, self.learn.loss_func.recipe, self.learn.loss_func
-    x_r = self.pool(d.wanted, self.rng)
+    x_r = self.pool.at(d.wanted, loss.share.draw(partial(torch.rand, generator=self.rng, device=self.device), len(d.k)))
     self.learn.yb = (self.xb[0], x_r)
     if not self.training: return
     step = self.epoch*len(self.dls.train) + self.iter
     loss.ramp = min(1., step/(r.ramp*self.total)) if r.ramp else 1.
     for p in self.critic.parameters(): p.requires_grad_(True)
     with self.model.autocast():
-        critic = critic_loss(*[self.critic(random_shift(x, r.shift, self.rng), d.wanted, (2*d.k - 1).abs()) for x in (x_r, d.x_k.detach())])
+        critic = critic_loss(*[self.critic(loss.jitter(x), d.wanted, (2*d.k - 1).abs()) for x in (x_r, d.x_k.detach())])
     self.opt_d.param_groups[0]['lr'] = self.opt.hypers[-1]['lr']
-    self.opt_d.zero_grad(); critic.backward(); self.opt_d.step()
+    self.opt_d.zero_grad(); critic.backward()
+    self.share.average(self.critic.parameters())
+    self.opt_d.step()
     for p in self.critic.parameters(): p.requires_grad_(False)
     self.critic_value = critic.detach()
 
 @patch
 def after_loss(self:MirrorTurns):
     "Stop where a loss is no number; note the parts."
-    if not torch.isfinite(self.loss): raise MirrorError(f"the loss is {self.loss.item()} in epoch {self.epoch}: lower lr={self.learn.loss_func.recipe.lr} or switch bf16 off (amp=False)")
+    if not torch.isfinite(self.learn.loss_func.share.mean(self.loss.detach())): raise MirrorError(f"the loss is {self.loss.item()} in epoch {self.epoch}: lower lr={self.learn.loss_func.recipe.lr} or switch bf16 off (amp=False)")
     if self.training:
         for n, v in {**self.learn.loss_func.parts, 'critic': self.critic_value}.items(): self.note(n, v)
     else: self.score()
+
+@patch
+def before_step(self:MirrorTurns): self.share.average(self.model.G.parameters())
 
 # %% ../nbs/30_training.ipynb #c52f07ea
 @patch
@@ -358,17 +405,6 @@ def watch(turns:MirrorTurns,   # which notes the parts
     return [ValueMetric(partial(turns.mean_of, n), n) for n in parts if n != 'disguised' or recipe.disguised]
 
 # %% ../nbs/30_training.ipynb #b07e0465
-def atomic(path:Path,   # file to write
-           write        # write(temporary path)
-          ):
-    "Write beside `path`, then rename: a killed run leaves the old file or the new one, never half of one."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        write(part)
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
-
 class Checkpoint(Callback):
     "Save after every epoch what the next one needs. All randomness follows from (seed, epoch), so nothing else is state."
     order = 70
@@ -406,7 +442,7 @@ class SampleGrid(Callback):
     def after_epoch(self):
         if self.epoch < self.start: return
         x = self.dls.valid.one_batch()[0][:self.n]
-        hop = torch.arange(self.n, device=x.device) % (self.model.F.n_classes - 1) + 1
+        hop = torch.arange(len(x), device=x.device) % (self.model.F.n_classes - 1) + 1
         self.model.eval()
         with torch.no_grad(): rows = [x] + [self.model(x, torch.full((len(x),), float(k), device=x.device), hop).x_k for k in self.ks]
         grid = torch.stack(rows, 1).flatten(0, 1)/2 + .5
@@ -463,25 +499,51 @@ def mirror_learner(classifier:GapClassifier,       # the network to explain; fro
     learn.run_key, learn.folder = f'{classifier.fingerprint()}, {r}, pair {pair}, seed {seed}', folder
     return learn
 
-# %% ../nbs/30_training.ipynb #66b115c1
+# %% ../nbs/30_training.ipynb #e967feaa
+@patch
+def resume(self:Learner,
+           epochs:int   # of the whole run
+          )->tuple:     # the epoch to go on with, and the callbacks that write to the folder
+    "Load the checkpoint in the folder, if there is one; raises `MirrorError` if it belongs to another run."
+    folder = self.path = Path(self.folder)
+    keep = Checkpoint(folder/'checkpoint.pt', f'{self.run_key}, {epochs} epochs of {len(self.dls.train)}')
+    keep.start = start = keep.restore(self)
+    return start, [keep, SampleGrid(folder/'samples', start), RunLog(start=start)]
+
+# %% ../nbs/30_training.ipynb #12ac8f4d
+@contextmanager
+def together(learn:Learner   # as `mirror_learner` makes it
+            ):               # yields the `Share` of this process
+    "Let all processes that a launcher started train one explainer; alone, do nothing. Raises `MirrorError` if they cannot share the batches."
+    share, device = join(learn.dls.device)
+    if share.of == 1:
+        yield share
+        return
+    turns, critic = learn.mirror_turns, learn.mirror_turns.critic
+    ShareLoader(learn.dls.train, share)
+    for m in (learn.dls, learn.model, critic): m.to(device)
+    share.same(learn.model.G, critic)
+    wrapper = [cb for cb in learn.cbs if type(cb).__name__ == 'DistributedTrainer']
+    turns.share = share
+    try:
+        with learn.removed_cbs(wrapper), whole_batch(share, learn.model.G, critic): yield share
+    finally: turns.share = learn.loss_func.share = Share()
+
+# %% ../nbs/30_training.ipynb #bd9dda75
 @patch
 def fit_mirror(self:Learner,
                epochs:int|None=None,    # None: as many as the recipe's steps need
                progress:bool=True       # show bars with the time left
               )->Learner:               # itself, trained
     "Train, or go on from the checkpoint in the folder; raises `MirrorError` if that belongs to another run."
-    start, cbs, r = 0, [], self.loss_func.recipe
+    r = self.loss_func.recipe
     if epochs is None: epochs = max(1, math.ceil(r.steps/len(self.dls.train)))
-    self.create_opt()
-    if self.folder:
-        folder = Path(self.folder)
-        keep = Checkpoint(folder/'checkpoint.pt', f'{self.run_key}, {epochs} epochs of {len(self.dls.train)}')
-        self.path, start = folder, keep.restore(self)
-        keep.start = start
-        cbs = [keep, SampleGrid(folder/'samples', start), RunLog(start=start)]
-    if start < epochs: 
-        if progress: self.fit(epochs, start_epoch=start, cbs=cbs)
-        else:
-            with self.no_bar(), self.no_logging(): self.fit(epochs, start_epoch=start, cbs=cbs)
+    with ExitStack() as stack:
+        share = stack.enter_context(together(self))
+        self.create_opt()
+        start, cbs = self.resume(epochs) if self.folder else (0, [])
+        if share.rank or not progress:
+            for quiet in (self.no_bar, self.no_logging): stack.enter_context(quiet())
+        if start < epochs: self.fit(epochs, start_epoch=start, cbs=[] if share.rank else cbs)
     self.model.eval()
     return self
