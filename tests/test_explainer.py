@@ -116,7 +116,7 @@ def test_a_plain_network_is_wrapped(x, tmp_path):
 
 def test_a_network_without_gap_is_refused():
     net = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
-    with pytest.raises(MirrorError, match='global average pooling'): MirrorCFE(net).fit(loaders(), epochs=1, progress=False)
+    with pytest.raises(MirrorError, match='not the spatial mean'): MirrorCFE(net).fit(loaders(), epochs=1, progress=False)
 
 @pytest.mark.parametrize('bad, says', [(lambda x: x.repeat(1, 3, 1, 1), 'channel'), (lambda x: x[..., :16], '32x32'), (lambda x: x*9, 'must lie in'),
                                        (lambda x: x/0, 'NaN'), (lambda x: x.mul(127).byte(), 'floating point'), (lambda x: x[0], r'x\[None\]'), (lambda x: 'img.png', 'tensor')])
@@ -139,3 +139,23 @@ def test_cuda(clf, x):
     dls = loaders(device='cuda')
     e = MirrorCFE(copy.deepcopy(clf)).fit(dls, epochs=1, progress=False).explain(x[:2].cuda(), ks=[0, 1])
     assert e.path.is_cuda
+
+@pytest.mark.parametrize('solver', ['closed', 'prob', 'naive', 'lbfgs'])
+def test_a_wish_is_met_in_the_latent_by_every_solver(clf, x, solver):
+    cfe = MirrorCFE(clf, amp=False, steps=1, solver=solver).fit(loaders(steps=1), epochs=1, progress=False)
+    w = cfe.explain(x[:3], p_target=[.3, .6], ks=[1], closed_loop=False).wish
+    assert torch.equal(w.k, w.drawn_k) and ((w.k > 0) & (w.k < 1)).all()
+    assert torch.allclose(w.intended, w.p, atol=2e-3 if solver == 'lbfgs' else 1e-5)
+
+def test_a_wish_is_met_by_the_drawn_image(cfe, x):
+    w = cfe.explain(x[:4], p_target=[.2, .8], ks=[1]).wish
+    plain = cfe.explain(x[:4], p_target=[.2, .8], ks=[1], closed_loop=False).wish
+    assert (w.achieved - w.p).abs().mean() <= (plain.achieved - plain.p).abs().mean() + 1e-3
+    assert all(s in ('reached', 'missed', 'beyond the reflection') for row in w.status for s in row)
+
+def test_all_targets_are_those_of_one_at_a_time(cfe, clf, x):
+    every = cfe.explain_all(x[:2], ks=[0, 1])
+    assert len(every) == 18 and not (every.source == every.target).any()
+    one = cfe.explain(x[1:2], every.target[12:13], ks=[0, 1])
+    assert torch.allclose(one.path[0], every.path[12], atol=2e-3)
+    assert cfe.explain_all(x[:2], [3, '4'], ks=[1]).target.tolist() == [3, 4]*2

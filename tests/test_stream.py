@@ -1,0 +1,123 @@
+"A stream: the same numbers as at once, resumed where it stopped, every file accounted for, memory flat."
+import csv, errno, json, os
+from pathlib import Path
+import pytest, torch
+from PIL import Image
+import mirrorcfe.stream
+from mirrorcfe.classifiers import small_resnet
+from mirrorcfe.core import MirrorError
+from mirrorcfe.data import ImageSet, get_dls
+from mirrorcfe.explainer import MirrorCFE
+from mirrorcfe.stream import Files, InMemory, Streamed, as_source, list_images, read_stream
+
+def make(pair=None):
+    torch.manual_seed(0)
+    clf = small_resnet(10, 1, (4, 6, 8), 16).freeze()
+    return MirrorCFE(clf, amp=False, pair=pair, steps=1).fit(get_dls('digits', bs=8, steps=1, size=16, pair=pair, device='cpu'), epochs=1, progress=False)
+
+@pytest.fixture(scope='module')
+def cfe(): return make()
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path/'in/deep').mkdir(parents=True)
+    x = get_dls('digits', size=16, device='cpu').test.dataset.x[:20]
+    for i, im in enumerate(x): Image.fromarray(im[0].numpy()).save(tmp_path/'in'/('deep' if i % 2 else '.')/f'{i:02}.png')
+    (tmp_path/'in/05b.jpg').write_bytes(b'junk'); (tmp_path/'in/notes.txt').write_text('no image'); (tmp_path/'in/.hidden.png').write_bytes(b'')
+    return tmp_path/'in'
+
+def rows(out): return list(csv.DictReader(open(out/'table.csv', newline='')))
+
+def test_every_file_has_one_row_in_order(cfe, folder, tmp_path):
+    run = cfe.explain_folder(folder, tmp_path/'out', ks=[0, 1], chunk=8, bs=3, progress=False)
+    got = rows(tmp_path/'out')
+    assert isinstance(run, Streamed)
+    assert [r['image'] for r in got] == [os.path.relpath(f, folder) for f in list_images(folder)] and len(got) == run.images == 21
+    assert [r['image'] for r in got if r['status'] == 'unreadable'] == ['05b.jpg'] and run.counts['unreadable'] == 1 and run.rate > 0 and '21 images' in str(run)
+
+@pytest.mark.parametrize('bs, chunk', [(1, 1), (3, 7), (256, 256)])
+def test_pieces_do_not_change_the_numbers(cfe, tmp_path, bs, chunk):
+    data = get_dls('digits', size=16, device='cpu').test.dataset.subset(torch.arange(12))
+    cfe.explain_folder(data, tmp_path/'out', ks=[0, .5, 1], bs=bs, chunk=chunk, progress=False)
+    whole = cfe.explain(data[:][0], ks=[0, .5, 1]).table()
+    got = rows(tmp_path/'out')
+    assert [r['target'] for r in got] == whole.target.tolist() and [r['status'] for r in got] == whole.status.tolist()
+    assert [float(r['confidence_last']) for r in got] == pytest.approx(whole.confidence_last.tolist(), abs=2e-3)
+
+def test_broken_off_it_goes_on(cfe, folder, tmp_path, monkeypatch):
+    class Stop(Exception): pass
+    def stop(done, total):
+        if done >= 10: raise Stop
+    with pytest.raises(Stop): cfe.explain_folder(folder, tmp_path/'out', ks=[0, 1], chunk=5, progress=stop)
+    assert sorted(p.name for p in (tmp_path/'out/chunks').iterdir()) == ['00000.csv', '00001.csv']
+    assert cfe.explain_folder(folder, tmp_path/'out', ks=[0, 1], chunk=5, progress=False).explained == 11
+    cfe.explain_folder(folder, tmp_path/'whole', ks=[0, 1], chunk=5, progress=False)
+    assert (tmp_path/'out/table.csv').read_text() == (tmp_path/'whole/table.csv').read_text()
+
+def test_a_full_disk_keeps_the_chunks_before(cfe, folder, tmp_path, monkeypatch):
+    atomic, n = mirrorcfe.stream.atomic, []
+    def full(path, write):
+        n.append(path)
+        if len(n) == 3: raise OSError(errno.ENOSPC, 'No space left on device')
+        return atomic(path, write)
+    monkeypatch.setattr(mirrorcfe.stream, 'atomic', full)
+    with pytest.raises(MirrorError, match='No space left.*chunks before it are kept'): cfe.explain_folder(folder, tmp_path/'out', ks=[0, 1], chunk=5, progress=False)
+    assert [p.name for p in (tmp_path/'out/chunks').iterdir()] == ['00000.csv']
+    assert cfe.explain_folder(folder, tmp_path/'out', ks=[0, 1], chunk=5, progress=False).explained == 16
+
+def test_images_come_back(cfe, tmp_path):
+    data = get_dls('digits', size=16, device='cpu').test.dataset.subset(torch.arange(6))
+    cfe.explain_folder(data, tmp_path/'out', ks=[0, .5, 1], chunk=4, keep='images', closed_loop=False, progress=False)
+    whole = cfe.explain(data[:][0], ks=[0, .5, 1], closed_loop=False)
+    last = torch.cat([t['last'] for _, t in read_stream(tmp_path/'out')])
+    assert (last.float() - (whole.x_reflection + 1)*127.5).abs().max() < 1
+    (tmp_path/'out/chunks/00001.safetensors').write_bytes(b'cut')
+    with pytest.raises(MirrorError, match='00001.safetensors is damaged'): list(read_stream(tmp_path/'out'))
+
+def test_a_pair_marks_what_is_outside(tmp_path):
+    cfe = make((4, 9))
+    data = get_dls('digits', size=16, device='cpu').test.dataset.subset(torch.arange(12))
+    with torch.no_grad(): inside = torch.isin(cfe.classifier(data[:][0]).argmax(1), torch.tensor([4, 9])).sum().item()
+    counts = cfe.explain_folder(data, tmp_path/'out', ks=[1], progress=False).counts
+    assert counts.get('outside the pair', 0) == 12 - inside and sum(counts.values()) == 12
+
+def test_sources(folder):
+    data = get_dls('digits', size=16, device='cpu').test
+    assert isinstance(as_source(data), InMemory) and len(as_source(data)) == len(data.dataset)
+    one = as_source(list_images(folder), 16, 1)
+    assert isinstance(one, Files) and as_source(one) is one and one.piece(0, 2)[0].shape == (2, 1, 16, 16)
+
+def test_only_unreadable_files(cfe, tmp_path):
+    (tmp_path/'in').mkdir()
+    for n in 'ab': (tmp_path/f'in/{n}.png').write_bytes(b'x')
+    assert cfe.explain_folder(tmp_path/'in', tmp_path/'out', ks=[1], progress=False).counts == {'unreadable': 2}
+
+def test_refusals(cfe, folder, tmp_path):
+    go = lambda src=folder, out=tmp_path/'o', **kw: cfe.explain_folder(src, out, progress=False, **({'ks': [1]} | kw))
+    (tmp_path/'empty').mkdir()
+    for bad, says in ((dict(keep='x'), 'keep'), (dict(bs=0), 'bs'), (dict(chunk=True), 'chunk'), (dict(target=[1, 2]), 'one class'), (dict(target=10), 'one class'), (dict(ks=[2]), 'ascending'),
+                      (dict(src=tmp_path/'none'), 'no folder'), (dict(src=tmp_path/'empty'), 'no image'), (dict(src=3), 'found int'), (dict(out=folder), 'holds no stream'), (dict(out=folder/'00.png'), '.')):
+        with pytest.raises(MirrorError, match=says): go(**bad)
+    assert not (tmp_path/'o').exists()
+    go()
+    for other in (dict(ks=[0, 1]), dict(target=3), dict(chunk=2), dict(closed_loop=False)):
+        with pytest.raises(MirrorError, match='another stream'): go(**other)
+    (tmp_path/'o/stream.json').write_text('{')
+    with pytest.raises(MirrorError, match='stream.json is damaged'): go()
+    with pytest.raises(MirrorError, match='call fit'): MirrorCFE(cfe.classifier).explain_folder(folder, tmp_path/'p')
+
+def test_progress_prints_the_rate(cfe, tmp_path, capsys):
+    data = get_dls('digits', size=16, device='cpu').test.dataset.subset(torch.arange(4))
+    for _ in range(2): cfe.explain_folder(data, tmp_path/'out', ks=[1], chunk=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert 'images a second' in lines[0] and lines[-1] == '4 of 4, there already'
+
+@pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='no /proc here')
+def test_memory_is_flat(cfe, tmp_path):
+    "A thousand images: what is resident after the first fifth is all there will be."
+    x = get_dls('digits', size=16, device='cpu').train.dataset.x[:1000]
+    data = ImageSet(x, torch.zeros(1000, dtype=torch.long))
+    seen = []
+    def resident(done, total): seen.append(int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1]))
+    cfe.explain_folder(data, tmp_path/'out', ks=[0, .5, 1], closed_loop=False, chunk=100, progress=resident)
+    assert max(seen[2:]) - seen[1] < 20_000, seen       # kilobytes; all images drawn together would take more with every chunk
