@@ -6,7 +6,7 @@
 __all__ = ['Film', 'find_ffmpeg']
 
 # %% ../nbs/41_animate.ipynb #d311835d
-import os, shutil, subprocess, tempfile
+import shutil, subprocess, tempfile
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from fastcore.basics import patch
 from .core import MirrorError
+from .data import atomic
 from .explainer import Explanation
 from .show import PALETTE, check_sample, class_name, headline, step_name, to_rgb, _legend, _said
 
@@ -204,9 +205,5 @@ def animate(self:Explanation,
     "Write the animation of sample `i`; raises `MirrorError` for a suffix, sample or size that cannot be."
     path, write, js = _check_film(path, fps, frames, hold, len(self.ks))
     film, done = Film(self, i, size), iter(range(1, len(js) + 1))
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(film, js, half, fps, hold, lambda: progress and progress(next(done), len(js)))
-        os.replace(half, path)
-    finally: half.unlink(missing_ok=True)
+    atomic(path, lambda part: write(film, js, part, fps, hold, lambda: progress and progress(next(done), len(js))))
     return path
