@@ -1,0 +1,255 @@
+"The benchmark on a task small enough for numbers by hand: cells, resuming, failures, tables, and the cache of explainers."
+import json, math, warnings
+from functools import partial
+import pandas as pd, pytest, torch
+from torch import nn
+from mirrorcfe import benchmark as b
+from mirrorcfe.baselines.floors import Identity, PixelBlend
+from mirrorcfe.baselines.pgd import PGD, two_ended
+from mirrorcfe.core import MirrorError
+from mirrorcfe.data import ImageSet
+from mirrorcfe.features import GapClassifier
+
+class Pixels(nn.Module):
+    "The left and the right half of an image as two channels."
+    def forward(self, x): return torch.cat([x.clone().index_fill(3, torch.arange(4, 8), 0), x.clone().index_fill(3, torch.arange(4), 0)], 1)
+
+def network(gain):
+    net = GapClassifier([Pixels()], nn.Linear(2, 2), ['left', 'right'])
+    net.head.weight.data, net.head.bias.data = gain*torch.tensor([[1., -1], [-1, 1]]), torch.zeros(2)
+    return net.freeze()
+
+class Tiny(b.Task):
+    "Ten images, 8 x 8, six bright on the left and four on the right; the classifier reads the brighter half."
+    classifier, oracle = network(4.), network(5.)
+    title, names = 'Tiny', ['left', 'right']
+    @property
+    def test(self):
+        x = torch.zeros(10, 1, 8, 8, dtype=torch.uint8)
+        x[:6, :, :, :4], x[6:, :, :, 4:] = 255, 255
+        return ImageSet(x, torch.tensor([0]*6 + [1]*4), self.names)
+    def sources(self):
+        d, s = self.test, torch.tensor([0]*6 + [1]*4)
+        return b.Sources(d[:][0], s, 1 - s, d.y, torch.arange(10))
+
+@pytest.fixture(autouse=True)
+def _known(monkeypatch):
+    monkeypatch.setattr(b, '_fingerprint', lambda *a: '0'*16)
+    b._real.cache_clear()
+
+class Mirrored:
+    "Swap the halves; of every batch leave out the images at `absent`."
+    def __init__(self, task, absent=()): self.net, self.absent = task.classifier, list(absent)
+    def explain(self, x, target, truth=None):
+        out = x.flip(3)
+        out[[i for i in self.absent if i < len(x)]] = torch.nan
+        return two_ended(self.net, x, out, target, truth)
+
+task = Tiny('digits', (0, 1))
+run = partial(b.run_benchmark, progress=False)
+
+# --- numbers -----------------------------------------------------------------------------------------------------------------------
+
+def test_numbers_by_hand(tmp_path):
+    t = run({'mirrored': Mirrored}, task, tmp_path, [n for n in b.METRICS if n not in ('LPIPS', 'IM1', 'IM2')], bs=3)
+    assert list(t['direction']) == ['left->right']*2 + ['right->left']*2 and list(t['N']) == [6, 6, 4, 4] and list(t['end']) == ['first', 'reflection']*2
+    for n, want in dict(Val=1, Oracle=1, L1=2, Prox=2, coverage=1).items(): assert list(t[n]) == pytest.approx([want]*4), n
+    assert list(t['%Fail']) == [0]*4 and list(t['first k'].dropna()) == [1, 1]
+    assert list(t['KID@oracle']) == pytest.approx([0]*4, abs=1e-6) and t[['confidence error', 'feature error']].isna().all(axis=None)
+    assert (t['Val low'] == 1).all() and 'FID@oracle low' not in t and (t['seconds a sample'] > 0).all() and (t['passes'] > 0).all()
+    assert not t['flag'].any() and (t['status'] == 'ok').all()
+
+def test_absent_images_count_where_successes_are_counted(tmp_path):
+    t = run({'half': lambda t: Mirrored(t, [0])}, task, tmp_path, ['Val', '%Fail', 'L1', 'Oracle', 'FID', 'KID'], at=['reflection'], bs=2)
+    assert list(t['coverage']) == [.5, .5] and list(t['Val']) == [.5, .5] and list(t['L1']) == [2, 2] and list(t['%Fail']) == [50, 50]
+    cell = b.load_cells(tmp_path)[0]['rows']['reflection']['metrics']
+    assert cell['L1']['n'] == 3 and cell['L1']['coverage'] == .5 and cell['Val']['n'] == 6 and cell['FID@oracle']['n'] == 3
+    assert '| 0.500 |' in b.markdown_table(t) and 'coverage' in b.markdown_table(t)
+
+def test_nothing_found_is_a_row_of_zeros_and_dashes(tmp_path):
+    t = run({'none': lambda t: Mirrored(t, range(6))}, task, tmp_path, ['Val', 'L1', 'FID', 'KID', 'COUT', 'first k'], bs=64)
+    assert list(t['Val'])[:2] == [0, 0] and t['L1'][:2].isna().all() and t['FID@oracle'][:2].isna().all() and list(t['coverage'])[:2] == [0, 0]
+
+def test_the_flag_needs_validity_and_disbelief(tmp_path):
+    class Deaf(Tiny): oracle = network(-5.)
+    Deaf.oracle.accuracy = 0.
+    sees = Deaf('digits', (0, 1))
+    right = b._real(sees, (1,))[1]
+    assert right == 0   # an oracle that is never right cannot disbelieve
+    assert not run({'mirrored': Mirrored}, sees, tmp_path, ['Val', 'Oracle'])['flag'].any()
+    assert b.is_adversarial(1, .69) and not b.is_adversarial(1, .71) and not b.is_adversarial(.89, 0) and not b.is_adversarial(1, .3, at_end=False)
+
+# --- cells ---------------------------------------------------------------------------------------------------------------------------
+
+class Counting:
+    "A function of a task that notes its calls and dies after so many images."
+    fingerprint = staticmethod(lambda: 'counting')
+    def __init__(self, dies=math.inf): self.made, self.seen, self.dies = 0, 0, dies
+    def __call__(self, task):
+        self.made += 1
+        net, me = Mirrored(task), self
+        class Method:
+            def explain(self, x, target, truth=None):
+                me.seen += len(x)
+                if me.seen > me.dies: raise RuntimeError('killed')
+                return net.explain(x, target, truth)
+        return Method()
+
+def test_a_finished_cell_is_not_computed_again(tmp_path):
+    c = Counting()
+    first = run({'c': c}, task, tmp_path, ['Val', 'L1'])
+    again = run({'c': c}, task, tmp_path, ['L1', 'Val'])
+    assert (c.made, c.seen) == (1, 10)
+    pd.testing.assert_frame_equal(first, again)
+    pd.testing.assert_frame_equal(first, b.load_results(tmp_path))
+
+def test_killed_in_the_middle(tmp_path):
+    dying = Counting(dies=7)   # the first direction has 6 images
+    with pytest.raises(RuntimeError, match='killed'): run({'c': dying}, task, tmp_path, ['Val'], bs=2)
+    assert [c['direction'] for c in b.load_cells(tmp_path)] == ['left->right'] and not list(tmp_path.rglob('*.part'))
+    later = Counting()
+    t = run({'c': later}, task, tmp_path, ['Val'], bs=2)
+    assert later.seen == 4 and len(t) == 4
+
+@pytest.mark.parametrize('change', [dict(metrics=['Val', 'L1']), dict(seed=1), dict(at=['first'])])
+def test_other_settings_are_computed_again(tmp_path, change):
+    c = Counting()
+    for kw in (dict(metrics=['Val']), dict(metrics=['Val']) | change): run({'c': c}, task, tmp_path, **kw)
+    assert c.seen == 20 and len(b.load_cells(tmp_path)) == 2
+
+@pytest.mark.parametrize('damage', [lambda s: s[:50], lambda s: '', lambda s: s.replace('"N": 6', '"N": 7'), lambda s: '[]'])
+def test_a_damaged_cell_is_computed_again(tmp_path, damage):
+    c = Counting()
+    first = run({'c': c}, task, tmp_path, ['Val'])
+    file = next(f for f in (tmp_path/'cells').glob('*.json') if json.loads(f.read_text())['N'] == 6)
+    file.write_text(damage(file.read_text()))
+    with pytest.warns(UserWarning, match='1 damaged'): assert len(b.load_results(tmp_path)) == 2
+    pd.testing.assert_frame_equal(first, run({'c': c}, task, tmp_path, ['Val']))
+    assert c.seen == 16
+
+def test_a_method_that_fails_holds_up_nobody_and_is_tried_again(tmp_path):
+    def picky(t): raise MirrorError('no way')
+    class Short(Mirrored):
+        def explain(self, x, target, truth=None): return super().explain(x[:1], target[:1])
+    t = run({'picky': picky, 'short': Short, 'mirrored': Mirrored}, task, tmp_path, ['Val'])
+    assert list(t['status'])[:4] == ['failed: no way']*4 and t['status'][4].startswith('failed: 6 images were asked for, 1') and list(t['Val'])[8:] == [1]*4
+    assert 'failed: no way' in (tmp_path/'results.md').read_text()
+    assert (run({'picky': Mirrored}, task, tmp_path, ['Val'])['Val'] == 1).all()
+
+def test_provenance_is_in_cell_and_file(tmp_path):
+    run({'m': Mirrored}, task, tmp_path, ['Val'])
+    about = b.load_cells(tmp_path)[0]['about']
+    assert about['classifier'] == task.classifier.fingerprint() and about['torch'] == torch.__version__ and about['settings']['data'] == 'digits'
+    head = (tmp_path/'results.md').read_text()
+    for n in ('data_fingerprint', 'classifier', 'oracle', 'date', 'mirrorcfe'): assert str(about[n]) in head
+
+def test_a_method_is_known_by_what_it_does():
+    a, c = 5, lambda steps: lambda t: PGD(t.classifier, steps=steps)
+    assert b.method_key(c(5)) == b.method_key(c(5)) != b.method_key(c(6))
+    assert b.method_key(partial(b.get_explainer, 'digits')) != b.method_key(partial(b.get_explainer, 'mnist'))
+    assert b.method_key(lambda t: [PGD(t, eps=a) for _ in 'a']) != b.method_key(lambda t: [PGD(t, alpha=a) for _ in 'a'])
+
+# --- tables ---------------------------------------------------------------------------------------------------------------------------
+
+def test_csv_and_markdown_say_the_same(tmp_path):
+    run({'m': Mirrored, 'half': lambda t: Mirrored(t, [0])}, task, tmp_path, ['Val', 'L1', 'FID', 'COUT'], bs=2)
+    csv, text = pd.read_csv(tmp_path/'results.csv'), (tmp_path/'results.md').read_text().splitlines()
+    head = next(i for i, l in enumerate(text) if l.startswith('| method'))
+    names = [n.strip(' |').split(' ')[0] for n in text[head].split(' | ')]
+    rows = [dict(zip(names, (v.strip(' |') for v in l.split(' | ')))) for l in text[head + 2:head + 2 + len(csv)]]
+    for got, want in zip(rows, csv.to_dict('records')):
+        for n in ('Val', 'L1', 'FID@oracle', 'COUT'):
+            number = got[n].split(' ')[0].rstrip('*')
+            assert float(number) == pytest.approx(want[n], rel=.06, abs=5e-4) if want[n] == want[n] else number == '–'
+        assert (got['method'], got['direction'], got['end']) == (want['method'], want['direction'], want['end'])
+
+def test_published_numbers_are_there():
+    assert set(b.PUBLISHED) == {'main', 'faithfulness', 'fail', 'tri', 'c3lt', 'seconds', 'accuracy'} and len(b.PUBLISHED['main']) == 17
+    for t in b.PUBLISHED.values(): assert t.attrs['source'] and not t.isna().any(axis=None) and b.markdown_table(t)
+    assert b.PUBLISHED['main'].set_index(['data', 'row']).loc[('MNIST', 'PGD'), 'D.Val'] == .74
+
+# --- refusals ---------------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('args, message', [
+    (dict(methods={}), 'nothing to run'), (dict(tasks=[]), 'nothing to run'), (dict(tasks=[task, task]), 'two tasks are called Tiny'),
+    (dict(methods=[('a', Mirrored)]*2), 'two methods are called a'), (dict(methods={'a': Mirrored(task)}), 'must be a function'),
+    (dict(metrics=['Val', 'beauty']), "no metric 'beauty'"), (dict(metrics=[]), 'no metric to measure'), (dict(at=['end']), 'at takes')])
+def test_bad_input(tmp_path, args, message):
+    with pytest.raises(MirrorError, match=message): run(**(dict(methods={'m': Mirrored}, tasks=task, out=tmp_path, metrics=['Val']) | args))
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path/'file').write_text('')
+    with pytest.raises(MirrorError, match='cannot be written'): run({'m': Mirrored}, task, tmp_path/'file', ['Val'])
+    with pytest.raises(MirrorError, match='no benchmark in'): b.load_results(tmp_path/'nothing')
+
+# --- real tasks -----------------------------------------------------------------------------------------------------------------------
+
+def test_sources_are_what_the_classifier_calls_the_pair():
+    t = b.Task('digits', (4, 9))
+    s = t.sources()
+    with torch.no_grad(): said = t.classifier(s.x).argmax(1)
+    assert torch.equal(said, s.source) and set(said.tolist()) == {4, 9} and torch.equal(s.source + s.target, torch.full_like(said, 13))
+    assert torch.equal(t.test[s.index][0], s.x) and torch.equal(t.test[s.index][1], s.truth)
+    assert torch.equal(b.Task('digits', (4, 9), n=7).sources().x, s.x[:7]) and sum(len(i) for _, i in t.directions()) == len(s.x)
+    with torch.no_grad(): everyone = t.classifier(t.test[:][0]).argmax(1)
+    assert len(s.x) == torch.isin(everyone, torch.tensor([4, 9])).sum()
+
+def test_without_a_pair_targets_are_drawn_and_never_the_own_class():
+    a, c = b.Task('digits', n=200).sources(), b.Task('digits', n=200, seed=1).sources()
+    assert (a.source != a.target).all() and set(a.target.tolist()) == set(range(10)) and not torch.equal(a.index, c.index)
+
+@pytest.mark.parametrize('kw, message', [(dict(data='cats'), 'no dataset'), (dict(data='digits', pair=(4, 4)), 'target'), (dict(data='digits', n=0), 'n must be'),
+                                         (dict(data='digits', pair=(4, 9, 1)), 'takes two classes')])
+def test_a_task_that_is_none(kw, message):
+    with pytest.raises(MirrorError, match=message): b.Task(**kw).title
+
+def test_im1_and_im2_take_the_autoencoders_of_each_images_classes(tmp_path, monkeypatch):
+    "That of class 0 keeps half of an image, that of class 1 nothing, that of all everything."
+    monkeypatch.setattr(b, '_autoencoder', lambda data, size, c=None: lambda x: x*{0: .5, 1: 0., None: 1.}[c])
+    t = run({'identity': lambda t: Identity(t.classifier)}, task, tmp_path, ['IM1', 'IM2'], at=['reflection'])
+    # x is -1 or 1 everywhere: |x|^2 = |x|_1 = 64; to class 1: far from it 64, from class 0 16; to class 0 the other way round
+    assert list(t['IM1']) == pytest.approx([4, .25]) and list(t['IM2']) == pytest.approx([1, .25])
+
+# --- the cache of explainers ------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    clf = b.get_classifier('digits', device='cpu')
+    monkeypatch.setattr(b, 'get_classifier', lambda *a, **k: clf)
+    monkeypatch.setenv('MIRRORCFE_CACHE', str(tmp_path))
+    return tmp_path/'explainers'
+
+quick = partial(b.get_explainer, 'digits', (4, 9), device='cpu', steps=2)
+
+def test_an_explainer_is_trained_once(own_cache, capsys):
+    first = quick()
+    assert capsys.readouterr().out.startswith('Training an explainer of Digits, classes 4 and 9')
+    again, x = quick(), b.Task('digits', (4, 9), n=2).sources()
+    assert capsys.readouterr().out == '' and again.about['train_seconds'] >= 0 and again.about['pair'] == [4, 9]
+    assert torch.allclose(*(m.explain(x.x, x.target, [0, 1], closed_loop=False).path for m in (first, again)), atol=1e-4)
+    assert not list(own_cache.glob('*.part')) and [p.name.startswith('digits-4-9-robust-') for p in own_cache.iterdir()] == [True]*3
+    quick(seed=1), quick(tri=0.)
+    assert len([p for p in own_cache.iterdir() if p.is_dir()]) == 3
+
+def test_a_killed_training_goes_on(own_cache, monkeypatch):
+    from mirrorcfe.training import Checkpoint
+    saved, after = [], Checkpoint.after_epoch
+    def stop(self):
+        after(self)
+        saved.append(self.epoch)
+        if len(saved) == 1: raise KeyboardInterrupt
+    monkeypatch.setattr(Checkpoint, 'after_epoch', stop)
+    real = b.get_dls
+    monkeypatch.setattr(b, 'get_dls', lambda *a, **k: real(*a, **k | dict(steps=1)))
+    with pytest.raises(KeyboardInterrupt): quick()
+    assert list(own_cache.glob('*.part/checkpoint.pt')) and not [p for p in own_cache.iterdir() if p.is_dir() and not p.name.endswith('.part')]
+    quick()
+    assert [e for e in saved if e] == [1] and not list(own_cache.glob('*.part'))
+
+def test_a_damaged_explainer_is_trained_again(own_cache):
+    quick()
+    next(own_cache.glob('*/generator.safetensors')).write_bytes(b'x')
+    with pytest.warns(UserWarning, match='damaged'): quick()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        quick()
