@@ -57,10 +57,11 @@ def _images(self:Film):
     for left, img, title in ((.1, ex.x[0], f"Source ({class_name(ex, ex.source[0])})"), (.54, ex.path[0, 0], '')):
         ax = self.fig.add_axes([left, .545, .36, .36])
         ax.set(xticks=[], yticks=[])
-        for s in ax.spines.values(): s.set(color=PALETTE['quiet'], linewidth=1)
+        for s in ax.spines.values(): s.set(color=PALETTE['quiet'], linewidth=1, zorder=3)
         pic = ax.imshow(to_rgb(img), interpolation='nearest')
         text = ax.text(.5, 1.04, title, transform=ax.transAxes, ha='center', va='bottom', fontsize=12, parse_math=False)
     self.image, self.title = self._moves(pic), self._moves(text)
+    for s in ax.spines.values(): self._moves(s)
 
 # %% ../nbs/41_animate.ipynb #e86c2ccb
 @patch
@@ -75,8 +76,9 @@ def _path(self:Film):
         ax.annotate(name, (k, 0), (0, -8), textcoords='offset points', ha='center', va='top', fontsize=8, color=PALETTE[color])
     if self.first == self.first:
         ax.plot(self.first, 0, 'o', color=PALETTE['first'], ms=7)
-        ax.annotate('1st CFE', (self.first, 0), (0, -8), textcoords='offset points', ha='center', va='top', fontsize=8, color='.25')
-    self.dot = self._moves(ax.plot(0, 0, 'o', color=PALETTE['achieved'], ms=9)[0])
+        ax.annotate('1st CFE point', (self.first, 0), (0, -8), textcoords='offset points', ha='center', va='top', fontsize=8, color='.25')
+    self.dot = self._moves(ax.plot(0, 0, 'o', color=PALETTE['achieved'], ms=12)[0])
+    self.letter = self._moves(ax.text(0, -.02, 'K', color='w', fontsize=7.5, fontweight='bold', ha='center', va='center'))
     text = dict(ha='center', va='bottom', fontsize=8.5, fontfamily='monospace')
     self.want = self._moves(ax.text(.5, .88, '', color=PALETTE['intended'], **text))
     self.got = self._moves(ax.text(.5, .36, '', color=PALETTE['achieved'], **text))
@@ -87,7 +89,8 @@ def _curves(self:Film):
     ax = self.fig.add_axes([.1, .1, .8, .225])
     self.ex.plot_confidence(0, ax, legend=False)
     right = self.fig.axes[-1]
-    ax.set_title(f"Target class confidence ({class_name(self.ex, self.ex.target[0])})", fontsize=9, pad=4, parse_math=False)
+    for l in ax.lines: l.set_label('predicted' if l.get_label() == 'achieved' else l.get_label())   # the paper's word
+    ax.set_title(f"Target Class Confidence ({class_name(self.ex, self.ex.target[0])})", fontsize=9, pad=4, parse_math=False)
     ax.set(xlabel='', ylabel='')
     right.set(xlabel='', ylabel='')
     _legend(self.fig, [ax, right], loc='lower center', fontsize=7.5, handlelength=1.3, columnspacing=1., bbox_to_anchor=(.5, -.012))
@@ -102,9 +105,10 @@ def _pose(self:Film, j):
     name = _said(ex, j) if k == 0 else ('1st ' if k == self.first < 1 else '') + step_name(ex, 0, j)
     self.title.set_text(f"{name} ({class_name(ex, ex.predicted[0, j])})")
     self.dot.set_xdata([k])
+    self.letter.set_x(k)
     self.line.set_xdata([k, k])
     s, t = int(ex.source[0]), int(ex.target[0])
-    for text, head, probs in ((self.want, f"k = {k:.2f}   intended", ex.intended_probs), (self.got, ' '*11 + 'achieved', ex.achieved_probs)):
+    for text, head, probs in ((self.want, f"k = {k:.2f}   intended", ex.intended_probs), (self.got, ' '*10 + 'predicted', ex.achieved_probs)):
         text.set_text(f"{head}  S: {float(probs[0, j, s]):.2f}  T: {float(probs[0, j, t]):.2f}")
 
 @patch
@@ -160,22 +164,34 @@ def find_ffmpeg()->str: # path of the program
     if not found: raise MirrorError("no ffmpeg for an MP4: `pip install imageio-ffmpeg`, or write a .gif")
     return found
 
-def _write_mp4(film, js, path, fps, hold, tick):
-    "Pipe the frames `js` through ffmpeg into `path`."
-    size, extra = f"{film.size}x{film.size}", max(0, round(hold*fps) - 1)
-    cmd = [find_ffmpeg(), '-y', '-loglevel', 'error', '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', size, '-r', str(fps), '-i', '-',
-           '-c:v', 'libx264', '-crf', '20', '-pix_fmt', 'yuv420p', '-movflags', '+faststart', '-f', 'mp4', str(path)]
+def _pipe(cmd, frames):
+    "Feed `frames` to a program; raises `MirrorError` with what it said if it fails, and leaves none running."
     with tempfile.TemporaryFile() as err:
         run = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=err)
         try:
-            for n, j in enumerate(js):
-                for _ in range(1 + extra*(n in (0, len(js) - 1))): run.stdin.write(film[j].tobytes())
-                tick()
+            for f in frames: run.stdin.write(f)
             run.stdin.close()
         except BrokenPipeError: pass
-        failed = run.wait()
+        except BaseException:
+            run.kill()
+            raise
+        finally: failed = run.wait()
         err.seek(0)
         if failed: raise MirrorError(f"ffmpeg could not write the film: {(err.read().decode(errors='replace').strip() or failed)}")
+
+# %% ../nbs/41_animate.ipynb #5d1e0c41
+def _raw(film, js, still, tick):
+    "The frames `js` as bytes, the first and the last repeated to make `still` of each."
+    for n, j in enumerate(js):
+        yield film[j].tobytes()*(still if n in (0, len(js) - 1) else 1)
+        tick()
+
+def _write_mp4(film, js, path, fps, hold, tick):
+    "Write the frames `js` to `path`: H.264 that every browser plays, its index at the front."
+    size = f"{film.size}x{film.size}"
+    cmd = [find_ffmpeg(), '-y', '-loglevel', 'error', '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', size, '-r', str(fps), '-i', '-',
+           '-c:v', 'libx264', '-crf', '20', '-pix_fmt', 'yuv420p', '-movflags', '+faststart', '-f', 'mp4', str(path)]
+    _pipe(cmd, _raw(film, js, max(1, round(hold*fps)), tick))
 
 # %% ../nbs/41_animate.ipynb #13aab712
 _WRITERS = {'.gif': _write_gif, '.mp4': _write_mp4}
@@ -199,10 +215,11 @@ def animate(self:Explanation,
             fps:float=10,          # frames a second, 1 to 60
             size:int=480,          # side of the square picture, pixels, even
             frames:int|None=None,  # frames spread over the steps; None: one for each step
-            hold:float=1.,         # seconds the first and the last frame stay
+            hold:float|None=None,  # seconds the first and the last frame stay; None: 1 in a GIF, which starts again, and 0 in an MP4
             progress=None          # called as `progress(done, total)` after every frame
            )->Path:                # `path`
     "Write the animation of sample `i`; raises `MirrorError` for a suffix, sample or size that cannot be."
+    if hold is None: hold = 1. if str(path).lower().endswith('.gif') else 0.
     path, write, js = _check_film(path, fps, frames, hold, len(self.ks))
     film, done = Film(self, i, size), iter(range(1, len(js) + 1))
     atomic(path, lambda part: write(film, js, part, fps, hold, lambda: progress and progress(next(done), len(js))))

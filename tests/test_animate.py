@@ -1,8 +1,9 @@
 "Films: the frames are right, the files whole, refusals clear."
-import shutil, subprocess, sys
+import shutil, sys
 import numpy as np, pytest
 from PIL import Image
-from mirrorcfe.animate import Film, find_ffmpeg
+from imageio_ffmpeg import read_frames
+from mirrorcfe.animate import Film
 from mirrorcfe.core import MirrorError
 from mirrorcfe.show import to_rgb
 from tiny import tiny
@@ -95,9 +96,36 @@ def test_ffmpeg_that_fails(ex, tmp_path, monkeypatch):
     with pytest.raises(MirrorError, match="ffmpeg could not write"): ex.animate(tmp_path/"a.mp4", size=200)
     assert list(tmp_path.iterdir()) == []
 
+def read(path):
+    "What the reader of imageio-ffmpeg says of a film, and its frames."
+    reader = read_frames(str(path))
+    about = next(reader)
+    return about, [np.frombuffer(f, np.uint8).reshape(*about["size"][::-1], 3) for f in reader]
+
 def test_mp4(ex, tmp_path):
-    try: ffmpeg = find_ffmpeg()
-    except MirrorError as e: pytest.skip(str(e))
-    path = ex.animate(tmp_path/"a.mp4", size=240, hold=0)
-    said = subprocess.run([ffmpeg, "-i", str(path)], capture_output=True, text=True).stderr
-    assert "h264" in said and "yuv420p" in said and "240x240" in said and path.read_bytes()[4:8] == b"ftyp"
+    path = tiny(K=100).animate(tmp_path/"a.mp4", size=240)
+    about, frames = read(path)
+    assert (len(frames), about["size"], about["fps"], about["codec"]) == (100, (240, 240), 10., "h264") and about["pix_fmt"].startswith("yuv420p")
+    film = Film(tiny(K=100), 0, 240)
+    for j in (0, 40, 99): assert np.abs(frames[j].astype(int) - film[j]).mean() < 4, "the pictures come out as they went in"
+    data = path.read_bytes()
+    assert data[4:8] == b"ftyp" and data.index(b"moov") < data.index(b"mdat"), "a browser starts before the film is loaded"
+
+def test_mp4_chosen_frames_rate_and_hold(ex, tmp_path):
+    about, frames = read(ex.animate(tmp_path/"a.mp4", size=200, fps=5, frames=4, hold=2))
+    assert len(frames) == 10 + 2 + 10 and about["fps"] == 5
+    with pytest.raises(MirrorError, match="hold"): ex.animate(tmp_path/"b.mp4", hold=-1)
+
+def test_stopped_mp4_leaves_nothing(ex, tmp_path):
+    def stop(done, n): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): ex.animate(tmp_path/"a.mp4", size=200, progress=stop)
+    assert list(tmp_path.iterdir()) == []
+
+def test_layout(ex):
+    "Source and K dots, the green one, both rows of confidences, as in the paper's own films."
+    film = Film(ex, 0, 240)
+    said = [t.get_text() for t in film.fig.findobj(lambda a: hasattr(a, "get_text"))]
+    assert {"Source (left)", "Source", "Reflection", "1st CFE point", "K", "Target Class Confidence (right)", "intended", "predicted", "difference"} <= set(said)
+    film[5]
+    assert film.dot.get_xdata()[0] == film.letter.get_position()[0] == film.line.get_xdata()[0] == .5
+    assert "intended" in film.want.get_text() and "predicted" in film.got.get_text()
