@@ -203,14 +203,16 @@ def open_classifier(file,                   # folder or file of mirrorcfe, .safe
     return open_network(arch, weights, classes, channels, size, normalise or 'imagenet')
 
 # %% ../nbs/91_own_images.ipynb #2803aa20
-def _is_grey(folder, most=50):
-    "Whether the pictures of a folder, as far as looked at, are grey."
+def _is_grey(folder, most=50, tol=8):
+    "Whether the pictures of a folder, as far as looked at, are grey: by their values, since many a grey picture is stored in colour."
+    import numpy as np
     from PIL import Image
     from mirrorcfe.data import _image_files
-    files, modes = sorted(f for f in Path(folder).rglob('*') if f.suffix.lower() in _image_files), set()
+    files, spread = sorted(f for f in Path(folder).rglob('*') if f.suffix.lower() in _image_files), []
     for f in files[::max(1, len(files)//most)]:
-        with contextlib.suppress(Exception), Image.open(f) as im: modes.add(im.mode)
-    return bool(modes) and all(m in ('1', 'L', 'LA', 'I', 'F') or m.startswith('I;') for m in modes)
+        with contextlib.suppress(Exception), Image.open(f) as im:
+            spread.append(0 if im.mode in ('1', 'L', 'LA', 'F') or im.mode[0] == 'I' else int(np.ptp(np.asarray(im.convert('RGB').resize((32, 32)), int), axis=2).max()))
+    return bool(spread) and max(spread) <= tol
 
 def open_data(data:str,          # folder, or name of a dataset
               size:int=0,        # pixels; 0: as the dataset says, 64 for a folder
