@@ -338,11 +338,11 @@ def draw_path(self:MirrorCFE,
     return path, logits
 
 # %% ../nbs/31_explainer.ipynb #a2359d94
-def _standing(logits, t):
-    "Log-odds of the target, and whether it is predicted, along the last dimension."
+def _standing(logits, t, tie=0.):
+    "Log-odds of the target, and whether it is predicted, by more than `tie`, along the last dimension."
     i = t.view(-1, *[1]*(logits.ndim - 1)).expand(*logits.shape[:-1], 1)
-    odds = logits.gather(-1, i) - logits.scatter(-1, i, -torch.inf).logsumexp(-1, keepdim=True)
-    return odds.squeeze(-1), logits.argmax(-1) == i.squeeze(-1)
+    of_t, rest = logits.gather(-1, i), logits.scatter(-1, i, -torch.inf)
+    return (of_t - rest.logsumexp(-1, keepdim=True)).squeeze(-1), (of_t > rest.amax(-1, keepdim=True) + tie).squeeze(-1)
 
 def _reached(got, goal):
     "Position, in steps, where the running maximum of `got` (B, n) reaches each `goal` (B, K)."
@@ -370,7 +370,7 @@ def steer(self:MirrorCFE,
     "Return, for each image, the steps whose drawn images have the confidence that `ks` intend."
     k = torch.linspace(0, reach, 1 + round((coarse - 1)*reach), device=s.device)
     path, logits = self.draw_path(e, s, t, k.expand(len(s), -1), bs)
-    goal, past = _standing(intended_probs(e.logits, s, t, ks).clamp_min(1e-30).log(), t)
+    goal, past = _standing(intended_probs(e.logits, s, t, ks).clamp_min(1e-30).log(), t, tie=1e-5)   # on the mirror itself rounding must not decide
     odds, turned = _standing(logits, t)
     drawn = (k[1]*_reached(odds, goal)).clamp(max=1)
     if sure and len(s):

@@ -5,7 +5,7 @@ from torch import nn
 from mirrorcfe.classifiers import get_classifier, small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
-from mirrorcfe.explainer import MirrorCFE
+from mirrorcfe.explainer import MirrorCFE, _standing
 from mirrorcfe.training import PRESETS, get_recipe, mirror_learner
 
 def loaders(**kw): return get_dls('digits', **{'bs': 16, 'steps': 2, 'device': 'cpu'} | kw)
@@ -58,6 +58,12 @@ def test_explain_is_the_same_alone_and_in_a_batch(cfe, x):
     for i in range(4):
         one = cfe.explain(x[i:i+1], whole.target[i:i+1], ks=ks)
         assert torch.allclose(one.path[0], whole.path[i], atol=2e-3) and torch.allclose(one.achieved[0], whole.achieved[i], atol=2e-3)
+
+def test_rounding_does_not_decide_on_the_mirror():
+    t = torch.tensor([1, 1])
+    even = torch.tensor([[1., 1 + 1e-6, -5], [1 + 1e-6, 1., -5]])      # k = .5, rounded either way
+    assert _standing(even, t, tie=1e-5)[1].tolist() == [False, False]
+    assert _standing(even + torch.tensor([0, 1e-3, 0]), t, tie=1e-5)[1].tolist() == [True, True]
 
 def test_closing_the_loop_lowers_the_confidence_error(cfe, x):
     err = [(e.intended - e.achieved).abs().mean() for e in (cfe.explain(x[:8], ks=torch.linspace(0, 1, 21), closed_loop=c) for c in (False, True))]
