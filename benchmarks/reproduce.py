@@ -36,7 +36,7 @@ GROUPS = dict(
     colour=(COLOUR, {'Mirror-CFE robust': robust}),
     paper=(some(GREY), {'Mirror-CFE paper': paper}),
     floors=(some(GREY + COLOUR), FLOORS),
-    multi=(some(GREY), {'Mirror-CFE robust, multi-class': partial(mirror, pair=False, steps=3200)}),
+    multi=(some(GREY), {'Mirror-CFE robust, multi-class': partial(mirror, pair=False, steps=2000)}),
     ssc=(some([COLOUR[2]]), {'full': robust, 'skip only': partial(mirror, mode='skip'), 'no CSP': partial(mirror, mode='no-csp')}),
     tri=(some([GREY[4]]), {'none': partial(mirror, tri=0.), **{f'a = {a}': partial(mirror, a=a) for a in (0., .2, .4, .6)}}),
     pgd=(some(GREY, 200), {'PGD': pgd}))
