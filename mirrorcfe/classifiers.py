@@ -270,11 +270,12 @@ def get_classifier(name:str='mnist',        # a name in `DATASETS`
                    device=None,             # where it is trained and returned; None: the GPU if there is one
                    force:bool=False,        # train even if the cache has it
                    progress:bool|None=None, # a bar while training; None: in a terminal
+                   without=None,            # a class, by number or name, that it never sees in training
                    **kwargs                 # bs, and settings of `train_classifier`: epochs, lr, shift, blur, label_smoothing, wd, bf16, channels_last
                   )->GapClassifier:         # trained and frozen, `.accuracy` on the test images
     "Return the classifier of a dataset, from the cache or after training it once."
     recipe = RECIPES.get(data_spec(name).name, _default) | kwargs
-    dls = get_dls(name, root, size=size, bs=recipe.pop('bs'), seed=seed, n_train=n_train, device=device)
+    dls = get_dls(name, root, size=size, bs=recipe.pop('bs'), seed=seed, n_train=n_train, device=device, without=without)
     if recipe.get('bf16') is None: recipe['bf16'] = fast_bf16(dls.device)
     settings = dict(dataset=name, data=data_fingerprint(dls), size=dls.spec.size, n_train=n_train, widths=list(widths), seed=seed,
                     bs=dls.train.bs, **recipe)

@@ -580,13 +580,15 @@ def _sets(spec, root, size, progress=None):
     return [ImageSet(to_size(a, size, spec.pad, spec.edge), b, spec.classes) for a, b in _parts(spec, parts)]
 
 # %% ../nbs/10_data.ipynb #400b90fb
+def _class(spec, c):
+    "A class as its number."
+    if isinstance(c, str) and c not in spec.classes: raise MirrorError(f"no class {c!r} in {spec.name}: choose from {', '.join(spec.classes)}")
+    return check_class(spec.classes.index(c) if isinstance(c, str) else c, len(spec.classes)).item()
+
 def _pair(spec, pair):
     "The pair as two class numbers."
     if isinstance(pair, str) or len(pair) != 2: raise MirrorError(f"pair= takes two classes, such as (4, 9): found {pair!r}")
-    for p in pair:
-        if isinstance(p, str) and p not in spec.classes: raise MirrorError(f"no class {p!r} in {spec.name}: choose from {', '.join(spec.classes)}")
-    ids = [check_class(spec.classes.index(p) if isinstance(p, str) else p, len(spec.classes)) for p in pair]
-    return tuple(i.item() for i in check_pair(*ids, len(spec.classes)))
+    return tuple(i.item() for i in check_pair(*(_class(spec, p) for p in pair), len(spec.classes)))
 
 def _first(dataset, n):
     "The first `n` images by their rank within the class: balanced, and a part of every larger choice."
@@ -604,13 +606,14 @@ def best_device(device=None     # 'cpu', 'cuda', 'cuda:1', 'mps' or a `torch.dev
     return torch.device(device)
 
 # %% ../nbs/10_data.ipynb #4b4c3738
-def _loaders(spec, root=None, pair=None, size=None, bs=64, seed=0, n_train=None, steps=None, device=None, progress=None):
+def _loaders(spec, root=None, pair=None, size=None, bs=64, seed=0, n_train=None, steps=None, device=None, progress=None, without=None):
     "The `DataLoaders` of a `DataSpec`; arguments as for `get_dls`."
     device = best_device(device)
     if pair is not None: pair = _pair(spec, pair)
     spec = replace(spec, size=spec.size if size is None else size)
     sets = _sets(spec, root, spec.size, progress)
     if pair: sets = [s.subset((s.y == pair[0]) | (s.y == pair[1])) for s in sets]
+    if without is not None: sets[:2] = [s.subset(s.y != _class(spec, without)) for s in sets[:2]]
     if n_train is not None: sets[0] = _first(sets[0], n_train)
     train = TensorLoader(sets[0], bs, shuffle=True, drop_last=True, seed=seed, steps=steps, device=device)
     dls = DataLoaders(train, *(TensorLoader(s, bs, device=device) for s in sets[1:]), device=device)
@@ -628,14 +631,15 @@ def get_dls(name:str='digits',      # a name in `DATASETS`, 'celeba_hq:ATTRIBUTE
             steps:int|None=None,    # batches in a training epoch; None: once through the images
             device=None,            # where the batches are; None: the GPU if there is one
             attribute:str|None=None, # which of its attributes makes the two classes of celeba_hq
-            progress=None           # function (done, total), called while picture files are decoded
+            progress=None,          # function (done, total), called while picture files are decoded
+            without=None            # a class, by number or name, that is never shown in training; the test images keep it
            )->DataLoaders:          # train, valid and `.test`; `.vocab`, `.c`, `.spec`, `.pair`
     "Load a dataset; raises `MirrorError` for unknown names, missing or damaged files, and selections that are not there."
-    return _loaders(data_spec(name, attribute, root), root, pair, size, bs, seed, n_train, steps, device, progress)
+    return _loaders(data_spec(name, attribute, root), root, pair, size, bs, seed, n_train, steps, device, progress, without)
 
 def get_folder_dls(path,             # folder with one subfolder for each class, or with train/, val/ and test/
                    channels:int=3,   # 3 colour, 1 grey
-                   **kwargs          # any of size, bs, seed, n_train, steps, pair, device, progress, as for `get_dls`
+                   **kwargs          # any of size, bs, seed, n_train, steps, pair, device, progress, without, as for `get_dls`
                   )->DataLoaders:    # as `get_dls` returns
     "Load a folder of images, in grey if wanted; raises `MirrorError` for a folder that is not there or has no classes."
     return _loaders(_folder_spec(path, channels), **kwargs)
