@@ -258,10 +258,10 @@ function draw(){const j=+$('k').value,k=way.ks[j],data=pixels(j+1);
   if($('c').checked)change(j+1).forEach((v,i)=>{const a=Math.min(1,Math.abs(v)/most),e=v>0?[178,24,43]:[33,102,172];for(let q=0;q<3;q++)data.data[4*i+q]=255*(1-a)+e[q]*a});
   put($('y'),data,$('m').checked&&way.grid?way.grid[j]:null);$('o').textContent='k = '+k.toFixed(2);$('q').textContent=way.titles[j];
   $('z').setAttribute('x1',100*k);$('z').setAttribute('x2',100*k);
-  const b=$('b');b.textContent='';way.names.forEach((name,i)=>{const w=way.want[j][i],g=way.got[j][i],d=document.createElement('div');
-    b.append(name,d,w.toFixed(2)+' / '+g.toFixed(2));for(const v of [w,g]){const e=document.createElement('i');e.style.width=100*v+'%';d.append(e)}})}
+  const b=$('b');b.textContent='';way.names.forEach((name,i)=>{const w=way.want[j][i],g=way.got[j][i],[l,d,r]=['span','div','span'].map(e=>document.createElement(e));
+    l.textContent=name;r.textContent=w.toFixed(2)+' / '+g.toFixed(2);b.append(l,d,r);for(const v of [w,g]){const e=document.createElement('i');e.style.width=100*v+'%';d.append(e)}})}
 function line(c,v){$(c).setAttribute('points',way.ks.map((k,j)=>100*k+','+(102-100*v[j][1])).join(' '))}
-function show(){way=D.images[+$('s').value][+$('t').value];$('k').max=way.ks.length-1;$('m').disabled=!way.grid;$('h').textContent=way.said;line('w',way.want);line('g',way.got);
+function show(){way=D.images[+$('s').value][+$('t').value];$('k').max=way.ks.length-1;if(!root.dataset.ready)$('k').value=way.first??way.ks.length-1;$('m').disabled=!way.grid;$('h').textContent=way.said;line('w',way.want);line('g',way.got);
   const f=way.first===null?-9:100*way.ks[way.first];$('f').setAttribute('x1',f);$('f').setAttribute('x2',f);img=new Image();
   img.onload=()=>{most=1;for(let n=1;n<=way.ks.length;n++)for(const v of change(n))most=Math.max(most,Math.abs(v));put($('x'),pixels(0));draw();root.dataset.ready='1'};img.src=way.sprite}
 function offer(){$('t').replaceChildren(...option(D.images[+$('s').value],v=>D.classes[v.target]));show()}

@@ -43,7 +43,10 @@ def test_sidebar_is_complete():
     pages = [n for _, names in docs.sidebar() for n in names]
     assert len(pages) == len(set(pages))
     assert set(pages) == {p.relative_to(ROOT/"nbs").as_posix() for p in NBS}
-    assert pages[0] == "index.ipynb" and pages[1:] == sorted(pages[1:])
+    (_, first), (name, start), *rest = docs.sidebar()
+    assert first == ["index.ipynb"] and name == "Start here" and start == sorted(start)
+    rest = [n for _, names in rest for n in names]
+    assert rest == sorted(rest), "behind the pages to start with, the order is that of the numbers"
 
 def test_quarto_file_is_linked():
     link = ROOT/"nbs"/"_quarto.yml"

@@ -33,7 +33,7 @@ def run(path, test=True, flags=(), timeout=3600):
     nb = nbformat.read(path, 4)
     env = dict(os.environ, PYTHONWARNINGS="ignore") | (dict(IN_TEST="1") if test else {})
     if not test: env.pop("IN_TEST", None)
-    client = Client(nb, kernel_name="python3", timeout=timeout, record_timing=False, resources={"metadata": {"path": str(path.parent)}})
+    client = Client(nb, kernel_name="python3", timeout=timeout, record_timing=False, store_widget_state=False, resources={"metadata": {"path": str(path.parent)}})
     client.flags = flags
     client.execute(env=env)
     return nb
