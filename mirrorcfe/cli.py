@@ -259,8 +259,9 @@ def one_line(r:dict   # a row of results
     "Put the numbers into one sentence."
     if not r['images']: return "no image had a way to go: each is its target already"
     oracle = '' if r['oracle'] != r['oracle'] else f", by the oracle for {r['oracle']:.1%}"
+    doubt = '' if r['val'] < .9 or not r['oracle'] < .7 else ". What convinces this classifier and not the oracle may be an adversarial pattern: look at the pictures, or train longer (--steps)"
     return (f"{r['images']} image{'s' if r['images'] > 1 else ''}: the reflection is taken for the target by the classifier for {r['val']:.1%}{oracle}; a counterfactual was found for "
-            f"{r['coverage']:.1%}; confidence misses its intention by {r['confidence_error']:.3f}; L1 {r['l1_reflection']:.3f}")
+            f"{r['coverage']:.1%}; confidence misses its intention by {r['confidence_error']:.3f}; L1 {r['l1_reflection']:.3f}{doubt}")
 
 # %% ../nbs/90_cli.ipynb #fb5b381d
 def slug(name:str,      # of a class, whatever it is
