@@ -4,6 +4,7 @@ from functools import partial
 import pandas as pd, pytest, torch
 from torch import nn
 from mirrorcfe import benchmark as b
+from mirrorcfe.baselines.cem import CEM
 from mirrorcfe.baselines.floors import Identity, PixelBlend
 from mirrorcfe.baselines.pgd import PGD, two_ended
 from mirrorcfe.core import MirrorError
@@ -253,3 +254,17 @@ def test_a_damaged_explainer_is_trained_again(own_cache):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         quick()
+
+def test_a_baseline_is_fitted_once_and_again_where_its_file_is_damaged(tmp_path, monkeypatch):
+    task = b.Task("digits", (4, 9), n=2)
+    clf, fits = task.classifier, []
+    monkeypatch.setenv('MIRRORCFE_CACHE', str(tmp_path))
+    class Counted(CEM):
+        def fit(self, dls, progress=False): fits.append(1); return super().fit(dls, progress=progress)
+    get = lambda: b.get_baseline(Counted, task, classifier=clf, steps=2, rounds=1, ae_steps=2)
+    get(); get()
+    assert len(fits) == 1 and get().about['preset'] == 'cpu'
+    kept, = (p for p in (tmp_path/'baselines').iterdir() if p.suffix not in ('.json', '.lock'))
+    kept.write_bytes(kept.read_bytes()[:40])
+    with pytest.warns(UserWarning, match='damaged'): get()
+    assert len(fits) == 2
