@@ -21,7 +21,7 @@ endif
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 8 ] && n=8; echo $$n)
 NBTEST  := OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS)
 
-.PHONY: help install demo test export sync nbtest pytest slow readme docs clean distclean
+.PHONY: help install demo test export sync nbtest pytest slow notebooks readme docs clean distclean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -61,6 +61,9 @@ pytest: $(STAMP)  ## only the third
 
 slow: $(STAMP)  ## the notebooks with their slow cells, one after the other on all cores
 	@$(BIN)/nbdev_test --n_workers 0 --flags slow --do_print --timing
+
+notebooks: $(STAMP)  ## every notebook in a plain Jupyter kernel, top to bottom
+	@OMP_NUM_THREADS=1 $(BIN)/python tools/run_notebooks.py
 
 export: $(STAMP)  ## notebooks -> package, then clean them and renew README.md
 	@$(BIN)/nbdev_export

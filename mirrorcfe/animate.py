@@ -141,7 +141,9 @@ def _palette(film, n=120):
     some = [film.ex.x[0], *path[::max(1, len(path)//12)]]
     images = Image.fromarray(np.concatenate([to_rgb(x) for x in some])).quantize(n, method=Image.Quantize.MEDIANCUT)
     out = Image.new('P', (1, 1))
-    out.putpalette([round(255*v) for c in fixed for v in c] + images.getpalette()[:3*n])
+    colours = np.array([round(255*v) for c in fixed for v in c] + images.getpalette()[:3*n]).reshape(-1, 3)
+    colours[(colours > 246).all(1)] = 255   # a white that is nearly one would be taken for the paper
+    out.putpalette(colours.flatten().tolist())
     return out
 
 def _write_gif(film, js, path, fps, hold, tick):

@@ -90,7 +90,7 @@ def _steps(one, steps):
 
 def _step_panel(one, j, f):
     "The panel of step `j`; `f` is the step of the first CFE, or None."
-    kind = ('1st ' if j == f and float(one.ks[j]) < 1 else '') + step_name(one, 0, j)
+    kind = '1st CFE' if j == f and float(one.ks[j]) < 1 else step_name(one, 0, j)
     title = f"{kind} ({class_name(one, one.predicted[0, j])})" if one.status[0] != 'already target' else 'no image'
     return Panel(to_rgb(one.path[0, j]), title, float(one.ks[j]), j, j == f)
 

@@ -114,3 +114,55 @@ def test_gradients_do_not_matter():
     ex = tiny()
     ex.path.requires_grad_(), ex.achieved_probs.requires_grad_()
     assert render(ex.show(0, steps=3, difference=True)) and render(ex.figure(0, steps=3))
+
+def test_a_turn_at_the_first_step():
+    "Where the bare reconstruction is the target already, the first CFE is at k = 0 and called so."
+    ex = tiny(gains=(1.,))
+    ex.achieved_probs[0, 0] = torch.tensor([.2, .8, 0])
+    assert [p.title for p in strip_panels(ex, 0) if p.first] == ["1st CFE (right)"]
+
+@pytest.mark.parametrize("ks,n", [(None, 7), (.5, 2), ((0, 1), 3), ([.2, .3, .9], 4)])
+def test_difference_at_any_step(ex, ks, n):
+    fig = ex.show_difference(0, ks)
+    assert len(fig.axes) == 2*n - 1 and render(fig)
+
+def test_difference_of_what_failed():
+    ex = tiny(gains=(1., .3, 1.), same=True)
+    masks = torch.ones(3, 21, 4, 4)
+    for i in range(3): assert render(ex.show_difference(i, masks=masks))
+
+@pytest.mark.parametrize("ks", [(-.1,), (.5, 1.2), (float("nan"),), ()])
+def test_difference_refuses(ex, ks):
+    with pytest.raises(MirrorError, match="steps from 0"): ex.show_difference(0, ks)
+    with pytest.raises(MirrorError, match="masks must be those of this explanation"): ex.show_difference(0, masks=torch.ones(1, 3, 4, 4))
+
+def test_share_inside_the_mask():
+    from mirrorcfe.show import _shares
+    change, m = np.zeros((8, 8)), torch.zeros(4, 4)
+    change[:2, :2], m[0, 0] = 1, 1
+    assert _shares(change, m) == "100 % in 6 %" and _shares(-change, 1 - m) == "0 % in 94 %"
+
+@pytest.mark.parametrize("mode", ["full", "no-csp", "skip"])
+def test_masks_and_evidence(mode):
+    "The mask is that of the drawn step; evidence averages to the margin."
+    from mirrorcfe.classifiers import small_resnet
+    from mirrorcfe.explainer import MirrorCFE
+    from mirrorcfe.features import kfe_features
+    from mirrorcfe.show import evidence
+    from mirrorcfe.ssc import csp_mask
+    from mirrorcfe.training import MirrorModel
+    torch.manual_seed(0)
+    clf = small_resnet(3, 1, [8, 16, 16], 16, ["a", "b", "c"]).eval()
+    cfe = MirrorCFE(clf, mode=mode, steps=1)
+    x = torch.rand(4, 1, 16, 16)*2 - 1
+    e = clf.encode(x)
+    cfe.model = MirrorModel(clf, [(f.shape[1], f.shape[2]) for f in e.maps], 1, 16, cfe.recipe)
+    ex = cfe.explain(x, ks=[0, .3, .8, 1], on_same="mark")
+    got, t = cfe.masks(ex), ex.target
+    for j in range(4):
+        k = ex.drawn_ks[:, j]
+        want = csp_mask(kfe_features(e.maps[-1], cfe.model.solve(e.z, ex.source, t, k)), clf.W, ex.source, t, k)[:, 0]
+        torch.testing.assert_close(got[:, j], want if mode == "full" else torch.full_like(want, float(mode == "no-csp")))
+    margin = (e.logits.gather(1, t[:, None]) - e.logits.gather(1, ex.source[:, None]))[:, 0]
+    torch.testing.assert_close(evidence(clf, x, ex.source, t).mean((1, 2)), margin, rtol=1e-4, atol=1e-5)
+    assert render(ex.show_difference(0, masks=cfe)) and render(ex.show_difference(1, .3, got))

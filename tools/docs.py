@@ -16,7 +16,8 @@ SHOWN = ("text/html", "image/svg+xml", "image/png", "image/gif", "image/jpeg", "
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><link rel="stylesheet" href="site.css"></head>
-<body><nav aria-label="Pages"><a class="brand" href="index.html">{site}</a>{sidebar}</nav>
+<body><nav aria-label="Pages"><a class="brand" href="index.html">{site}</a>
+<input type="checkbox" id="menu"><label for="menu">all pages</label><div class="list">{sidebar}</div></nav>
 <main><h1>{heading}</h1><p class="lead">{lead}</p>
 {body}
 <footer>{around}</footer></main></body></html>
@@ -29,7 +30,7 @@ nav{position:sticky;top:0;align-self:start;height:100vh;overflow-y:auto;box-sizi
 nav a{display:block;padding:.12rem .4rem;color:#1f2328;text-decoration:none;border-radius:4px}
 nav a:hover{background:#eaeef2}nav a.here{background:#ddebfa;color:#0550ae;font-weight:600}nav a.brand{font-weight:700;font-size:1.15rem}
 nav h2{font-size:.78rem;color:#59636e;text-transform:uppercase;letter-spacing:.04em;margin:1rem 0 .2rem .4rem}
-nav .inner a{padding-left:1.3rem;font-size:.86rem;color:#59636e}
+#menu,nav label{display:none}nav .inner a{padding-left:1.3rem;font-size:.86rem;color:#59636e}
 main{padding:1rem 1.2rem 4rem 0}h1{margin-bottom:.2rem}.lead{font-size:1.1rem;color:#59636e;margin-top:0}
 h2{margin-top:2.2rem;border-bottom:1px solid #d0d7de;padding-bottom:.2rem}h3{margin-top:1.6rem}a{color:#0550ae}
 pre{background:#f6f8fa;border-radius:6px;padding:.7rem .9rem;overflow-x:auto;font:.86rem/1.45 ui-monospace,"DejaVu Sans Mono",monospace}
@@ -40,7 +41,10 @@ pre code{background:none;padding:0;font-size:1em}pre.out{background:#fff;border-
 table{border-collapse:collapse;font-size:.92rem;display:block;overflow-x:auto}td,th{border:1px solid #d0d7de;padding:.3rem .6rem;text-align:left}
 img,svg,video{max-width:100%;height:auto}math[display=block]{margin:1rem 0;font-size:1.1em}.anchor-link{display:none}
 footer{display:flex;justify-content:space-between;margin-top:3rem;border-top:1px solid #d0d7de;padding-top:1rem}
-@media(max-width:820px){body{display:block}nav{position:static;height:auto;border-right:0}main{padding:1rem}}
+figure{margin:1rem 0}
+@media(max-width:820px){body{display:block}nav{position:static;height:auto;border-right:0;border-bottom:1px solid #d0d7de;padding:.7rem 1rem}main{padding:1rem}
+ nav .list{display:none}#menu{display:inline-block;position:absolute;opacity:0}nav label{display:inline-block;border:1px solid #d0d7de;border-radius:6px;padding:.1rem .6rem;background:#fff;cursor:pointer}
+ nav a.brand{display:inline-block;margin-right:1rem}#menu:checked~.list{display:block}#menu:focus-visible+label{outline:2px solid #0550ae}}
 """
 
 def sidebar(root=ROOT):
@@ -55,6 +59,13 @@ def page_of(name):
     "`00_core.ipynb` -> `core.html`, as nbdev names it."
     return re.sub(r"^\d+[a-zA-Z0-9]*_", "", Path(name).name.lower()).replace(".ipynb", ".html")
 
+def page_names(groups):
+    "Notebook -> page, in the order of the sidebar; where two would have one name the later one keeps its number."
+    pages = {}
+    for name in (n for _, names in groups for n in names):
+        pages[name] = page_of(name) if page_of(name) not in pages.values() else Path(name).stem + ".html"
+    return pages
+
 def slug(heading):
     "The anchor of a heading; nbdev links to lower-case symbol names."
     return re.sub(r"[^\w.]+", "-", re.sub(r"<[^>]+>", "", heading).lower()).strip("-")
@@ -64,7 +75,7 @@ def mathml(tex, display):
     try:
         from latex2mathml.converter import convert
         return convert(html.unescape(tex).strip(), display=display)
-    except Exception: return f"<code>{html.escape(html.unescape(tex))}</code>"
+    except Exception: return f"<code class=\"unrendered\">{html.escape(html.unescape(tex))}</code>"
 
 def highlight(source, lang="python"):
     "Coloured code, colours inline."
@@ -117,22 +128,32 @@ def front(nb):
     "Title and description that nbdev put in the first cell."
     return yaml.safe_load(text(nb["cells"][0]["source"]).strip().strip("-")) or {}
 
-def relink(body, home):
+def relink(body, home, pages=None):
     "Links to notebooks and to the published site become links to the pages beside this one."
+    page = lambda n: (pages or {}).get(n, page_of(n))
     body = re.sub(rf'href="{re.escape(home)}/?([^"]*)"', lambda m: f'href="{m[1] or "index.html"}"', body)
-    return re.sub(r'href="([\w./]+\.ipynb)', lambda m: f'href="{page_of(m[1])}', body)
+    return re.sub(r'href="([\w./]+\.ipynb)', lambda m: f'href="{page(m[1])}', body)
 
-def nav(groups, titles, here, body):
+def nav(groups, titles, here, body, pages):
     "The sidebar, with the headings of the page that is open."
     out = []
     for section, names in groups:
         if section and any(n in titles for n in names): out.append(f"<h2>{section}</h2>")
         for name in (n for n in names if n in titles):
             label = "Overview" if name == "index.ipynb" else titles[name]
-            out.append(f'<a{" class=here" if name == here else ""} href="{page_of(name)}">{html.escape(label)}</a>')
+            out.append(f'<a{" class=here" if name == here else ""} href="{pages[name]}">{html.escape(label)}</a>')
             heads = re.findall(r'<h2 id="([^"]*)">(.*?)</h2>', body) if name == here else []
             if heads: out.append('<div class="inner">' + "".join(f'<a href="#{i}">{h}</a>' for i, h in heads) + "</div>")
     return "\n".join(out)
+
+def mend(site):
+    "A method with a second decorator is headed `explain` and linked to as `mirrorcfe.explain`: its heading gets that name too."
+    pages = {p.name: p.read_text(encoding="utf-8") for p in site.glob("*.html")}
+    for target, anchor in {tuple(l.split("#", 1)) for p in pages.values() for l in re.findall(r'href="([\w.]+\.html#[^"]+)"', p)}:
+        if target not in pages or f'id="{anchor}"' in pages[target]: continue
+        short = re.escape(anchor.rpartition(".")[2])
+        pages[target] = re.sub(rf'(<h\d id="{short}">)', rf'<a id="{anchor}"></a>\1', pages[target], count=1)
+    for name, page in pages.items(): (site/name).write_text(page, encoding="utf-8")
 
 def broken(site):
     "Local links and pictures that lead nowhere."
@@ -155,8 +176,8 @@ def plain(root=ROOT):
     ini = ConfigParser(delimiters=["="])
     ini.read(root/"settings.ini", encoding="utf-8")
     cfg, site = ini["DEFAULT"], root/"_docs"
-    proc = proc_nbs(n_workers=min(4, os.cpu_count() or 1), force=True)
-    groups = sidebar(root)
+    proc = proc_nbs(n_workers=min(4, os.cpu_count() or 1), force=True)   # forced: nbdev looks at times alone
+    groups, pages = sidebar(root), page_names(sidebar(root))
     nbs = {n: json.loads((proc/n).read_text(encoding="utf-8")) for _, names in groups for n in names if (proc/n).exists()}
     fronts, md = {n: front(nb) for n, nb in nbs.items()}, markdown()
     titles = {n: str(f.get("title", n)) for n, f in fronts.items()}
@@ -167,11 +188,12 @@ def plain(root=ROOT):
     order = list(nbs)
     for i, (name, nb) in enumerate(nbs.items()):
         body = "\n".join(cell_html(c, md) for c in nb["cells"])
-        link = lambda n, before="", after="": f'<a href="{page_of(n)}">{before}{html.escape(titles[n])}{after}</a>'
+        link = lambda n, before="", after="": f'<a href="{pages[n]}">{before}{html.escape(titles[n])}{after}</a>'
         around = (link(order[i-1], before="&larr; ") if i else "<span></span>") + (link(order[i+1], after=" &rarr;") if i+1 < len(order) else "")
-        page = PAGE.format(title=html.escape(titles[name]), site=cfg["title"], sidebar=nav(groups, titles, name, body), body=body, around=around,
+        page = PAGE.format(title=html.escape(titles[name]), site=cfg["title"], sidebar=nav(groups, titles, name, body, pages), body=body, around=around,
                            heading=html.escape(titles[name]), lead=md(fronts[name].get("description", "")).strip().removeprefix("<p>").removesuffix("</p>"))
-        (site/page_of(name)).write_text(relink(page, cfg["doc_host"] + cfg["doc_baseurl"]), encoding="utf-8")
+        (site/pages[name]).write_text(relink(page, cfg["doc_host"] + cfg["doc_baseurl"], pages), encoding="utf-8")
+    mend(site)
     return site
 
 if __name__ == "__main__":

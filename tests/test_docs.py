@@ -1,0 +1,160 @@
+"The documentation site without Quarto: built whole, then read by a browser where one is installed."
+import asyncio, functools, http.server, json, os, re, shutil, subprocess, sys, tempfile, threading, time
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT/"tools"))
+import docs
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+SWITCHES = ("--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync "
+            "--disable-extensions --remote-debugging-port=0").split()
+# Run in the page: pictures that did not load, formulas without a size, formulas left as source, how far it sticks out at the right.
+LOOK = """JSON.stringify((()=>{const c=document.body.cloneNode(true);c.querySelectorAll('pre,code,math,script,style').forEach(e=>e.remove());return {
+ pictures:[...document.images].filter(i=>!i.complete||!i.naturalWidth).map(i=>i.src.slice(0,80)),
+ flat:[...document.querySelectorAll('math')].filter(m=>!m.getBoundingClientRect().height).map(m=>m.textContent.slice(0,40)),
+ source:(c.textContent.match(/\\$\\$|\\\\(frac|sum|mathrm|begin)\\b/g)||[]).concat([...document.querySelectorAll('.unrendered')].map(e=>e.textContent)),
+ wide:document.documentElement.scrollWidth-window.innerWidth,title:document.title,math:document.querySelectorAll('math').length}})())"""
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    "The plain site of a copy of the project: the folder, and what the build said."
+    root = tmp_path_factory.mktemp("project")
+    for name in ("settings.ini", "setup.py", "_quarto.yml", "README.md"): shutil.copy(ROOT/name, root/name)
+    skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+    for name in ("nbs", "mirrorcfe", "tools"): shutil.copytree(ROOT/name, root/name, symlinks=True, ignore=skip)
+    without = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if not (Path(p)/"quarto").exists())
+    run = subprocess.run([sys.executable, "tools/docs.py"], cwd=root, env=dict(os.environ, PATH=without, PYTHONWARNINGS="ignore", OMP_NUM_THREADS="1"), text=True, capture_output=True)
+    return root/"_docs", run
+
+def test_build_says_which_of_the_two(site):
+    folder, run = site
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    assert "Quarto is not installed, so this is the plain site: _docs/index.html" in run.stdout
+
+def test_every_page_of_the_sidebar_is_there(site):
+    names = docs.page_names(docs.sidebar())
+    assert {p.name for p in site[0].glob("*.html")} == set(names.values()) and len(names) == len(set(names.values()))
+    page = (site[0]/"index.html").read_text(encoding="utf-8")
+    assert [n for n in names.values() if f'href="{n}"' not in page] == []
+
+def test_no_link_leads_nowhere(site): assert docs.broken(site[0]) == []
+
+def test_readable_offline(site):
+    "Nothing is fetched from elsewhere: no script, style, picture or frame with an address of its own."
+    for page in site[0].glob("*.html"):
+        text = re.sub(r"<pre.*?</pre>|<code.*?</code>", "", page.read_text(encoding="utf-8"), flags=re.S)
+        assert re.findall(r'<(?:script|img|iframe|video|source)[^>]+src="(?:https?:)?//[^"]*"|<link[^>]+href="(?:https?:)?//[^"]*"|@import', text) == [], page.name
+
+def test_figures_are_there(site):
+    "Every stored picture of a notebook is on its page."
+    names = docs.page_names(docs.sidebar())
+    for nb in ("00_core.ipynb", "40_show.ipynb", "77_masks.ipynb"):
+        cells = json.loads((ROOT/"nbs"/nb).read_text(encoding="utf-8"))["cells"]
+        n = sum("image/png" in o.get("data", {}) for c in cells for o in c.get("outputs", []))
+        assert (site[0]/names[nb]).read_text(encoding="utf-8").count("data:image/png") >= n > 0 or n == 0
+
+def test_pages_of_one_name_are_told_apart():
+    names = docs.page_names([("", ["index.ipynb"]), ("A", ["01_x.ipynb"]), ("B", ["71_x.ipynb"])])
+    assert names == {"index.ipynb": "index.html", "01_x.ipynb": "x.html", "71_x.ipynb": "71_x.html"}
+    assert docs.relink('<a href="71_x.ipynb#a">', "https://h", names) == '<a href="71_x.html#a">'
+
+def test_second_names_of_headings(tmp_path):
+    (tmp_path/"a.html").write_text('<h3 id="explain">explain</h3>')
+    (tmp_path/"b.html").write_text('<a href="a.html#m.explain">x</a><a href="a.html#m.other">y</a>')
+    docs.mend(tmp_path)
+    assert docs.broken(tmp_path) == ["b.html: a.html#m.other"]
+
+# --- in a browser ----------------------------------------------------------------------------------------------------------------
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args): pass
+
+class Tab:
+    "One page of a headless browser, over the DevTools protocol."
+    def __init__(self, socket): self.socket, self.n, self.events = socket, 0, []
+    async def call(self, method, **params):
+        self.n += 1
+        await self.socket.write_message(json.dumps(dict(id=self.n, method=method, params=params)))
+        while "id" not in (m := await self.next()) or m["id"] != self.n: pass
+        assert "error" not in m, m
+        return m["result"]
+    async def next(self):
+        m = json.loads(await asyncio.wait_for(self.socket.read_message(), 30))
+        if "id" not in m: self.events.append(m)
+        return m
+    async def run(self, code): return (await self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True))["result"].get("value")
+    async def open(self, url):
+        "Load a page; returns what went wrong on the way."
+        self.events.clear()
+        await self.call("Page.navigate", url=url)
+        while not any(e["method"] == "Page.loadEventFired" for e in self.events): await self.next()
+        return [t for e in self.events for t in complaint(e["method"], e["params"], url)]
+
+def complaint(method, p, url):
+    "What an event says went wrong."
+    host = url.rsplit("/", 1)[0]
+    if method == "Runtime.exceptionThrown": yield str(p["exceptionDetails"])[:300]
+    if method == "Runtime.consoleAPICalled" and p["type"] in ("error", "warning", "assert"): yield str(p["args"])[:300]
+    if method == "Log.entryAdded" and p["entry"]["level"] == "error": yield p["entry"]["text"] + " " + p["entry"].get("url", "")
+    if method == "Network.responseReceived" and p["response"]["status"] >= 400: yield f"{p['response']['status']} {p['response']['url']}"
+    if method == "Network.requestWillBeSent" and not p["request"]["url"].startswith((host, "data:", "blob:")): yield "asks " + p["request"]["url"]
+
+async def visit(port, address, pages):
+    "Every page, wide and narrow; and the slider moved by hand."
+    from tornado.httpclient import AsyncHTTPClient
+    from tornado.websocket import websocket_connect
+    found = json.loads((await AsyncHTTPClient().fetch(f"http://127.0.0.1:{port}/json")).body)
+    tab, out = Tab(await websocket_connect(next(t["webSocketDebuggerUrl"] for t in found if t["type"] == "page"), max_message_size=2**28)), {}
+    for domain in ("Page", "Runtime", "Log", "Network"): await tab.call(f"{domain}.enable")
+    for page in pages:
+        await tab.call("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)
+        wrong = await tab.open(f"{address}/{page}")
+        seen = json.loads(await tab.run(LOOK))
+        await tab.call("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=False)
+        out[page] = dict(seen, wrong=wrong, narrow=json.loads(await tab.run(LOOK))["wide"])
+    await tab.open(f"{address}/widget.html")
+    moved = await tab.run("""new Promise(done=>{const r=document.querySelector('[id^=way-]'),$=c=>r.querySelector('.'+c),shot=()=>$('y').toDataURL();
+     const go=()=>{if(!r.dataset.ready)return setTimeout(go,50);const out=[];for(const j of [0,$('k').max]){$('k').value=j;$('k').dispatchEvent(new Event('input'));out.push([$('o').textContent,$('q').textContent,shot()])}
+      $('c').click();out.push(['','',shot()]);$('t').value='1';$('t').dispatchEvent(new Event('change'));setTimeout(()=>{out.push([$('h').textContent,'',shot()]);done(JSON.stringify(out))},500)};go()})""")
+    return out, json.loads(moved)
+
+@pytest.fixture(scope="module")
+def read(site):
+    "What a headless browser found on every page, and what the slider did."
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None: pytest.skip("no chromium is installed: the site is built, but not opened in a browser")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site[0])))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        run = subprocess.Popen([browser, *SWITCHES, f"--user-data-dir={profile}", "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            file = Path(profile)/"DevToolsActivePort"
+            for _ in range(300):
+                if file.exists() and file.read_text().count("\n"): break
+                time.sleep(.1)
+            else: pytest.skip(f"{browser} does not start here: the site is built, but not opened in it")
+            return asyncio.run(visit(int(file.read_text().split()[0]), f"http://127.0.0.1:{server.server_port}", list(docs.page_names(docs.sidebar()).values())))
+        finally:
+            run.kill()
+            run.wait()
+            server.shutdown()
+
+def of(read, what, fine): return {p: r[what] for p, r in read[0].items() if r[what] not in fine}
+
+def test_every_page_opens(read): assert of(read, "title", ()) and not of(read, "wrong", ([],)), "nothing missing, no console error, nothing asked from elsewhere"
+
+def test_no_picture_is_missing(read): assert not of(read, "pictures", ([],))
+
+def test_formulas_are_rendered(read):
+    assert not of(read, "flat", ([],)) and not of(read, "source", ([],))
+    assert read[0]["core.html"]["math"] > 20 and sum(r["math"] for r in read[0].values()) > 200
+
+def test_nothing_sticks_out(read):
+    assert {p: (r["wide"], r["narrow"]) for p, r in read[0].items() if r["wide"] > 0 or r["narrow"] > 0} == {}
+
+def test_the_slider_moves(read):
+    first, last, change, other = read[1]
+    assert first[0] == "k = 0.00" and first[1].startswith("Source") and last[0] == "k = 1.00" and last[1].startswith("Reflection")
+    assert len({first[2], last[2], change[2], other[2]}) == 4 and "→" in other[0]
