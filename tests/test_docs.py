@@ -15,7 +15,8 @@ LOOK = """JSON.stringify((()=>{const c=document.body.cloneNode(true);c.querySele
  pictures:[...document.images].filter(i=>!i.complete||!i.naturalWidth).map(i=>i.src.slice(0,80)),
  flat:[...document.querySelectorAll('math')].filter(m=>!m.getBoundingClientRect().height).map(m=>m.textContent.slice(0,40)),
  source:(c.textContent.match(/\\$\\$|\\\\(frac|sum|mathrm|begin)\\b/g)||[]).concat([...document.querySelectorAll('.unrendered')].map(e=>e.textContent)),
- wide:document.documentElement.scrollWidth-window.innerWidth,title:document.title,math:document.querySelectorAll('math').length}})())"""
+ wide:document.documentElement.scrollWidth-window.innerWidth,
+ out:[...document.querySelectorAll('main *')].filter(e=>e.getBoundingClientRect().right>window.innerWidth+1&&!e.closest('pre,table,.eq')).slice(0,3).map(e=>e.tagName+' '+e.textContent.slice(0,50)),title:document.title,math:document.querySelectorAll('math').length}})())"""
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
@@ -113,7 +114,8 @@ async def visit(port, address, pages):
         wrong = await tab.open(f"{address}/{page}")
         seen = json.loads(await tab.run(LOOK))
         await tab.call("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=False)
-        out[page] = dict(seen, wrong=wrong, narrow=json.loads(await tab.run(LOOK))["wide"])
+        narrow = json.loads(await tab.run(LOOK))
+        out[page] = dict(seen, wrong=wrong, narrow=narrow["wide"], out=narrow["out"])
     await tab.open(f"{address}/widget.html")
     moved = await tab.run("""new Promise(done=>{const r=document.querySelector('[id^=way-]'),$=c=>r.querySelector('.'+c),shot=()=>$('y').toDataURL();
      const go=()=>{if(!r.dataset.ready)return setTimeout(go,50);const out=[];for(const j of [0,$('k').max]){$('k').value=j;$('k').dispatchEvent(new Event('input'));out.push([$('o').textContent,$('q').textContent,shot()])}
@@ -149,10 +151,10 @@ def test_no_picture_is_missing(read): assert not of(read, "pictures", ([],))
 
 def test_formulas_are_rendered(read):
     assert not of(read, "flat", ([],)) and not of(read, "source", ([],))
-    assert read[0]["core.html"]["math"] > 20 and sum(r["math"] for r in read[0].values()) > 200
+    assert read[0]["core.html"]["math"] >= 15 and sum(r["math"] for r in read[0].values()) > 200
 
 def test_nothing_sticks_out(read):
-    assert {p: (r["wide"], r["narrow"]) for p, r in read[0].items() if r["wide"] > 0 or r["narrow"] > 0} == {}
+    assert {p: (r["wide"], r["narrow"], r["out"]) for p, r in read[0].items() if r["wide"] > 0 or r["narrow"] > 0} == {}
 
 def test_the_slider_moves(read):
     first, last, change, other = read[1]

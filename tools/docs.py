@@ -38,12 +38,13 @@ code{background:#eff1f3;padding:.1em .3em;border-radius:4px;font-family:ui-monos
 pre code{background:none;padding:0;font-size:1em}pre.out{background:#fff;border-left:3px solid #d0d7de;border-radius:0}
 .doc{border:1px solid #d0d7de;border-radius:6px;padding:.2rem 1rem .4rem;margin:1rem 0}.doc hr{display:none}.doc h3{margin-top:.6rem}
 .source{float:right;font-size:.85rem}.callout{border-left:4px solid #54aeff;background:#f3f9ff;padding:.3rem 1rem;margin:1rem 0}
-table{border-collapse:collapse;font-size:.92rem;display:block;overflow-x:auto}td,th{border:1px solid #d0d7de;padding:.3rem .6rem;text-align:left}
-img,svg,video{max-width:100%;height:auto}math[display=block]{margin:1rem 0;font-size:1.1em}.anchor-link{display:none}
+table{border:0;border-collapse:collapse;font-size:.92rem;display:block;overflow-x:auto}td,th{border:1px solid #d0d7de;padding:.3rem .6rem;text-align:left}
+img,svg,video{max-width:100%;height:auto}math[display=block]{margin:1rem 0;font-size:1.1em}.eq{display:block;overflow-x:auto;overflow-y:hidden}
+h1,h2,h3,code{overflow-wrap:anywhere}pre code{overflow-wrap:normal}.anchor-link{display:none}
 footer{display:flex;justify-content:space-between;margin-top:3rem;border-top:1px solid #d0d7de;padding-top:1rem}
 figure{margin:1rem 0}
 @media(max-width:820px){body{display:block}nav{position:static;height:auto;border-right:0;border-bottom:1px solid #d0d7de;padding:.7rem 1rem}main{padding:1rem}
- nav .list{display:none}#menu{display:inline-block;position:absolute;opacity:0}nav label{display:inline-block;border:1px solid #d0d7de;border-radius:6px;padding:.1rem .6rem;background:#fff;cursor:pointer}
+ main p{overflow-x:auto;overflow-y:hidden}nav .list{display:none}#menu{display:inline-block;position:absolute;opacity:0}nav label{display:inline-block;border:1px solid #d0d7de;border-radius:6px;padding:.1rem .6rem;background:#fff;cursor:pointer}
  nav a.brand{display:inline-block;margin-right:1rem}#menu:checked~.list{display:block}#menu:focus-visible+label{outline:2px solid #0550ae}}
 """
 
@@ -74,7 +75,8 @@ def mathml(tex, display):
     "A formula as MathML, or its source where that fails."
     try:
         from latex2mathml.converter import convert
-        return convert(html.unescape(tex).strip(), display=display)
+        made = convert(html.unescape(tex).strip(), display=display)
+        return f'<span class="eq">{made}</span>' if display == "block" else made   # a frame that scrolls where the page is narrow
     except Exception: return f"<code class=\"unrendered\">{html.escape(html.unescape(tex))}</code>"
 
 def highlight(source, lang="python"):
