@@ -76,6 +76,7 @@ def test_markdown_of_the_site():
     assert 'display="block"' in md("$$\n\\frac{m}{2}\n$$")
     assert '<h2 id="one-idea">' in md("## One idea")
     assert '<a class="source" href="u">source</a>' in md('[source](u){target="_blank" style="float:right"}')
+    assert "https" not in md("```python\nx # a [`reflect`](https://h.io/core.html#reflect)\n```") and "reflect" in md("```python\nx # a [`reflect`](https://h.io/core.html#reflect)\n```")
     assert '<div class="callout">' in md("::: {.callout-note}\ntext\n:::")
 
 def test_broken_links_are_found(tmp_path):

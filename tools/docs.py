@@ -96,6 +96,7 @@ def markdown():
         def latex_environment(self, name, body): return mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
         def inline_math(self, body): return mathml(body, "inline")
         def block_code(self, code, info=None):
+            code = re.sub(r"\[(`[^`]+`)\]\(https?://[^)]+\)", r"\1", code)     # nbdev links names in the comments of a signature too
             return highlight(code, info) if info in ("python", "bash", "sh", "yaml") else f"<pre><code>{html.escape(code)}</code></pre>"
     md = MarkdownWithMath(renderer=Renderer(escape=False))
     def render(source):     # link attributes and fenced divs are Pandoc's, unknown to mistune
