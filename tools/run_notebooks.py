@@ -29,10 +29,10 @@ class Client(NotebookClient):
         if cell["cell_type"] == "code" and skipped(cell, self.flags): return cell
         return await super().async_execute_cell(cell, cell_index, **kw)
 
-def run(path, test=True, flags=(), timeout=3600):
-    "Run one notebook; returns it with its outputs. Raises `CellExecutionError` at the first cell that fails."
+def run(path, test=True, flags=(), quiet=False, timeout=3600):
+    "Run one notebook; returns it with its outputs, without what libraries say to their developers if `quiet`. Raises `CellExecutionError` at the first cell that fails."
     nb = nbformat.read(path, 4)
-    env = dict(os.environ, PYTHONWARNINGS="ignore") | (dict(IN_TEST="1") if test else {})
+    env = dict(os.environ) | (dict(IN_TEST="1") if test else {}) | (dict(PYTHONWARNINGS="ignore::FutureWarning,ignore::DeprecationWarning") if quiet else {})
     if not test: env.pop("IN_TEST", None)
     client = Client(nb, kernel_name="python3", timeout=timeout, record_timing=False, store_widget_state=False, resources={"metadata": {"path": str(path.parent)}})
     client.flags = flags
@@ -72,7 +72,7 @@ def main(argv=None):
     times, failed = {}, []
     for path in paths:
         start, used = time.monotonic(), processor()
-        try: nb = run(path, not (args.store or args.whole), args.flags.split())
+        try: nb = run(path, not (args.store or args.whole), args.flags.split(), args.store)
         except CellExecutionError as e:
             failed.append(path.name)
             print(f"{path.name}: FAILED\n{e}", flush=True)
