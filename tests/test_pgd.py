@@ -54,3 +54,18 @@ def test_answers_have_one_form(clf, x):
 @pytest.mark.parametrize('bad', [dict(eps=0), dict(eps=2), dict(alpha=-1), dict(steps=0)])
 def test_bad_settings(clf, bad):
     with pytest.raises(MirrorError, match='found'): PGD(clf, **bad)
+
+def test_torchattacks_agrees(clf, x):
+    "The PGD that others use, aimed at the same classes, from the same start: the source."
+    torchattacks = pytest.importorskip('torchattacks')
+    pgd, t, x01 = PGD(clf, steps=20), clf(x).topk(2).indices[:, 1], (x + 1)/2
+    class From01(torch.nn.Module):
+        "The classifier for images in [0, 1]."
+        def __init__(self): super().__init__(); self.clf = clf
+        def forward(self, v): return self.clf(v*2 - 1)
+    attack = torchattacks.PGD(From01().eval(), eps=pgd.eps, alpha=pgd.alpha, steps=pgd.steps, random_start=False)
+    attack.set_mode_targeted_by_label(quiet=True)
+    theirs, ours = attack(x01, t), x01
+    for _ in range(pgd.steps): ours = pgd.step(x01, ours, t)
+    assert (ours - x01).abs().max() > 5*pgd.alpha
+    assert ((ours - theirs).abs() < 1e-5).float().mean() > .99   # the sign of a gradient near 0 may differ
