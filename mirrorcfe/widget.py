@@ -6,8 +6,9 @@
 __all__ = ['step_picture', 'step_bars', 'PathWidget', 'slider_html']
 
 # %% ../nbs/42_widget.ipynb #b038003d
-import base64, hashlib, html, io, json
+import base64, hashlib, io, json
 from dataclasses import fields
+from html import escape
 from pathlib import Path
 import ipywidgets as widgets, numpy as np, torch
 from PIL import Image
@@ -117,9 +118,9 @@ def step_bars(ex:Explanation,  # any explanation
     "Return the title of a step and its confidences as bars, intended above predicted; raises `MirrorError` for a sample that is not there."
     one = ex[check_sample(ex, i)]
     bar = lambda v, c: f'<div style="background:{c};height:8px;width:{150*v:.0f}px;margin:1px"></div>'
-    row = lambda name, p, q: (f'<tr><td style="padding-right:8px">{html.escape(name)}</td><td style="width:156px">{bar(p, "#ff7f0e")}{bar(q, "#1f77b4")}</td>'
+    row = lambda name, p, q: (f'<tr><td style="padding-right:8px">{escape(name)}</td><td style="width:156px">{bar(p, "#ff7f0e")}{bar(q, "#1f77b4")}</td>'
                               f'<td style="font-family:monospace"><span style="color:#b35806">{p:.2f}</span> <span style="color:#1f77b4">{q:.2f}</span></td></tr>')
-    title = f'k = {float(one.ks[j]):.2f}: {step_name(one, 0, j)} ({html.escape(class_name(one, one.predicted[0, j]))})'
+    title = f'k = {float(one.ks[j]):.2f}: {step_name(one, 0, j)} ({escape(class_name(one, one.predicted[0, j]))})'
     return f'<b>{title}</b><table>{"".join(row(*r) for r in _share_rows(one, j))}</table>intended above, predicted below'
 
 # %% ../nbs/42_widget.ipynb #d487bba4
@@ -193,7 +194,7 @@ def _draw(self:PathWidget, *_):
     (one, masks), j = self._way(), self.step.value
     self.before.value = _png(Image.fromarray(to_rgb(one.x[0])).resize(step_picture(one, 0, j, size=self.size).size, Image.Resampling.NEAREST))
     self.after.value = _png(step_picture(one, 0, j, masks[j] if self.mask.value and masks is not None else None, self.change.value, self.size))
-    self.bars.value, self.said.value = step_bars(one, 0, j), html.escape(headline(one))
+    self.bars.value, self.said.value = step_bars(one, 0, j), escape(headline(one))
 
 # %% ../nbs/42_widget.ipynb #3b980b92
 @patch
