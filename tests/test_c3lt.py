@@ -1,0 +1,135 @@
+"C3LT: codes keep their length, no step is the reconstruction, proximity by hand, variants share an autoencoder, refused input."
+import pytest, torch
+from hypothesis import given, settings, strategies as st
+from torch.nn import functional as F
+from mirrorcfe.baselines.c3lt import C3LT, DCGAN, GanAutoencoder, LatentStep, change_map, map_distance, perceptual, proximity
+from mirrorcfe.classifiers import get_classifier, small_resnet
+from mirrorcfe.core import MirrorError
+from mirrorcfe.data import get_dls
+from mirrorcfe.turns import TurnsLoss, weights_hash
+
+TINY = dict(steps=2, bs=8)
+
+@pytest.fixture(scope='module')
+def clf(): return get_classifier('digits', device='cpu')
+
+@pytest.fixture(scope='module')
+def dls(): return get_dls('digits', device='cpu')
+
+@pytest.fixture(scope='module')
+def x(): return get_dls('digits', pair=(4, 9), device='cpu').test.one_batch()[0][:6]
+
+@pytest.fixture(scope='module')
+def auto(clf, dls):
+    gan = DCGAN(clf, 'cpu', width=4, **TINY).fit(dls, progress=False)
+    return GanAutoencoder(clf, 'cpu', pair=(4, 9), gan=gan, width=4, **TINY).fit(dls, progress=False)
+
+@pytest.fixture(scope='module')
+def c3lt(clf, dls, auto): return C3LT(clf, 'cpu', autoencoder=auto, **TINY).fit(dls, progress=False)
+
+def test_the_paper_is_the_default(clf):
+    r = C3LT(clf).recipe
+    assert (r.cls, r.prox, r.cyc, r.adv, r.n, r.hidden, r.lr, r.epochs, r.bs) == (1, .1, .1, .001, 1, 100, 1e-3, 200, 128)
+
+def test_the_rate_is_halved_every_25_of_200_epochs(c3lt):
+    assert [c3lt.game.schedule(e/200) for e in (0, 24.9, 25, 50, 199)] == [1, 1, .5, .25, .5**7]
+
+@settings(max_examples=20, deadline=None)
+@given(scale=st.floats(1e-2, 1e2), seed=st.integers(0, 99))
+def test_codes_keep_their_length(scale, seed):
+    torch.manual_seed(seed)
+    step, z = LatentStep(20, 8), scale*torch.randn(4, 20)
+    step.T[2].weight.data.normal_()
+    assert torch.allclose(step(z).norm(dim=1), z.norm(dim=1), rtol=1e-4)
+    u = z + step.T(z)
+    assert torch.allclose(F.cosine_similarity(step(z), u), torch.ones(4), atol=1e-5)
+
+def test_a_code_of_length_0_stays(): assert torch.equal(LatentStep(5, 3)(torch.zeros(2, 5)), torch.zeros(2, 5))
+
+def test_no_step_is_the_reconstruction(clf, dls, auto, x):
+    still = C3LT(clf, 'cpu', autoencoder=auto, **TINY).fit(dls, progress=False)
+    assert not torch.allclose(still.explain(x).x_reflection, auto.rebuild(x), atol=1e-5)   # it has been trained
+    for p in still.game.G.parameters(): p.data.zero_()
+    assert torch.allclose(still.explain(x).x_reflection, auto.rebuild(x), atol=1e-5)
+    assert all(torch.allclose(v, auto.rebuild(x), atol=1e-5) for v in still.traverse(x, n=2).unbind(1))
+
+def test_proximity_by_hand():
+    torch.manual_seed(0)
+    x, v = torch.rand(3, 2, 5, 7)*2 - 1, torch.rand(3, 2, 5, 7)*2 - 1
+    d = (v - x)**2
+    m = torch.stack([(e - e.min())/(e.max() - e.min()) for e in d])
+    S = .5*((m[:, :, 1:] - m[:, :, :-1])**2).mean() + .5*((m[..., 1:] - m[..., :-1])**2).mean()
+    want = ((x - v).abs().sum()/(3*5*7) + 10*S + torch.where(m < .5, m, 1 - m).mean())/12
+    assert proximity(x, v).item() == pytest.approx(want.item(), rel=1e-4)
+
+def test_no_change_is_no_zero_by_zero(x):
+    v = x.clone().requires_grad_()
+    loss = proximity(x, v)
+    loss.backward()
+    assert loss.item() == 0 and v.grad.isfinite().all() and change_map(x, x).abs().max() == 0
+    assert change_map(x, x + .1).isfinite().all()   # changed alike everywhere
+
+def test_perceptual(clf, x):
+    assert perceptual(clf, x, x).item() == 0 and map_distance(clf, x, x.flip(2)).item() > 0
+    assert perceptual(clf, x, x.flip(2)).item() == pytest.approx(perceptual(clf, x.flip(2), x).item(), rel=1e-5)
+
+def test_weights_of_0_are_left_out(clf, auto, dls):
+    names = lambda **w: set(C3LT(clf, 'cpu', autoencoder=auto, **TINY, **w).fit(dls, progress=False).learn.loss_func.parts)
+    assert names() == {'cls', 'prox', 'cyc', 'adv'} and names(prox=0, cyc=0, adv=0) == {'cls'} and names(cyc=0, adv=0) == {'cls', 'prox'}
+
+def test_what_is_frozen_stays(clf, dls, auto):
+    before = weights_hash(auto.game, auto.gan.game)
+    C3LT(clf, 'cpu', autoencoder=auto, **TINY).fit(dls, progress=False)
+    assert weights_hash(auto.game, auto.gan.game) == before
+    assert not auto.game.G.training and not auto.gan.game.G.training
+
+def test_there_and_back(c3lt, x):
+    "The batch of a turn: classes in turns, the walk back by the other step."
+    g = c3lt.game.train()
+    d = g(x, None, lambda t: x[:len(t)], None)
+    g.eval()
+    assert torch.equal(d['to'], torch.tensor([9, 4]*3))
+    back = torch.stack([g.G.step[str(t)](g.G.step[str(13 - t)](z[None]))[0] for z, t in zip(d['z'], d['to'].tolist())])
+    assert torch.allclose(back, d['back'], atol=1e-4)
+
+def test_traverse(c3lt, x):
+    way = c3lt.traverse(x, n=3)
+    assert way.shape == (6, 4, 1, 32, 32)
+    assert torch.allclose(way[:, 1], c3lt.explain(x).x_reflection, atol=1e-5)
+    assert c3lt.traverse(x, torch.full((6,), 7)).isnan().all()
+
+def test_steps_of_the_recipe(clf, dls, auto, x):
+    three = C3LT(clf, 'cpu', autoencoder=auto, n=3, **TINY).fit(dls, progress=False)
+    assert torch.allclose(three.explain(x).x_reflection, three.traverse(x, n=3)[:, 3], atol=1e-5)
+
+def test_batched_is_one_by_one(c3lt, x):
+    assert torch.allclose(torch.cat([c3lt.explain(v[None]).x_reflection for v in x]), c3lt.explain(x).x_reflection, atol=1e-5)
+
+def test_both_directions(c3lt, clf, x):
+    e = c3lt.explain(x)
+    assert torch.equal(e.target, torch.where(e.source == 4, 9, 4)) and len(set(e.source.tolist())) == 2 and not e.x_reflection.isnan().any()
+
+def test_save_and_load(c3lt, clf, x, tmp_path):
+    kept = c3lt.save(tmp_path/'c3lt')
+    again = C3LT.load(kept, clf)
+    assert torch.equal(again.explain(x).x_reflection, c3lt.explain(x).x_reflection)
+    assert torch.equal(again.autoencoder.gan.sample(3), c3lt.autoencoder.gan.sample(3)) and again.autoencoder.quality(x) == c3lt.autoencoder.quality(x)
+    auto = GanAutoencoder.load(kept/'autoencoder', clf)   # of use alone: another variant
+    assert torch.equal(auto.rebuild(x), c3lt.autoencoder.rebuild(x))
+    with pytest.raises(MirrorError, match='was trained for classifier'): C3LT.load(kept, small_resnet(10, classes=clf.classes))
+    with pytest.raises(MirrorError, match='is no C3LT'): C3LT.load(kept/'autoencoder', clf)
+
+def test_whole_and_resumed(clf, dls, tmp_path):
+    "A finished run is found again; a checkpoint made with other frozen networks is refused."
+    gan = DCGAN(clf, 'cpu', width=4, **TINY).fit(dls, folder=tmp_path/'autoencoder'/'gan', progress=False)
+    auto = GanAutoencoder(clf, 'cpu', (4, 9), gan=gan, width=4, **TINY).fit(dls, folder=tmp_path/'autoencoder', progress=False)
+    a, b = (C3LT(clf, 'cpu', autoencoder=auto, bs=8).fit(dls, steps=2, folder=tmp_path, progress=False).game for _ in range(2))
+    assert weights_hash(a.G) == weights_hash(b.G) and len((tmp_path/'history.csv').read_text().splitlines()) == 2
+    other = GanAutoencoder(clf, 'cpu', (4, 9), gan=gan, width=4, seed=1, **TINY).fit(dls, progress=False)
+    with pytest.raises(MirrorError, match='belongs to another run'): C3LT(clf, 'cpu', autoencoder=other, bs=8).fit(dls, steps=2, folder=tmp_path, progress=False)
+
+@pytest.mark.parametrize('bad, says', [(lambda c, x: c.explain(x + 3), r'must lie in \[-1, 1\]'), (lambda c, x: c.explain(x, 11), '11'),
+                                       (lambda c, x: C3LT(c.classifier).explain(x), 'not fitted'), (lambda c, x: C3LT(c.classifier, pair=(3, 8), autoencoder=c.autoencoder), 'of the same pair'),
+                                       (lambda c, x: C3LT(c.classifier).fit(get_dls('digits', device='cpu')), 'give pair'), (lambda c, x: C3LT(c.classifier, idt=1), 'no idt')])
+def test_bad_input(c3lt, x, bad, says):
+    with pytest.raises(MirrorError, match=says): bad(c3lt, x)
