@@ -412,7 +412,7 @@ def fit(self:Fitted,
     self.game = game
     return self
 
-# %% ../nbs/34_turns.ipynb #16dce0f2
+# %% ../nbs/34_turns.ipynb #f3a70a3a
 @patch
 def write(self:Fitted, folder):
     "Fill an existing folder."
@@ -431,6 +431,7 @@ def save(self:Fitted,
     self.check_fitted()
     return new_folder(path, self.write)
 
+# %% ../nbs/34_turns.ipynb #2bdf6af2
 @patch(cls_method=True)
 def load(cls:Fitted,
          path,                       # folder that `save` made
