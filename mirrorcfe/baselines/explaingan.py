@@ -102,7 +102,7 @@ def forward(self:ExplainGANGame, x, y, real, rng):
     t = self.opposite(s, rng)
     return dict(self.paint(x, s, t), x=x, s=s, to=t, real=real(t))
 
-# %% ../../nbs/53_explaingan.ipynb #cd8f9d9f
+# %% ../../nbs/53_explaingan.ipynb #d23faa89
 def mask_prior(M:Tensor,      # masks in [0, 1], (B, 1, H, W)
                x:Tensor,      # sources, (B, C, H, W)
                t:Tensor,      # transformations
@@ -112,6 +112,7 @@ def mask_prior(M:Tensor,      # masks in [0, 1], (B, 1, H, W)
     tv = (M.diff(dim=2).abs().mean() + M.diff(dim=3).abs().mean())
     return dict(const=((1 - M)*(x - t)).pow(2).mean(), count=M.mean((1, 2, 3)).clamp_min(kappa).mean(), smooth=tv, entropy=torch.minimum(M, 1 - M).mean())
 
+# %% ../../nbs/53_explaingan.ipynb #01ff92b2
 @patch
 def judge(self:ExplainGANGame, *claims):
     "Scores of images, each before the discriminator of the class it claims: for every pair (images, classes) one tensor (B,)."
