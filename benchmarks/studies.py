@@ -1,4 +1,4 @@
-"""Fit and measure the other methods beside ours, for the pages 80 to 84; kept in results/reproduction, one folder a study.
+"""Fit and measure the other methods beside ours, for the pages from 80 on; kept in results/reproduction, one folder a study.
 
 python benchmarks/studies.py [methods c3lt rigged walk time]     (no argument: all; hours on two cores)
 Every method explains the same frozen classifier on the same test images. Methods that are trained use their preset `cpu`, whose
