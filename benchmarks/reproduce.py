@@ -46,7 +46,7 @@ def pictures(task, label, model):
     s = task.sources()
     i = torch.cat([w[:4] for _, w in task.directions()])
     ex = model.explain(s.x[i], s.target[i], truth=s.truth[i])
-    name = f"{task.title} {label}".replace(',', '').replace(' ', '-').replace('/', '-').lower()
+    name = f"{task.title} {label}".replace(',', '').replace('= ', '').replace(' ', '-').replace('/', '-').lower()
     ex.show_grid(8).savefig(OUT/'pictures'/f'{name}.png', dpi=70)
 
 def run(group, only=None):
