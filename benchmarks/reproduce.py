@@ -34,7 +34,7 @@ some = lambda tasks, n=400: [Task(t.data, t.pair, t.size, n) for t in tasks]   #
 GROUPS = dict(
     main=(GREY, {'Mirror-CFE robust': robust}),
     colour=(COLOUR, {'Mirror-CFE robust': robust}),
-    paper=(some(GREY), {'Mirror-CFE paper': paper}),
+    paper=(some(GREY + COLOUR), {'Mirror-CFE paper': paper}),
     floors=(some(GREY + COLOUR), FLOORS),
     multi=(some(GREY), {'Mirror-CFE robust, multi-class': partial(mirror, pair=False, steps=2000)}),
     ssc=(some([COLOUR[2]]), {'full': robust, 'skip only': partial(mirror, mode='skip'), 'no CSP': partial(mirror, mode='no-csp')}),

@@ -1,6 +1,6 @@
 """Fit and measure the other methods beside ours, for the pages from 80 on; kept in results/reproduction, one folder a study.
 
-python benchmarks/studies.py [methods c3lt rigged walk time]     (no argument: all; hours on two cores)
+python benchmarks/studies.py [methods c3lt rigged walk time blur]     (no argument: all; hours on two cores)
 Every method explains the same frozen classifier on the same test images. Methods that are trained use their preset `cpu`, whose
 size is written beside each result. A killed run goes on: fitted methods come from the cache, measured cells are not measured again.
 """
@@ -13,9 +13,10 @@ from mirrorcfe.baselines.cem import CEM
 from mirrorcfe.baselines.cve import CVE
 from mirrorcfe.baselines.cyclegan import CycleGAN
 from mirrorcfe.baselines.explaingan import ExplainGAN
+from mirrorcfe.baselines.pgd import PGD
 from mirrorcfe.benchmark import METRICS, Task, get_baseline, get_explainer, run_benchmark
 from mirrorcfe.classifiers import get_classifier, get_oracle, predict
-from mirrorcfe.metrics import denoised_validity, l1, oracle_agreement, validity
+from mirrorcfe.metrics import l1, oracle_agreement, validity
 from reproduce import FLOORS, GREY, OUT, mirror, pgd, some
 
 METRICS_OF = [n for n in METRICS if n not in ('first k', 'seconds a sample', 'passes')]
@@ -75,8 +76,8 @@ def rigged(n=200, steps=800):
                 ex = m.explain(x, target)
                 end = ex.x_reflection
                 said = oracle(end).argmax(1)
-                rows.append(dict(classifier=net, accuracy=clf.accuracy, fingerprint=clf.fingerprint(), method=label, target=target, N=len(x), val=validity(clf, end, t), p=ex.achieved[:, -1].mean().item(),
-                                 oracle=oracle_agreement(oracle, end, t), still=(said == 4).float().mean().item(), l1=l1(x[..., 2:-2, 2:-2], end[..., 2:-2, 2:-2])))
+                rows.append(dict(classifier=net, accuracy=clf.accuracy, fingerprint=clf.fingerprint(), method=label, target=target, N=len(x), val=float(validity(clf, end, t)), p=ex.achieved[:, -1].mean().item(),
+                                 oracle=float(oracle_agreement(oracle, end, t)), still=(said == 4).float().mean().item(), l1=float(l1(x[..., 2:-2, 2:-2], end[..., 2:-2, 2:-2]))))
                 rows[-1]['pictures'] = [round(v) for v in ((end[:6, 0, 2:-2, 2:-2] + 1)*127.5).flatten().tolist()]
                 print({k: v for k, v in rows[-1].items() if k != 'pictures'}, flush=True)
     (OUT/'rigged').mkdir(exist_ok=True)
@@ -113,7 +114,22 @@ def timing(rounds=3):
     (OUT/'time').mkdir(exist_ok=True)
     (OUT/'time'/'results.json').write_text(json.dumps(dict(rows=rows, torch=torch.__version__, threads=torch.get_num_threads()), indent=1))
 
-STUDIES = dict(methods=methods, c3lt=ablation, rigged=rigged, walk=walk, time=timing)
+def blur(n=100):
+    "PGD against the usual classifier, and against one that never met a blurred image."
+    oracle, test, rows = get_oracle('mnist'), Task('mnist').test, []
+    nets = {'blurred images too': get_classifier('mnist'), 'sharp images only': get_classifier('mnist', blur=0.)}
+    called = {k: torch.cat([predict(f, [test[i]])[0].argmax(1) for i in torch.arange(len(test)).split(500)]) for k, f in nets.items()}
+    for a, b in ((4, 9), (9, 4)):
+        x = test[((test.y == a) & torch.stack([c == a for c in called.values()]).all(0)).nonzero().flatten()[:n]][0]
+        t = torch.full((len(x),), b)
+        for name, clf in nets.items():
+            end = PGD(clf, eps=64/255).explain(x, t).x_reflection
+            rows.append(dict(classifier=name, accuracy=clf.accuracy, fingerprint=clf.fingerprint(), direction=f'{a} to {b}', N=len(x), val=validity(clf, end, t).item(), oracle=oracle_agreement(oracle, end, t).item()))
+            print(rows[-1], flush=True)
+    (OUT/'blur').mkdir(exist_ok=True)
+    (OUT/'blur'/'results.json').write_text(json.dumps(dict(rows=rows, torch=torch.__version__, oracle=oracle.accuracy), indent=1))
+
+STUDIES = dict(methods=methods, c3lt=ablation, rigged=rigged, walk=walk, time=timing, blur=blur)
 
 if __name__ == '__main__':
     (OUT/'pictures').mkdir(parents=True, exist_ok=True)

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['IDX_FILES', 'BLOODMNIST', 'BLOOD_FILES', 'MAX_BYTES', 'KEEP_FROM', 'FACES', 'BLOCK', 'DATASETS', 'ImageSet',
-           'TensorLoader', 'cache_dir', 'atomic', 'class_rank', 'stratified', 'to_size', 'read_picture',
+           'TensorLoader', 'cache_dir', 'atomic', 'read_tensors', 'class_rank', 'stratified', 'to_size', 'read_picture',
            'face_attributes', 'block_split', 'why_unreadable', 'DataSpec', 'data_spec', 'available', 'best_device',
            'get_dls', 'get_folder_dls', 'data_fingerprint']
 
 # %% ../nbs/10_data.ipynb #6897362d
-import gzip, hashlib, os, shutil, struct, tempfile, textwrap, urllib.request, warnings
+import gzip, hashlib, json, os, shutil, struct, tempfile, textwrap, urllib.request, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from safetensors import SafetensorError, safe_open
 from torch.nn import functional as F
 from fastcore.basics import patch
 from fastai.data.core import DataLoaders
@@ -164,6 +165,16 @@ def atomic(path:Path,   # file to write
         write(part)
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
+
+# %% ../nbs/10_data.ipynb #ec6dddf0
+def read_tensors(path:Path,    # safetensors file
+                 about:str     # name of its header's entry, JSON
+                )->tuple:      # what the entry says, None where there is none; name -> tensor
+    "Return what a safetensors file says of itself, and its tensors; raises `MirrorError` for one that is missing or damaged."
+    if not path.is_file(): raise MirrorError(f"no file {path}: it is missing")
+    try:
+        with safe_open(path, 'pt') as f: return json.loads((f.metadata() or {}).get(about, 'null')), {n: f.get_tensor(n) for n in f.keys()}
+    except (OSError, SafetensorError, ValueError) as e: raise MirrorError(f"{path} is damaged ({e}): it is cut off, or no safetensors file; save again") from None
 
 # %% ../nbs/10_data.ipynb #6a607c6b
 IDX_FILES = {'train-images-idx3-ubyte': 47_040_016, 'train-labels-idx1-ubyte': 60_008,

@@ -79,12 +79,14 @@ class Explanation:
     def __getitem__(self,
                     i    # int, slice, list or index tensor
                    )->'Explanation':
-        "Return the chosen images as a smaller batch."
+        "Return the chosen images as a smaller batch, with what a method has added to it: one entry an image."
         if isinstance(i, int):
             if not -len(self) <= i < len(self): raise IndexError(f"image {i} of {len(self)}")
             i = [i]
         whole = ('ks', 'classes')
-        return Explanation(**{f.name: v if f.name in whole or v is None else v[i] for f in fields(self) for v in [getattr(self, f.name)]})
+        some = Explanation(**{f.name: v if f.name in whole or v is None else v[i] for f in fields(self) for v in [getattr(self, f.name)]})
+        for n in vars(self).keys() - vars(some).keys(): setattr(some, n, None if (v := getattr(self, n)) is None else v[i])
+        return some
 
 # %% ../nbs/31_explainer.ipynb #415e35cf
 def _of_target(probs, target): return probs.gather(2, target[:, None, None].expand(-1, probs.shape[1], 1)).squeeze(2)

@@ -12,13 +12,13 @@ from html import escape
 from pathlib import Path
 import ipywidgets as widgets, numpy as np, torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from fastcore.basics import patch
 from . import __version__
 from .core import MirrorError
-from .data import atomic
+from .data import atomic, read_tensors
 from .explainer import Explanation, MirrorCFE, Wish
 from .show import PALETTE, check_sample, class_name, headline, step_name, to_rgb
 
@@ -46,13 +46,6 @@ def save(self:Explanation,
     return path
 
 # %% ../nbs/42_widget.ipynb #6d6b8bd5
-def _read(path):
-    "The header and the tensors of a file that `save` wrote."
-    if not path.is_file(): raise MirrorError(f"no explanation at {path}: the file is missing")
-    try:
-        with safe_open(path, 'pt') as f: return json.loads((f.metadata() or {}).get('explanation', 'null')), {n: f.get_tensor(n) for n in f.keys()}
-    except (OSError, SafetensorError, ValueError) as e: raise MirrorError(f"{path} is damaged ({e}): it is cut off, or no safetensors file; save again") from None
-
 def _fits(v, n):
     "Whether the tensors of a file belong to `n` classes and to each other."
     if not {'x', 'source', 'target', 'ks', 'path', 'intended_probs', 'achieved_probs'} <= set(v): return False
@@ -68,7 +61,7 @@ def load(cls:Explanation,
         )->Explanation:   # on the CPU; its `.masks` are those kept with it, or None
     "Read an explanation; raises `MirrorError` for a file that is missing, damaged, something else or of a later version."
     path = Path(path)
-    about, v = _read(path)
+    about, v = read_tensors(path, 'explanation')
     if not isinstance(about, dict) or not {'format', 'version', 'classes', 'tol'} <= set(about): raise MirrorError(f"{path} holds no explanation: give a file that Explanation.save wrote")
     if about['format'] != _FORMAT: raise MirrorError(f"{path} has format {about['format']}, written by mirrorcfe {about['version']}; this is {__version__}, which reads format {_FORMAT}")
     if not _fits(v, len(about['classes'])): raise MirrorError(f"the parts of {path} do not fit together: save again")

@@ -26,3 +26,35 @@ def data_root():
         if not (here.exists() or here.with_name(here.name + ".gz").exists()): pytest.skip(f"{name}: no {NEEDS[name]} in {base}")
         return Path(base)
     return find
+
+@pytest.fixture
+def one_thread():
+    "One thread, so that sums come out to the last bit as they did before."
+    import torch
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
+
+@pytest.fixture(scope="session")
+def digits_clf():
+    "The digits' classifier."
+    from mirrorcfe.classifiers import get_classifier
+    return get_classifier("digits", device="cpu")
+
+@pytest.fixture(scope="module")
+def digits_dls():
+    "Fours and nines."
+    from mirrorcfe.data import get_dls
+    return get_dls("digits", pair=(4, 9), device="cpu")
+
+@pytest.fixture
+def stop_after():
+    "A callback as if killed: it raises an error when so many epochs are done."
+    from fastai.callback.core import Callback
+    class StopAfter(Callback):
+        order = 99
+        def __init__(self, n): self.n = n
+        def after_epoch(self):
+            if self.epoch + 1 == self.n: raise KeyboardInterrupt('killed')
+    return StopAfter

@@ -2,7 +2,7 @@
 import json, pytest, torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
-from mirrorcfe.baselines.cem import CEM, CEMConstants, FILE_FORMAT, Fitted, Pertinent, add_only, hinge, next_c, shrink
+from mirrorcfe.baselines.cem import CEM, CEMConstants, FILE_FORMAT, Pertinent, Prepared, add_only, hinge, next_c, shrink
 from mirrorcfe.classifiers import get_classifier, get_oracle
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
@@ -129,6 +129,7 @@ def test_it_only_adds_and_keeps_the_cheapest(clf, ae, x):
     d = (got.x - x)/2
     cost = d.square().sum((1, 2, 3)) + .1*d.abs().sum((1, 2, 3))
     assert torch.allclose(cost[got.found], got.cost[got.found], rtol=1e-4) and e.status == ['found' if f else 'never flipped' for f in got.found]
+    assert torch.equal(e[[2, 0]].found, e.found[[2, 0]]) and torch.equal(e[1].found, e.found[1:2]), "a part keeps what was found"
     assert (cem_of(clf, ae, rounds=3).search(x, t).cost <= got.cost).all()   # a further round can only do better
 
 def test_a_lead_is_kept(clf, ae, x):
@@ -160,7 +161,7 @@ def test_the_classifier_is_untouched(clf, ae, x):
 def test_presets(clf):
     k = CEM(clf).const
     assert (k.c, k.rounds, k.steps, k.lr, k.beta, k.gamma, k.kappa) == (10, 9, 1000, .01, .1, 100, 0)
-    assert k == CEM(clf, 'paper').const == CEMConstants() and CEM(clf, 'cpu').const.steps < k.steps and issubclass(CEM, Fitted)
+    assert k == CEM(clf, 'paper').const == CEMConstants() and CEM(clf, 'cpu').const.steps < k.steps and issubclass(CEM, Prepared)
 
 @pytest.mark.parametrize('bad', [dict(steps=0), dict(rounds=1.5), dict(ae_steps=True), dict(c=0), dict(lr=-1), dict(beta=-.1), dict(gamma=float('nan')), dict(kappa='1')])
 def test_bad_constants(clf, bad):

@@ -11,12 +11,7 @@ from mirrorcfe.classifiers import (EpochSeed, ResBlock, RECIPES, accuracy, class
 
 SMALL = dict(widths=(8, 16), epochs=1, n_train=200, device="cpu", progress=False)
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 @pytest.fixture
 def cache(monkeypatch, tmp_path):

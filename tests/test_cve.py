@@ -1,7 +1,7 @@
 "CVE: closed form equal to brute force, edits that hold on the map itself, patches pasted where they belong, failures that end in the source."
 import pytest, torch
 from hypothesis import given, settings, strategies as st
-from mirrorcfe.baselines.cem import CEM, Fitted
+from mirrorcfe.baselines.cem import CEM, Prepared
 from mirrorcfe.baselines.cve import CVE, CVEConstants, Edit, Edits, cell_votes, edit_scores, paste
 from mirrorcfe.classifiers import get_classifier, get_oracle
 from mirrorcfe.core import MirrorError
@@ -141,6 +141,7 @@ def test_any_size_pastes_whole_patches(H, W, h, w, seed):
 def test_the_two_levels_are_told_apart(clf, cve, x):
     e = cve.explain(x, truth=torch.zeros(6, dtype=torch.long))
     assert torch.equal(e.x_reflection[e.edits.found], paste(x, e.edits)[e.edits.found]) and e.truth is not None
+    assert e[1:].edits.lists() == e.edits.lists()[1:], "a part keeps its edits"
     assert e.status == ['found' if p == c else 'never flipped' for p, c in zip(clf(e.x_reflection).argmax(1), e.target)]
 
 def test_too_few_edits_end_in_the_source(clf, cve, x):
@@ -170,7 +171,7 @@ def test_dtype_device_and_classifier_are_kept(dls, x):
 # --- settings, files -------------------------------------------------------------------------------------------------------------
 
 def test_presets(clf):
-    assert CVE(clf).const == CVEConstants() == CVEConstants(None, None) and CVE(clf, 'cpu').const.per_class == 100 and issubclass(CVE, Fitted)
+    assert CVE(clf).const == CVEConstants() == CVEConstants(None, None) and CVE(clf, 'cpu').const.per_class == 100 and issubclass(CVE, Prepared)
 
 @pytest.mark.parametrize('bad', [dict(max_edits=0), dict(max_edits=1.5), dict(per_class=-1), dict(per_class=True)])
 def test_bad_constants(clf, bad):

@@ -1,26 +1,19 @@
 "CycleGAN: the published losses by hand, a pool that is in the checkpoint, cycles that close, blindness to the classifier, refused input."
 import csv
 import pytest, torch
-from fastai.callback.core import Callback
 from mirrorcfe.baselines.cyclegan import CycleGAN, ImagePool, Patches, Translator
-from mirrorcfe.classifiers import get_classifier, small_resnet
+from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
 from mirrorcfe.turns import weights_hash
 
 TINY = dict(steps=2, bs=4, width=4, blocks=1)
 
-class StopAfter(Callback):
-    order = 99
-    def __init__(self, n): self.n = n
-    def after_epoch(self):
-        if self.epoch + 1 == self.n: raise KeyboardInterrupt('killed')
+@pytest.fixture(scope='module')
+def clf(digits_clf): return digits_clf
 
 @pytest.fixture(scope='module')
-def clf(): return get_classifier('digits', device='cpu')
-
-@pytest.fixture(scope='module')
-def dls(): return get_dls('digits', pair=(4, 9), device='cpu')
+def dls(digits_dls): return digits_dls
 
 @pytest.fixture(scope='module')
 def x(dls): return dls.test.one_batch()[0][:6]
@@ -77,11 +70,11 @@ def test_the_cycle_closes(clf, dls, tmp_path):
     with open(tmp_path/'history.csv') as f: cyc = [float(r['cyc']) for r in csv.DictReader(f)]
     assert len(cyc) == 2 and cyc[1] < cyc[0]
 
-def test_killed_and_resumed(clf, dls, tmp_path):
+def test_killed_and_resumed(clf, dls, tmp_path, stop_after):
     "Pools are in the checkpoint: with them lost, the discriminators would see other images."
     make = lambda: CycleGAN(clf, 'cpu', **(TINY | dict(steps=102, pool=6)))
     whole = make().fit(dls, progress=False)
-    with pytest.raises(KeyboardInterrupt): make().fit(dls, folder=tmp_path, progress=False, cbs=[StopAfter(1)])
+    with pytest.raises(KeyboardInterrupt): make().fit(dls, folder=tmp_path, progress=False, cbs=[stop_after(1)])
     resumed = make().fit(dls, folder=tmp_path, progress=False)
     assert weights_hash(resumed.game.G, resumed.game.D) == weights_hash(whole.game.G, whole.game.D)
 

@@ -9,12 +9,7 @@ from mirrorcfe import data
 from mirrorcfe.data import (BLOCK, DATASETS, FACES, IDX_FILES, ImageSet, TensorLoader, available, block_split, cache_dir, class_rank, data_fingerprint,
                             data_spec, face_attributes, get_dls, get_folder_dls, read_picture, stratified, to_size, why_unreadable)
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 @pytest.fixture(scope="module")
 def digits(): return get_dls("digits", device="cpu")

@@ -2,26 +2,19 @@
 import warnings
 import pytest, torch
 from torch.nn import functional as F
-from fastai.callback.core import Callback
 from mirrorcfe.baselines.explaingan import ExplainGAN, mask_prior
-from mirrorcfe.classifiers import get_classifier, small_resnet
+from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
 from mirrorcfe.turns import Down, Paint, TurnsLoss, Up, route, weights_hash
 
 TINY = dict(steps=2, bs=8, width=4, z=6)
 
-class StopAfter(Callback):
-    order = 99
-    def __init__(self, n): self.n = n
-    def after_epoch(self):
-        if self.epoch + 1 == self.n: raise KeyboardInterrupt('killed')
+@pytest.fixture(scope='module')
+def clf(digits_clf): return digits_clf
 
 @pytest.fixture(scope='module')
-def clf(): return get_classifier('digits', device='cpu')
-
-@pytest.fixture(scope='module')
-def dls(): return get_dls('digits', pair=(4, 9), device='cpu')
+def dls(digits_dls): return digits_dls
 
 @pytest.fixture(scope='module')
 def x(dls): return dls.test.one_batch()[0][:6]
@@ -103,11 +96,11 @@ def test_save_and_load(eg, clf, x, tmp_path):
     with pytest.raises(MirrorError, match='missing or damaged'): ExplainGAN.load(kept, clf)
     assert not list(tmp_path.glob('.*'))
 
-def test_killed_and_resumed(clf, dls, tmp_path):
+def test_killed_and_resumed(clf, dls, tmp_path, stop_after):
     "With batch norm, routed networks and discriminators, the loop ends at the same weights as if never stopped."
     make = lambda: ExplainGAN(clf, 'cpu', **(TINY | dict(steps=102)))
     whole = make().fit(dls, progress=False)
-    with pytest.raises(KeyboardInterrupt): make().fit(dls, folder=tmp_path, progress=False, cbs=[StopAfter(1)])
+    with pytest.raises(KeyboardInterrupt): make().fit(dls, folder=tmp_path, progress=False, cbs=[stop_after(1)])
     resumed = make().fit(dls, folder=tmp_path, progress=False)
     assert weights_hash(resumed.game.G, resumed.game.D) == weights_hash(whole.game.G, whole.game.D)
     assert len((tmp_path/'history.csv').read_text().splitlines()) == 3

@@ -32,6 +32,7 @@ def test_round_trip(tmp_path, channels):
     same(ex, back)
     assert torch.equal(back.masks, m) and back.status == ex.status and [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
     assert Explanation.load(back.save(tmp_path/"b.safetensors")).masks is not None, "what came with a file goes on with it"
+    assert torch.equal(back[1:].masks, m[1:]), "a part keeps its masks"
 
 def test_round_trip_of_a_wish(tmp_path, ex):
     wish = Wish(*[torch.rand(3, 2) for _ in range(5)], torch.rand(3, 2, 1, 16, 16), torch.rand(3, 2), tol=.07)

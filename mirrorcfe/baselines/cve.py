@@ -16,7 +16,7 @@ from ..core import MirrorError
 from ..features import GapClassifier, cams, check_images
 from ..explainer import Explanation
 from .pgd import two_ended
-from .cem import Fitted
+from .cem import Prepared
 
 # %% ../../nbs/52_cve.ipynb #faef7e9b
 def cell_votes(f:Tensor,   # last map, (B, N, h, w)
@@ -75,7 +75,7 @@ class CVEConstants:
             v = getattr(self, n)
             if v is not None and (not isinstance(v, int) or isinstance(v, bool) or v < 1): raise MirrorError(f"{n} must be None or a whole number of 1 or more: found {v!r}")
 
-class CVE(Fitted):
+class CVE(Prepared):
     "Counterfactual visual explanations, the greedy search (Goyal et al., 2019)."
     presets = dict(paper=CVEConstants(), cpu=CVEConstants(per_class=100))
     real = None   # training images, after `fit`
@@ -200,7 +200,7 @@ def explain(self:CVE,
             truth=None,             # true classes, int64 (B,), where known
             progress:bool=False,    # show a bar
             distractor=None         # images called the target, (B, C, H, W) or one for all; None: the nearest training images
-           )->Explanation:          # ends in the pasted image, or in the source where no list was found; `.edits` of the whole batch has the lists
+           )->Explanation:          # ends in the pasted image, or in the source where no list was found; `.edits` has the lists
     "Edit every image toward its target; raises `MirrorError` before `fit`, or for images, targets or distractors that do not fit."
     t = self.start(x, target)
     edits = self.edit(x, t, distractor, progress)
