@@ -171,7 +171,7 @@ def read_tensors(path:Path,    # safetensors file
                  about:str     # name of its header's entry, JSON
                 )->tuple:      # what the entry says, None where there is none; name -> tensor
     "Return what a safetensors file says of itself, and its tensors; raises `MirrorError` for one that is missing or damaged."
-    if not path.is_file(): raise MirrorError(f"no file {path}: it is missing")
+    if not path.is_file(): raise MirrorError(f"no file {path}: the file is missing")
     try:
         with safe_open(path, 'pt') as f: return json.loads((f.metadata() or {}).get(about, 'null')), {n: f.get_tensor(n) for n in f.keys()}
     except (OSError, SafetensorError, ValueError) as e: raise MirrorError(f"{path} is damaged ({e}): it is cut off, or no safetensors file; save again") from None
