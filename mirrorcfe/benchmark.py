@@ -608,11 +608,11 @@ class _Line:
     "One line of progress on the error stream, with the time left."
     def __init__(self, total, show): self.total, self.show, self.done, self.start, self.last = total, show, 0., time.time(), 0.
     def __call__(self, share, what):
-        self.done += share
+        self.done = min(self.done + share, self.total)
         now, live = time.time(), sys.stderr.isatty()
         if not self.show or now - self.last < (.5 if live else 30) and self.done < self.total - 1e-6: return
         self.last, left = now, (now - self.start)*(self.total - self.done)/max(self.done, 1e-9)
-        text = f'{self.done:.1f} of {self.total} cells, about {left/60:.1f} min left: {what}'
+        text = f'{self.done:.3g} of {self.total} cells, about {left/60:.1f} min left: {what}'
         sys.stderr.write(f'\r{text:<100}' if live else text + '\n')
         sys.stderr.flush()
 
