@@ -57,7 +57,7 @@ def test_bad_settings(clf, bad):
 
 def test_torchattacks_agrees(clf, x):
     "The PGD that others use, aimed at the same classes, from the same start: the source."
-    torchattacks = pytest.importorskip('torchattacks')
+    torchattacks = pytest.importorskip('torchattacks', reason='pip install --no-deps torchattacks')
     pgd, t, x01 = PGD(clf, steps=20), clf(x).topk(2).indices[:, 1], (x + 1)/2
     class From01(torch.nn.Module):
         "The classifier for images in [0, 1]."
