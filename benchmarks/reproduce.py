@@ -1,6 +1,6 @@
 """Train and measure what the pages 70 to 78 show at real size; kept in results/reproduction, one folder a group.
 
-python benchmarks/reproduce.py [main colour paper floors multi ssc tri pgd]     (no argument: all; hours on two cores, minutes on a GPU)
+python benchmarks/reproduce.py [main colour paper near floors multi ssc tri pgd]     (no argument: all; hours on two cores, minutes on a GPU)
 A killed run goes on where it stopped: explainers come from the cache or from their checkpoint, measured cells are not measured again.
 MNIST, Fashion-MNIST, BloodMNIST and CelebA-HQ are read from $MIRRORCFE_DATA, or fetched where that is possible.
 """
@@ -28,13 +28,14 @@ def floor(task, kind): return kind(task.classifier).fit(task.dls)
 
 def pgd(task): return PGD(task.classifier, eps=(72 if task.data == 'fashion_mnist' else 64)/255)
 
-robust, paper = partial(mirror), partial(mirror, preset='paper')
+robust, paper, near = partial(mirror), partial(mirror, preset='paper'), partial(mirror, preset='near')
 FLOORS = {'Identity': partial(floor, kind=Identity), 'Nearest real image': partial(floor, kind=NearestNeighbour), 'Pixel blend': partial(floor, kind=PixelBlend)}
 some = lambda tasks, n=400: [Task(t.data, t.pair, t.size, n) for t in tasks]   # the first n of the same random order
 GROUPS = dict(
     main=(GREY, {'Mirror-CFE robust': robust}),
     colour=(COLOUR, {'Mirror-CFE robust': robust}),
     paper=(some(GREY + COLOUR), {'Mirror-CFE paper': paper}),
+    near=(GREY + COLOUR, {'Mirror-CFE near': near}),
     floors=(some(GREY + COLOUR), FLOORS),
     multi=(some(GREY), {'Mirror-CFE robust, multi-class': partial(mirror, pair=False, steps=2000)}),
     ssc=(some([COLOUR[2]]), {'full': robust, 'skip only': partial(mirror, mode='skip'), 'no CSP': partial(mirror, mode='no-csp')}),

@@ -157,7 +157,7 @@ def _load_explainer(folder, classifier):
 # %% ../nbs/61_benchmark.ipynb #b69a7fa9
 def get_explainer(name:str,               # name of a dataset, as for `get_dls`
                   pair:tuple|None=None,   # two classes, by number or name; None: all pairs in one model
-                  preset='robust',        # 'robust', 'paper' or a `Recipe`
+                  preset='robust',        # 'robust', 'near', 'paper' or a `Recipe`
                   seed:int=0,             # of weights, order and noise
                   size:int|None=None,     # pixels; None: as the dataset says
                   progress:bool=False,    # bars while training

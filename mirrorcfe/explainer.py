@@ -179,7 +179,7 @@ class MirrorCFE:
     "A classifier and the generator that shows what it would have to see to change its mind (Mirror-CFE, ICCV 2025)."
     def __init__(self,
                  classifier:nn.Module,         # a `GapClassifier`, or a network of that form, to be wrapped when data comes
-                 preset:str|Recipe='robust',   # 'robust', 'paper' or a `Recipe`
+                 preset:str|Recipe='robust',   # 'robust', 'near', 'paper' or a `Recipe`
                  pair:tuple|None=None,         # two classes: only the way between them; None: all pairs in one model
                  seed:int=0,                   # decides weights, order and noise
                  amp:bool|None=None,           # bf16 autocast while training; None: where the machine is fast at it

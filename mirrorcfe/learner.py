@@ -63,7 +63,7 @@ def _opened(learn):
 # %% ../nbs/33_learner.ipynb #39dc87da
 @patch
 def mirror(self:Learner,
-           preset='robust',      # 'robust', 'paper' or a `Recipe`
+           preset='robust',      # 'robust', 'near', 'paper' or a `Recipe`
            pair=None,            # two classes by number or name; None: all pairs
            n:int=20_000,         # training images to use at most
            bs:int=64,            # images in a batch

@@ -32,7 +32,7 @@ from .data import atomic
 from .classifiers import fast_bf16, shift
 from .ssc import csp_mask
 from .generator import Discriminator, MirrorGenerator
-from .losses import adv_loss, cls_loss, critic_loss, fea_loss, gaussian_blur, latent_ratio, rec_loss, tri_loss
+from .losses import adv_loss, cls_loss, critic_loss, fea_loss, gaussian_blur, latent_ratio, prox_loss, rec_loss, tri_loss
 from .distributed import Share, ShareLoader, join, whole_batch
 
 # %% ../nbs/30_training.ipynb #5de44a07
@@ -47,6 +47,7 @@ class Recipe:
     fea:float = 1.                # weight of the feature loss
     tri:float = 2.                # weight of the triangulation loss
     a:float = .2                  # tolerance of the triangulation loss
+    prox:float = 0.               # weight of the distance from the source; 0: not computed
     ramp:float = .3               # share of the steps over which cls, disguised and fea grow from 0
     at_source:float = .25         # share of a batch at k = 0
     at_reflection:float = .125    # share of a batch at k = 1; the rest is drawn from U[0, 1]
@@ -70,6 +71,7 @@ class Recipe:
 # %% ../nbs/30_training.ipynb #81545068
 PRESETS = dict(
     robust=Recipe(),
+    near=Recipe(prox=8.),
     paper=Recipe(cls=1., disguised=0., adv=1., rec=1., fea=1., tri=2., ramp=0., at_reflection=0., near_mirror=0., lead=0., lr=2e-4, betas=(.5, .999), wd=0.,
                  one_cycle=False, residual=False, image=False, shift=0))
 
@@ -255,6 +257,7 @@ class MirrorLoss:
         parts = dict(cls=cls_loss(seen.logits, d.logits_k), fea=fea_loss(seen.z, d.z_k), adv=adv_loss(score),
                      rec=rec_loss(d.x_k[still], x[still])*self.weight(still), tri=tri_loss(x, d.x_k, x_r, latent_ratio(d.z_s, d.z_k, z_r), r.a))
         if r.disguised: parts['disguised'] = self.disguised(d)
+        if r.prox: parts['prox'] = prox_loss(d.x_k, x)
         self.parts = {n: v.detach() for n, v in parts.items()}
         return sum(v*getattr(r, n)*(self.ramp if n in ('cls', 'fea', 'disguised') else 1) for n, v in parts.items())
 
@@ -409,8 +412,8 @@ def watch(turns:MirrorTurns,   # which notes the parts
           recipe:Recipe        # decides which parts there are
          )->list:              # of fastai metrics
     "Return the columns of the progress table and the log."
-    parts = ['cls', 'disguised', 'adv', 'rec', 'fea', 'tri', 'critic', 'validity', 'confidence_error']
-    return [ValueMetric(partial(turns.mean_of, n), n) for n in parts if n != 'disguised' or recipe.disguised]
+    parts = ['cls', 'disguised', 'adv', 'rec', 'fea', 'tri', 'prox', 'critic', 'validity', 'confidence_error']
+    return [ValueMetric(partial(turns.mean_of, n), n) for n in parts if getattr(recipe, n, True)]
 
 # %% ../nbs/30_training.ipynb #b07e0465
 class Checkpoint(Callback):
@@ -489,7 +492,7 @@ def build(classifier, x, recipe, pair=None, seed=0, amp=None, channels_last=True
 # %% ../nbs/30_training.ipynb #f2d97738
 def mirror_learner(classifier:GapClassifier,       # the network to explain; frozen here
                    dls,                            # DataLoaders of (x in [-1, 1], y int64)
-                   preset:str|Recipe='robust',     # 'robust', 'paper' or a `Recipe`
+                   preset:str|Recipe='robust',     # 'robust', 'near', 'paper' or a `Recipe`
                    pair:tuple|None=None,           # two classes, or None for all pairs in one model
                    seed:int=0,                     # decides weights, order and noise
                    folder:str|Path|None=None,      # for log, checkpoint and samples; None: keep nothing

@@ -44,7 +44,7 @@ def test_a_loss_that_is_no_number_stops_with_advice(clf):
     with pytest.raises(Exception, match='lower lr='): learn.fit_mirror(progress=False)
 
 def test_recipes():
-    assert set(PRESETS) == {'paper', 'robust'} and get_recipe(get_recipe('paper'), a=.4).a == .4
+    assert set(PRESETS) == {'paper', 'robust', 'near'} and get_recipe(get_recipe('paper'), a=.4).a == .4
     paper = get_recipe('paper')
     assert (paper.cls, paper.adv, paper.rec, paper.fea, paper.tri, paper.a) == (1, 1, 1, 1, 2, .2)
 
