@@ -31,7 +31,7 @@ def c3lt(task, classifier=None, **changes): return get_baseline(C3LT, task, clas
 
 def baseline(task, kind): return get_baseline(kind, task)
 
-METHODS = {'Mirror-CFE robust': partial(mirror), 'C3LT': partial(c3lt), 'ExplainGAN': partial(baseline, kind=ExplainGAN), 'CycleGAN': partial(baseline, kind=CycleGAN),
+METHODS = {'Mirror-CFE robust': partial(mirror), 'Mirror-CFE near': partial(mirror, preset='near'), 'C3LT': partial(c3lt), 'ExplainGAN': partial(baseline, kind=ExplainGAN), 'CycleGAN': partial(baseline, kind=CycleGAN),
            'CEM': partial(baseline, kind=CEM), 'CVE': partial(baseline, kind=CVE), 'PGD': pgd, **FLOORS}
 ABLATION = {'cls only': dict(prox=0., cyc=0., adv=0.), 'cls and prox': dict(cyc=0., adv=0.), 'cls, prox and cyc': dict(adv=0.), 'C3LT': {}}
 

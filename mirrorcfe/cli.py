@@ -437,7 +437,7 @@ def demo(
     out:str='mirrorcfe-out',   # folder for the results; if it is taken, the next free number is added
     n:int=8,                   # images to show, 1 to 300
     seed:int=0,                # decides order, weights and noise
-    preset:str='robust',       # of the training: robust or paper
+    preset:str='robust',       # of the training: robust, near or paper
     steps:int=450,             # optimiser steps: enough for the digits
     measure:int=300,           # held-out images that the numbers are of, 1 to 300
     device:str='auto',         # cpu, cuda or mps; auto: the best there is

@@ -405,7 +405,7 @@ def train(
     pair:list=None,            # two classes, by name or number: only the way between them; default: all pairs
     size:int=0,                # pixels; default: what the classifier takes, or the dataset; 64 for a folder
     steps:int=800,             # optimiser steps
-    preset:str='robust',       # of the training: robust or paper
+    preset:str='robust',       # of the training: robust, near or paper
     smooth:bool=False,         # for smooth images, such as the digits: no lattice in what is drawn
     seed:int=0,                # decides order, weights and noise
     bs:int=64,                 # images in a batch

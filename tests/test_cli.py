@@ -77,7 +77,7 @@ def test_process_ends_with_code_2():
 @pytest.mark.parametrize("argv,message", [
     (["explain"], "the following arguments are required: images"), (["demo", "--n", "x"], "invalid int value: 'x'"), (["demo", "--nothing"], "unrecognized arguments"),
     (["demo", "--n", "0"], "--n must be 1 to 300: found 0"), (["demo", "--n", "301"], "--n must be"), (["demo", "--seed", "-1"], "--seed must be"),
-    (["demo", "--steps", "-5"], "--steps must be"), (["demo", "--device", "tpu9"], "no device 'tpu9' here"), (["demo", "--preset", "best"], "preset must be one of robust, paper"),
+    (["demo", "--steps", "-5"], "--steps must be"), (["demo", "--device", "tpu9"], "no device 'tpu9' here"), (["demo", "--preset", "best"], "preset must be one of robust, near, paper"),
     (["demo", "--out", "one.png"], "is a file"), (["explain", "none.png"], "no such image: none.png"), (["explain", "folder"], "no image in the folder folder"),
     (["explain", "one.png"], "no explainer in mirrorcfe-out: run mirrorcfe demo or mirrorcfe train first"), (["explain", "one.png", "--explainer", "folder"], "no explainer in folder"),
     (["explain", "text.png"], "text.png cannot be read as an image: its contents are of no known kind"), (["explain", "empty.png"], "it is empty"),
