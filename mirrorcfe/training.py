@@ -75,6 +75,7 @@ PRESETS = dict(
     paper=Recipe(cls=1., disguised=0., adv=1., rec=1., fea=1., tri=2., ramp=0., at_reflection=0., near_mirror=0., lead=0., lr=2e-4, betas=(.5, .999), wd=0.,
                  one_cycle=False, residual=False, image=False, shift=0))
 
+# %% ../nbs/30_training.ipynb #a6f3e9d3
 def pick_recipe(presets:dict,   # name -> recipe, a frozen dataclass
                 preset,         # a name, or a recipe
                 **changes       # fields to replace
@@ -87,6 +88,7 @@ def pick_recipe(presets:dict,   # name -> recipe, a frozen dataclass
     if unknown: raise MirrorError(f"{type(preset).__name__} has no {', '.join(sorted(unknown))}: its fields are {', '.join(asdict(preset))}")
     return replace(preset, **changes)
 
+# %% ../nbs/30_training.ipynb #60a06ca6
 def get_recipe(preset:str|Recipe='robust',  # name of a preset, or a recipe
                **changes                    # fields to replace
               )->Recipe:
