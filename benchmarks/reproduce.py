@@ -35,7 +35,7 @@ GROUPS = dict(
     main=(GREY, {'Mirror-CFE robust': robust}),
     colour=(COLOUR, {'Mirror-CFE robust': robust}),
     paper=(some(GREY + COLOUR), {'Mirror-CFE paper': paper}),
-    near=(GREY + COLOUR, {'Mirror-CFE near': near}),
+    near=(some(GREY + COLOUR), {'Mirror-CFE near': near}),
     floors=(some(GREY + COLOUR), FLOORS),
     multi=(some(GREY), {'Mirror-CFE robust, multi-class': partial(mirror, pair=False, steps=2000)}),
     ssc=(some([COLOUR[2]]), {'full': robust, 'skip only': partial(mirror, mode='skip'), 'no CSP': partial(mirror, mode='no-csp')}),
