@@ -42,13 +42,14 @@ GROUPS = dict(
     tri=(some([GREY[4]]), {'none': partial(mirror, tri=0.), **{f'a = {a}': partial(mirror, a=a) for a in (0., .2, .4, .6)}}),
     pgd=(some(GREY, 200), {'PGD': pgd}))
 
+def slug(title): return title.replace(',', '').replace('= ', '').replace(' ', '-').replace('/', '-').lower()
+
 def pictures(task, label, model):
     "Keep the strips of four images a direction."
     s = task.sources()
     i = torch.cat([w[:4] for _, w in task.directions()])
     ex = model.explain(s.x[i], s.target[i], truth=s.truth[i])
-    name = f"{task.title} {label}".replace(',', '').replace('= ', '').replace(' ', '-').replace('/', '-').lower()
-    ex.show_grid(8).savefig(OUT/'pictures'/f'{name}.png', dpi=70)
+    ex.show_grid(8).savefig(OUT/'pictures'/f"{slug(f'{task.title} {label}')}.png", dpi=70)
 
 def run(group, only=None):
     "Train, measure and draw one group, one task after the other."

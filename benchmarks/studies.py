@@ -17,7 +17,7 @@ from mirrorcfe.baselines.pgd import PGD
 from mirrorcfe.benchmark import METRICS, Task, get_baseline, get_explainer, run_benchmark
 from mirrorcfe.classifiers import get_classifier, get_oracle, predict
 from mirrorcfe.metrics import l1, oracle_agreement, validity
-from reproduce import FLOORS, GREY, OUT, mirror, pgd, some
+from reproduce import FLOORS, GREY, OUT, near, pgd, robust, slug, some
 
 METRICS_OF = [n for n in METRICS if n not in ('first k', 'seconds a sample', 'passes')]
 WALKS = [(4, 9), (3, 8), (5, 6)]
@@ -31,9 +31,20 @@ def c3lt(task, classifier=None, **changes): return get_baseline(C3LT, task, clas
 
 def baseline(task, kind): return get_baseline(kind, task)
 
-METHODS = {'Mirror-CFE robust': partial(mirror), 'Mirror-CFE near': partial(mirror, preset='near'), 'C3LT': partial(c3lt), 'ExplainGAN': partial(baseline, kind=ExplainGAN), 'CycleGAN': partial(baseline, kind=CycleGAN),
+METHODS = {'Mirror-CFE robust': robust, 'Mirror-CFE near': near, 'C3LT': partial(c3lt), 'ExplainGAN': partial(baseline, kind=ExplainGAN), 'CycleGAN': partial(baseline, kind=CycleGAN),
            'CEM': partial(baseline, kind=CEM), 'CVE': partial(baseline, kind=CVE), 'PGD': pgd, **FLOORS}
 ABLATION = {'cls only': dict(prox=0., cyc=0., adv=0.), 'cls and prox': dict(cyc=0., adv=0.), 'cls, prox and cyc': dict(adv=0.), 'C3LT': {}}
+
+def inner(x): return x[..., 2:-2, 2:-2]   # without the border that the data adds
+
+def grey(x): return inner(x)[..., 0, :, :].add(1).mul(127.5).round().clamp(0, 255).nan_to_num(0).byte().numpy()
+
+def calls(clf, test): return torch.cat([predict(clf, [test[i]])[0].argmax(1) for i in torch.arange(len(test)).split(500)])
+
+def keep(study, **about):
+    "Write what a study found."
+    (OUT/study).mkdir(exist_ok=True)
+    (OUT/study/'results.json').write_text(json.dumps(about | dict(torch=torch.__version__), indent=1))
 
 def grid(task, methods, file, n=4):
     "Source and every method's answer, `n` images a direction."
@@ -56,7 +67,7 @@ def methods(only=None):
     for task in some(GREY, 200):
         if only and only not in task.title: continue
         run_benchmark(METHODS, [task], OUT/'methods', METRICS_OF)
-        grid(task, {n: make(task) for n, make in METHODS.items() if n not in ('Identity',)}, OUT/'pictures'/f"methods-{task.title.replace(' ', '-').replace('/', '-').lower()}.png")
+        grid(task, {n: make(task) for n, make in METHODS.items() if n not in ('Identity',)}, OUT/'pictures'/f'methods-{slug(task.title)}.png')
 
 def ablation(only=None):
     "What each loss of C3LT does."
@@ -65,10 +76,9 @@ def ablation(only=None):
 
 def rigged(n=200, steps=800):
     "Fours sent to 9 and to 1, by a classifier that knows nines and by one that never saw any."
-    oracle, rows, pictures, test = get_oracle('mnist'), [], {}, Task('mnist').test
+    oracle, rows, kept, test = get_oracle('mnist'), [], {}, Task('mnist').test
     for net, clf in dict(usual=get_classifier('mnist'), rigged=get_classifier('mnist', without=9)).items():
-        called = predict(clf, [test[i] for i in torch.arange(len(test)).split(500)])[0].argmax(1)
-        x = test[((called == 4) & (test.y == 4)).nonzero().flatten()[:n]][0]
+        x = test[((calls(clf, test) == 4) & (test.y == 4)).nonzero().flatten()[:n]][0]
         for target in (9, 1):
             task, t = Task('mnist', (4, target)), torch.full((len(x),), target)
             made = {'Mirror-CFE robust': get_explainer('mnist', (4, target), steps=steps, classifier=clf), 'C3LT': c3lt(task, clf), 'CycleGAN': get_baseline(CycleGAN, task, classifier=clf)}
@@ -77,13 +87,11 @@ def rigged(n=200, steps=800):
                 end = ex.x_reflection
                 said = oracle(end).argmax(1)
                 rows.append(dict(classifier=net, accuracy=clf.accuracy, fingerprint=clf.fingerprint(), method=label, target=target, N=len(x), val=float(validity(clf, end, t)), p=ex.achieved[:, -1].mean().item(),
-                                 oracle=float(oracle_agreement(oracle, end, t)), still=(said == 4).float().mean().item(), l1=float(l1(x[..., 2:-2, 2:-2], end[..., 2:-2, 2:-2]))))
-                rows[-1]['pictures'] = [round(v) for v in ((end[:6, 0, 2:-2, 2:-2] + 1)*127.5).flatten().tolist()]
-                print({k: v for k, v in rows[-1].items() if k != 'pictures'}, flush=True)
-    (OUT/'rigged').mkdir(exist_ok=True)
-    np.savez_compressed(OUT/'rigged'/'pictures.npz', source=((x[:6, 0, 2:-2, 2:-2] + 1)*127.5).round().byte().numpy(),
-                        **{f"{r['classifier']}-{r['method']}-{r['target']}": np.array(r.pop('pictures'), 'uint8').reshape(-1, 28, 28) for r in rows})
-    (OUT/'rigged'/'results.json').write_text(json.dumps(dict(rows=rows, steps=steps, torch=torch.__version__, oracle=oracle.accuracy), indent=1))
+                                 oracle=float(oracle_agreement(oracle, end, t)), still=(said == 4).float().mean().item(), l1=float(l1(inner(x), inner(end)))))
+                kept[f'{net}-{label}-{target}'] = grey(end[:6])
+                print(rows[-1], flush=True)
+    keep('rigged', rows=rows, steps=steps, oracle=oracle.accuracy)
+    np.savez_compressed(OUT/'rigged'/'pictures.npz', source=grey(x[:6]), **kept)
 
 def walk(n=200):
     "Three steps of C3LT in the space of codes, and how far each dimension of the code moves."
@@ -92,7 +100,7 @@ def walk(n=200):
         task = Task('mnist', pair, n=n)
         m, s = c3lt(task), task.sources()
         i = torch.cat([w[:3] for _, w in task.directions()])
-        kept['-'.join(map(str, pair)) + ' images'] = torch.cat([s.x[i][:, None], m.traverse(s.x[i], s.target[i])], 1)[:, :, 0, 2:-2, 2:-2].add(1).mul(127.5).round().clamp(0, 255).nan_to_num(0).byte().numpy()
+        kept['-'.join(map(str, pair)) + ' images'] = grey(torch.cat([s.x[i][:, None], m.traverse(s.x[i], s.target[i])], 1))
         with torch.no_grad(): z = m.game.fixed.E(s.x); moved = m.game.walk(z, s.source, 1)[-1] - z
         kept['-'.join(map(str, pair)) + ' moved'] = moved.abs().half().numpy()
     (OUT/'walk').mkdir(exist_ok=True)
@@ -111,23 +119,21 @@ def timing(rounds=3):
                 start = time.perf_counter(); m.explain(s.x[i], s.target[i]); taken[n].append((time.perf_counter() - start)/bs)
         rows += [dict(method=n, batch=bs, seconds=statistics.median(t), rounds=len(t)) for n, t in taken.items()]
         print(rows[-len(made):], flush=True)
-    (OUT/'time').mkdir(exist_ok=True)
-    (OUT/'time'/'results.json').write_text(json.dumps(dict(rows=rows, torch=torch.__version__, threads=torch.get_num_threads()), indent=1))
+    keep('time', rows=rows, threads=torch.get_num_threads())
 
 def blur(n=100):
     "PGD against the usual classifier, and against one that never met a blurred image."
     oracle, test, rows = get_oracle('mnist'), Task('mnist').test, []
     nets = {'blurred images too': get_classifier('mnist'), 'sharp images only': get_classifier('mnist', blur=0.)}
-    called = {k: torch.cat([predict(f, [test[i]])[0].argmax(1) for i in torch.arange(len(test)).split(500)]) for k, f in nets.items()}
+    called = [calls(f, test) for f in nets.values()]
     for a, b in ((4, 9), (9, 4)):
-        x = test[((test.y == a) & torch.stack([c == a for c in called.values()]).all(0)).nonzero().flatten()[:n]][0]
+        x = test[((test.y == a) & torch.stack([c == a for c in called]).all(0)).nonzero().flatten()[:n]][0]
         t = torch.full((len(x),), b)
         for name, clf in nets.items():
             end = PGD(clf, eps=64/255).explain(x, t).x_reflection
             rows.append(dict(classifier=name, accuracy=clf.accuracy, fingerprint=clf.fingerprint(), direction=f'{a} to {b}', N=len(x), val=validity(clf, end, t).item(), oracle=oracle_agreement(oracle, end, t).item()))
             print(rows[-1], flush=True)
-    (OUT/'blur').mkdir(exist_ok=True)
-    (OUT/'blur'/'results.json').write_text(json.dumps(dict(rows=rows, torch=torch.__version__, oracle=oracle.accuracy), indent=1))
+    keep('blur', rows=rows, oracle=oracle.accuracy)
 
 STUDIES = dict(methods=methods, c3lt=ablation, rigged=rigged, walk=walk, time=timing, blur=blur)
 

@@ -32,7 +32,7 @@ from .data import atomic
 from .classifiers import fast_bf16, shift
 from .ssc import csp_mask
 from .generator import Discriminator, MirrorGenerator
-from .losses import adv_loss, cls_loss, critic_loss, fea_loss, gaussian_blur, latent_ratio, prox_loss, rec_loss, tri_loss
+from .losses import adv_loss, cls_loss, critic_loss, fea_loss, gaussian_blur, latent_ratio, rec_loss, tri_loss
 from .distributed import Share, ShareLoader, join, whole_batch
 
 # %% ../nbs/30_training.ipynb #5de44a07
@@ -259,7 +259,7 @@ class MirrorLoss:
         parts = dict(cls=cls_loss(seen.logits, d.logits_k), fea=fea_loss(seen.z, d.z_k), adv=adv_loss(score),
                      rec=rec_loss(d.x_k[still], x[still])*self.weight(still), tri=tri_loss(x, d.x_k, x_r, latent_ratio(d.z_s, d.z_k, z_r), r.a))
         if r.disguised: parts['disguised'] = self.disguised(d)
-        if r.prox: parts['prox'] = prox_loss(d.x_k, x)
+        if r.prox: parts['prox'] = rec_loss(d.x_k, x)
         self.parts = {n: v.detach() for n, v in parts.items()}
         return sum(v*getattr(r, n)*(self.ramp if n in ('cls', 'fea', 'disguised') else 1) for n, v in parts.items())
 
