@@ -11,7 +11,7 @@ import docs, readme, sync
 NBS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 MODULES = sorted(p for p in ROOT.glob("mirrorcfe/**/*.py") if not p.name.startswith("_"))
 # Exported cells longer than 30 lines, with the cause: (notebook, first name defined) -> why
-LONG = {("30_training.ipynb", "Recipe"): "a record: one line a field"}
+LONG = {}
 PATHS = re.compile(r"(?<![\w.~])/(work|tmp|home|root|Users|private|opt)/|site-packages|[A-Z]:\\\\")
 UNSTABLE = re.compile(r"0x[0-9a-f]{6,}|\d+%\|| it/s|s/it|\d (?:ms|µs|us) ±|Wall time", re.I)
 
