@@ -62,8 +62,8 @@ def run(name, title, data, pair, preset, n, changes, seed=0):
     x, y = dls.test.dataset[torch.randperm(len(dls.test.dataset), generator=torch.Generator().manual_seed(seed))]
     keep = torch.isin(clf(x).argmax(1), torch.tensor(pair)) if pair else torch.ones(len(x), dtype=torch.bool)
     x, y = x[keep][:n].to(clf.W.device), y[keep][:n]
-    hop = torch.randint(1, clf.n_classes, (len(x),), generator=torch.Generator().manual_seed(seed)).to(x.device)
-    target = None if pair else (clf(x).argmax(1) + hop) % clf.n_classes
+    target_offset = torch.randint(1, clf.n_classes, (len(x),), generator=torch.Generator().manual_seed(seed)).to(x.device)
+    target = None if pair else (clf(x).argmax(1) + target_offset) % clf.n_classes
     rows = {}
     for loop in (False, True):
         start = time.perf_counter()

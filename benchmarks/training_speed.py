@@ -18,7 +18,7 @@ def learner(device, steps, kind, last, compiled):
     if kind == 'fp16':
         learn.model.autocast = types.MethodType(lambda self, on=True: torch.autocast(device, torch.float16, enabled=on), learn.model)
     if compiled:
-        for m in (learn.model.G, learn.mirror_turns.critic): m.compile()
+        for m in (learn.model.G, learn.mirror_turns.discriminator): m.compile()
     return learn
 
 def main(rounds=5, steps=4, compile=True):
@@ -42,7 +42,7 @@ def main(rounds=5, steps=4, compile=True):
     def row(c):
         name = f"| {c[0]} | {'channels_last' if c[1] else 'contiguous'} | {'compiled' if c[2] else ''} |"
         return f"{name} {failed[c]} | | |" if c in failed else f"{name} {statistics.median(times[c])*1000:.0f} | {base/statistics.median(times[c]):.2f} | {first[c]:.0f} |"
-    page = '\n'.join(["# A training step, several ways", "", "Made by `python benchmarks/training_speed.py`: medians of interleaved rounds, batch 64 at 32 px, generator, critic and all losses, "
+    page = '\n'.join(["# A training step, several ways", "", "Made by `python benchmarks/training_speed.py`: medians of interleaved rounds, batch 64 at 32 px, generator, discriminator and all losses, "
                       "validation of four batches included; on a processor its own time is counted, not that of the clock. A ratio above 1 is faster than single precision with contiguous memory. "
                       "The last column is the first round of four steps, compilation included. fp16 is timed without scaling of the loss.", "",
                       f"{device} ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads), torch {torch.__version__}, mirrorcfe {__version__}; "

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from fastcore.basics import patch
 from .core import MirrorError
-from .data import atomic
-from .explainer import Explanation
+from .storage import atomic
+from .explanation import Explanation
 from .show import PALETTE, check_sample, class_name, headline, step_name, to_rgb, _legend, _said
 
 # %% ../nbs/41_animate.ipynb #a1d4e5bf

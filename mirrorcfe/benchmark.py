@@ -20,8 +20,10 @@ from torch import Tensor
 from fastcore.basics import patch
 from . import __version__
 from .core import MirrorError
-from .data import _first, _pair, atomic, cache_dir, data_fingerprint, data_spec, get_dls
-from .classifiers import _lock, get_classifier, get_oracle, predict
+from .data import _first, _pair, data_fingerprint, data_spec, get_dls
+from .storage import atomic, cache_dir
+from .classifiers import get_classifier, get_oracle, predict
+from .storage import file_lock
 from .training import get_recipe
 from .explainer import MirrorCFE
 from .metrics import (bootstrap_interval, confidence_error, cout, denoised_validity, feature_error, fid, im1, im2, kid, l1, lpips_distance,
@@ -170,7 +172,7 @@ def get_explainer(name:str,               # name of a dataset, as for `get_dls`
     if pair is not None: pair = _pair(spec, pair)
     clf = get_classifier(name, size=size, device=device) if classifier is None else classifier
     folder, about = _explainer_folder(name, pair, preset, seed, size, clf, recipe)
-    with _lock(folder):
+    with file_lock(folder):
         if (model := _load_explainer(folder, clf)) is not None: return model
         dls = get_dls(name, pair=pair, size=size, steps=min(100, recipe.steps), seed=seed, device=device)
         way = f"classes {' and '.join(spec.classes[c] for c in pair)}" if pair else 'all pairs of classes'
@@ -211,7 +213,7 @@ def get_baseline(kind:type,           # class of the method, such as `CEM`
     about = dict(kind=kind.__name__, task=[task.data, task.pair, task.size], preset=preset, settings=_settings(method), classifier=clf.fingerprint(), code=_EXPLAINER_VERSION)
     path = cache_dir()/'baselines'/f"{_slug(kind.__name__, task.data, *(task.pair or ()), preset)}-{_hash(about)}"
     notes, run, start = path.with_name(f'{path.name}.json'), path.with_name(f'{path.name}.part'), time.time()
-    with _lock(path):
+    with file_lock(path):
         kept = _load_baseline(kind, path, clf)
         if kept is None:
             kept = _fit(method, task.dls, run, progress)

@@ -9,7 +9,7 @@ __all__ = ['RECIPES', 'CODE_VERSION', 'ResBlock', 'small_resnet', 'predict', 'ac
 
 # %% ../nbs/11_classifiers.ipynb #076fdfe1
 import hashlib, json, os, sys, warnings
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 import pandas as pd
 import torch
@@ -22,11 +22,11 @@ import fastai.callback.schedule  # adds Learner.fit_one_cycle
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.metrics import accuracy as fastai_accuracy
-from filelock import FileLock
 from safetensors.torch import load, save
 from .core import MirrorError
 from .features import GapClassifier, check_images
-from .data import TensorLoader, atomic, cache_dir, data_fingerprint, data_spec, get_dls
+from .data import TensorLoader, data_fingerprint, data_spec, get_dls
+from .storage import atomic, cache_dir, file_lock
 
 # %% ../nbs/11_classifiers.ipynb #61cf68b0
 def _conv(i, o, k=3, stride=1): return nn.Sequential(nn.Conv2d(i, o, k, stride, k//2, bias=False), nn.BatchNorm2d(o))
@@ -253,13 +253,6 @@ def _restore(model, file):
     model.freeze()
     return True
 
-# %% ../nbs/11_classifiers.ipynb #bdea6377
-def _lock(file):
-    "A lock beside `file`; none where nothing can be written."
-    try: file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError: return nullcontext()
-    return FileLock(file.with_suffix('.lock')) if os.access(file.parent, os.W_OK) else nullcontext()
-
 # %% ../nbs/11_classifiers.ipynb #18037107
 def get_classifier(name:str='mnist',        # a name in `DATASETS`
                    root=None,               # folder with the files, as for `get_dls`
@@ -283,7 +276,7 @@ def get_classifier(name:str='mnist',        # a name in `DATASETS`
         torch.manual_seed(seed)
         model = small_resnet(dls.c, dls.spec.channels, widths, dls.spec.size, dls.vocab)
     file = _cache_file(settings)
-    with _lock(file):
+    with file_lock(file):
         if force or not _restore(model, file):
             print(f"Training a classifier of {dls.spec.title} on {len(dls.train.dataset):,} images (once, then cached)", flush=True)
             train_classifier(model, dls, seed=seed, progress=progress, **recipe)

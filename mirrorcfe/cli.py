@@ -166,7 +166,7 @@ def save_network(net,          # a `small_resnet`, or what `open_network` made o
     "Write `path`.safetensors and `path`.json."
     import torch
     from safetensors.torch import save_file
-    from mirrorcfe.data import atomic
+    from mirrorcfe.storage import atomic
     path, (H, W), kind, weights = Path(path), net.size, getattr(net, 'origin', None), getattr(net, 'raw', None)
     if kind is None:
         with torch.no_grad(): widths = [f.shape[1] for f in net.features(torch.zeros(1, net.in_channels, H, W, device=net.W.device))]

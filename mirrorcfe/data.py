@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['IDX_FILES', 'BLOODMNIST', 'BLOOD_FILES', 'MAX_BYTES', 'KEEP_FROM', 'FACES', 'BLOCK', 'DATASETS', 'ImageSet',
-           'TensorLoader', 'cache_dir', 'atomic', 'read_tensors', 'class_rank', 'stratified', 'to_size', 'read_picture',
-           'face_attributes', 'block_split', 'why_unreadable', 'DataSpec', 'data_spec', 'available', 'best_device',
-           'get_dls', 'get_folder_dls', 'data_fingerprint']
+           'TensorLoader', 'class_rank', 'stratified', 'to_size', 'face_attributes', 'block_split', 'DataSpec',
+           'data_spec', 'available', 'best_device', 'get_dls', 'get_folder_dls', 'data_fingerprint']
 
 # %% ../nbs/10_data.ipynb #6897362d
-import gzip, hashlib, json, os, shutil, struct, tempfile, textwrap, urllib.request, warnings
+import gzip, hashlib, os, shutil, tempfile, textwrap, urllib.request, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,12 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from safetensors import SafetensorError, safe_open
 from torch.nn import functional as F
 from fastcore.basics import patch
 from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
 from .core import MirrorError, check_class, check_pair
+from .storage import atomic, cache_dir
+from .images import SUFFIXES, _decode, read_picture, why_unreadable
 
 # %% ../nbs/10_data.ipynb #d3958816
 class ImageSet:
@@ -143,38 +143,11 @@ def show_batch(self:TensorLoader,
     return fig
 
 # %% ../nbs/10_data.ipynb #f306bf76
-def cache_dir()->Path: # it need not exist yet
-    "Return the folder for downloads and trained networks: `$MIRRORCFE_CACHE`, else `mirrorcfe` in the user's cache."
-    base = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache')/'mirrorcfe'
-    return Path(os.environ.get('MIRRORCFE_CACHE') or base).expanduser()
-
 def _home(root=None):
     "The folder to read from, and who said so; None: nobody, so it may be filled by a download."
     for by, where in (('root=', root), ('MIRRORCFE_DATA', os.environ.get('MIRRORCFE_DATA'))):
         if where: return Path(where).expanduser(), by
     return cache_dir()/'data', None
-
-# %% ../nbs/10_data.ipynb #a70a1c02
-def atomic(path:Path,   # file to write
-           write        # write(temporary path)
-          ):
-    "Write beside `path`, then rename: a killed run leaves the old file or the new one, never half of one."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        write(part)
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
-
-# %% ../nbs/10_data.ipynb #ec6dddf0
-def read_tensors(path:Path,    # safetensors file
-                 about:str     # name of its header's entry, JSON
-                )->tuple:      # what the entry says, None where there is none; name -> tensor
-    "Return what a safetensors file says of itself, and its tensors; raises `MirrorError` for one that is missing or damaged."
-    if not path.is_file(): raise MirrorError(f"no file {path}: the file is missing")
-    try:
-        with safe_open(path, 'pt') as f: return json.loads((f.metadata() or {}).get(about, 'null')), {n: f.get_tensor(n) for n in f.keys()}
-    except (OSError, SafetensorError, ValueError) as e: raise MirrorError(f"{path} is damaged ({e}): it is cut off, or no safetensors file; save again") from None
 
 # %% ../nbs/10_data.ipynb #6a607c6b
 IDX_FILES = {'train-images-idx3-ubyte': 47_040_016, 'train-labels-idx1-ubyte': 60_008,
@@ -314,42 +287,6 @@ def to_size(x:Tensor,     # images, uint8 (N, C, h, w)
     resize = lambda c: F.interpolate(c.float(), (size, size), mode='bicubic', antialias=True).round().clamp(0, 255).byte()
     return torch.cat([resize(c) for c in x.split(4096)])
 
-# %% ../nbs/10_data.ipynb #7507160e
-def _to_bytes(im):
-    "A picture of more than 8 bits a pixel, scaled to 8: 16 bits to their upper half, fractions of 1 to 255."
-    from PIL import Image
-    a = np.nan_to_num(np.asarray(im, dtype=np.float64))
-    top = a.max()
-    scale = 1/257 if top > 255 or im.mode.startswith('I;16') else 255 if im.mode == 'F' and top <= 1 else 1
-    return Image.fromarray((a*scale).round().clip(0, 255).astype(np.uint8))
-
-def read_picture(file,            # image file, a path
-                 channels:int=3,  # 1 grey, 3 colour
-                 paper:int=255,   # grey level, 0 to 255, that shows through transparent parts
-                 near:int=0       # pixels wanted; a large JPEG is then read at a fraction of its size. 0: as it is
-                ):                # PIL image, mode L or RGB, upright
-    "Read one image file of any kind; whatever Pillow raises comes through."
-    from PIL import Image, ImageOps
-    mode = 'L' if channels == 1 else 'RGB'
-    with open(file, 'rb') as f, Image.open(f) as im:   # opened here: of a mapped TIFF that lies on its side, Pillow 13 makes noise
-        if near: im.draft(mode, (2*near, 2*near))
-        im.load()
-        try: im = im if im.format == 'TIFF' else ImageOps.exif_transpose(im)   # Pillow turns a TIFF when it is loaded
-        except (ValueError, SyntaxError, KeyError, TypeError, struct.error): pass   # EXIF that says nothing sound
-    if im.mode.startswith(('I', 'F')): im = _to_bytes(im)
-    if im.mode in ('RGBA', 'LA', 'PA', 'La', 'RGBa') or 'transparency' in im.info:
-        im = im.convert('RGBA')
-        im = Image.alpha_composite(Image.new('RGBA', im.size, (paper,)*3 + (255,)), im)
-    return im.convert(mode)
-
-# %% ../nbs/10_data.ipynb #1870bf2f
-def _decode(file, size, channels):
-    "One picture as uint8 (C, size, size); the exception itself where it cannot be read."
-    from PIL import Image, ImageOps
-    try: im = ImageOps.fit(read_picture(file, channels, near=size), (size, size), Image.Resampling.BICUBIC)
-    except Exception as e: return e
-    return np.asarray(im).reshape(size, size, channels).transpose(2, 0, 1)
-
 # %% ../nbs/10_data.ipynb #96b5230d
 MAX_BYTES, KEEP_FROM = 4*2**30, 2000  # most bytes in memory; pictures from which the decoded ones are kept on disk
 
@@ -437,15 +374,13 @@ def _read_faces(root=None, attribute='Mouth_Slightly_Open', size=64, progress=No
     return [(x[i], y[i]) for i in block_split([int(Path(files[i]).stem) for i in order])]
 
 # %% ../nbs/10_data.ipynb #f28b3aad
-_image_files = {'.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm', '.pgm'}  # what counts as an image in a folder
-
 def _subfolders(path): return {p.name: p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith('.')}
 
 def _labelled(path, classes):
     "Files and classes below the folders of `path`; raises `MirrorError` for folders that are no class."
     folders = _subfolders(path)
     if odd := [n for n in folders if n not in classes]: raise MirrorError(f"{path} has folders that are no classes of the training images: {', '.join(odd)}")
-    each = [[f for f in sorted(folders[c].rglob('*')) if f.suffix.lower() in _image_files and not f.name.startswith('.')] if c in folders else [] for c in classes]
+    each = [[f for f in sorted(folders[c].rglob('*')) if f.suffix.lower() in SUFFIXES and not f.name.startswith('.')] if c in folders else [] for c in classes]
     return sum(each, []), np.repeat(np.arange(len(classes)), [len(e) for e in each])
 
 def _folder_parts(path):
@@ -467,13 +402,6 @@ def _folder_parts(path):
     return classes, [(files, y), parts[1], parts[0]]
 
 # %% ../nbs/10_data.ipynb #60c386cf
-def why_unreadable(file,     # path of a file
-                   error     # what was raised while reading it
-                  )->str:
-    "Say in a few words why a file is no image."
-    if not os.path.getsize(file): return 'it is empty'
-    return 'its contents are of no known kind' if 'identify' in str(error) else str(error) or type(error).__name__
-
 def _left_out(path, files, bad, most=5):
     "How many files cannot be read, and the first of them with the reason."
     rel = lambda f: f.relative_to(path).as_posix() if path in f.parents else f

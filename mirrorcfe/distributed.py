@@ -145,7 +145,7 @@ class _WholeNorm(nn.BatchNorm2d):
 
 # %% ../nbs/25_distributed.ipynb #6f95ab34
 def _whole_spread(share, layer, args):
-    "Before the critic mixes its maps: put the spread of the whole batch into their last channel."
+    "Before the discriminator mixes its maps: put the spread of the whole batch into their last channel."
     if not layer.training: return
     h, = args
     u = h[:, :-1].float()

@@ -6,7 +6,7 @@
 __all__ = ['Encoded', 'check_images', 'check_target', 'Normalise', 'GapClassifier', 'cams', 'intended_probs', 'kfe_features']
 
 # %% ../nbs/02_features.ipynb #a02df3bb
-import copy, hashlib, warnings
+import hashlib, warnings
 from collections import namedtuple
 import torch
 from torch import Tensor, nn
@@ -221,16 +221,3 @@ def kfe_features(f:Tensor,                # last map of the source, (B, N, h, w)
     if mode == 'uniform': return f + move
     if mirror is None: raise MirrorError("mode 'location' needs the pair's mirror: Mirror.between(W, b, source, target)")
     return f + _share(f, mirror)*move
-
-# %% ../nbs/02_features.ipynb #ef3dd4b1
-@patch(cls_method=True)
-def wrap(cls:GapClassifier,
-         model,                     # a network of the form Linear(mean(map)), copied, not changed; or a fastai `Learner`
-         sample:Tensor|None=None,   # a few images in [-1, 1] of the size to explain, (B, C, H, W); None: a batch of the Learner
-         classes:list|None=None,    # names of the classes; None: those of the Learner, else numbers
-         normalise=None,            # callable from [-1, 1] images to what `model` was trained on, such as `Normalise()`
-         stages:list|None=None      # names of the modules whose maps feed the skips; None: one map a resolution
-        )->GapClassifier:           # a frozen copy, opened
-    "Find stages, pooling and head of `model` by running it; raises `MirrorError` naming the layer that does not fit."
-    import mirrorcfe.wrap  # the page that builds on this one: needed only where a network is opened
-    return mirrorcfe.wrap.open_network(cls, model, sample, classes, normalise, stages)

@@ -122,13 +122,13 @@ class Discriminator(nn.Module):
 def forward(self:Discriminator,
             x:Tensor,   # images in [-1, 1], (B, C, H, W)
             c:Tensor,   # class each ought to show, int64 (B,)
-            sure=1.     # how much the class counts, 0 to 1, a number or (B,)
+            class_weight=1.     # how much the class counts, 0 to 1, a number or (B,)
            )->Tensor:   # score, (B,): high for real
     "Score images as members of their class."
     h = F.leaky_relu(self.mix(batch_spread(self.body(x))), .2)
     if h.shape[-1] != 4: h = F.adaptive_avg_pool2d(h, 4)
     h = F.leaky_relu(self.whole(h.flatten(1)), .2)
-    return self.v(h).squeeze(1).float() + sure*(self.e(c)*h).sum(1).float()
+    return self.v(h).squeeze(1).float() + class_weight*(self.e(c)*h).sum(1).float()
 
 # %% ../nbs/21_generator.ipynb #a92eb1a7
 def random_shift(x:Tensor,             # images, (B, C, H, W)

@@ -14,8 +14,10 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 from .core import MirrorError
 from .features import GapClassifier
-from .data import ImageSet, TensorLoader, read_picture
-from .explainer import Explanation, MirrorCFE
+from .data import ImageSet, TensorLoader
+from .images import read_picture
+from .explainer import MirrorCFE
+from .explanation import Explanation
 from .wrap import to_images, _plain
 
 # %% ../nbs/33_learner.ipynb #72e62738
@@ -100,7 +102,7 @@ def explain(self:Learner,
             x=None,          # images in [-1, 1], (B, C, H, W); picture files; None: the first validation batch
             target=None,     # as for `MirrorCFE.explain`: class by name or number, one each, 'runner-up', 'closest'
             mirror=None,     # a fitted `MirrorCFE`; None: `learn.mirror()`
-            **kwargs         # of `MirrorCFE.explain`: ks, closed_loop, p_target, truth, on_same ...
+            **kwargs         # of `MirrorCFE.explain`: ks, closed_loop, target_confidence, truth, on_same ...
            )->Explanation:
     "Explain images by this learner's own network; raises `MirrorError` as `mirror` and `MirrorCFE.explain` do."
     cfe = self.mirror() if mirror is None else mirror

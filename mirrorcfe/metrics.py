@@ -317,7 +317,7 @@ def im2(x_cf:Tensor,            # counterfactuals in [-1, 1], (B, C, H, W); NaN 
     return _reduce(_spread(gap/(x.abs().sum((1, 2, 3)) + eps), there), reduction)
 
 # %% ../nbs/60_metrics.ipynb #85843310
-Cout = namedtuple('Cout', 'value p_target p_source fractions')
+Cout = namedtuple('Cout', 'value target_confidence p_source fractions')
 
 def _chunks(n, mode):
     "Size of a chunk, and the positions on the axis: after so many chunks, this share of pixels."
@@ -342,7 +342,7 @@ def cout(classifier,            # the explained classifier: images to logits
          target:int|Tensor,     # class moved to: int or (B,)
          mode:str='exact',      # 'exact': true shares of pixels; 'c3lt': the last, partial chunk counts as a full one
          reduction:str='mean'   # 'mean' over those found, or 'none': (B,) with NaN
-        )->Cout:                # value -1 to 1, higher is better; p_target, p_source (B, T); fractions (T,)
+        )->Cout:                # value -1 to 1, higher is better; target_confidence, p_source (B, T); fractions (T,)
     "Return COUT and its curves; raises `MirrorError` for an unknown mode, or shapes, ranges or classes that do not fit."
     if mode not in ('exact', 'c3lt'): raise MirrorError(f"mode must be 'exact' or 'c3lt': found {mode!r}")
     there = _pair(x, x_cf)

@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from .core import Mirror, MirrorError
 from .features import GapClassifier, kfe_features
 from .ssc import csp_mask, pair_cams
-from .explainer import Explanation, MirrorCFE
+from .explainer import MirrorCFE
+from .explanation import Explanation
 
 # %% ../nbs/40_show.ipynb #059da180
 PALETTE = dict(intended='tab:orange', achieved='tab:blue', difference='tab:green', source='tab:red', reflection='tab:red',

@@ -28,11 +28,11 @@ from torchvision.utils import save_image
 from .core import Mirror, MirrorError, check_pair
 from .multiclass import ClosedFormSolver, LBFGSSolver, NaiveSolver
 from .features import GapClassifier, check_images, kfe_features
-from .data import atomic
+from .storage import atomic
 from .classifiers import fast_bf16, shift
 from .ssc import csp_mask
 from .generator import Discriminator, MirrorGenerator
-from .losses import adv_loss, cls_loss, critic_loss, fea_loss, gaussian_blur, latent_ratio, rec_loss, tri_loss
+from .losses import adv_loss, cls_loss, discriminator_loss, fea_loss, gaussian_blur, latent_ratio, rec_loss, tri_loss
 from .distributed import Share, ShareLoader, join, whole_batch
 
 # %% ../nbs/30_training.ipynb #acb86ef8
@@ -50,21 +50,21 @@ class OptimRecipe:
 class Recipe(OptimRecipe):
     "Everything that decides what training does, except data, seed and machine."
     cls:float = 3.                # weight of the classification loss on the plain image
-    disguised:float = 2.          # weight of the same on the disguised image; 0: not computed
+    augmented:float = 2.          # weight of the same on the augmented image; 0: not computed
     adv:float = 1.5               # weight of the adversarial loss
     rec:float = 10.               # weight of the reconstruction loss
     fea:float = 1.                # weight of the feature loss
     tri:float = 2.                # weight of the triangulation loss
     a:float = .2                  # tolerance of the triangulation loss
     prox:float = 0.               # weight of the distance from the source; 0: not computed
-    ramp:float = .3               # share of the steps over which cls, disguised and fea grow from 0
+    ramp:float = .3               # share of the steps over which cls, augmented and fea grow from 0
     at_source:float = .25         # share of a batch at k = 0
     at_reflection:float = .125    # share of a batch at k = 1; the rest is drawn from U[0, 1]
     near_mirror:float = .5        # share of that rest drawn near k = .5 instead
-    lead:float = .25              # by how much a blurred image shall be ahead of k, at a blur of one pixel
-    blur:float = 1.4              # largest blur of the disguise, pixels
-    noise:float = .3              # largest noise of the disguise, standard deviation in units of [-1, 1]
-    shift:int = 2                 # largest shift of the disguise and before the critic, pixels
+    blur_margin:float = .25              # by how much a blurred image shall be ahead of k, at a blur of one pixel
+    blur:float = 1.4              # largest blur of the augment, pixels
+    noise:float = .3              # largest noise of the augment, standard deviation in units of [-1, 1]
+    shift:int = 2                 # largest shift of the augment and before the discriminator, pixels
     mode:str = 'full'             # SSC: 'full', 'no-csp', 'skip'
     smooth:bool = False           # blur before the last tanh: no lattice on smooth images
     image:bool = True             # the source is the zeroth skip: a gate lets through what need not change
@@ -77,7 +77,7 @@ class Recipe(OptimRecipe):
 PRESETS = dict(
     robust=Recipe(),
     near=Recipe(prox=8.),
-    paper=Recipe(cls=1., disguised=0., adv=1., rec=1., fea=1., tri=2., ramp=0., at_reflection=0., near_mirror=0., lead=0., lr=2e-4, betas=(.5, .999), wd=0.,
+    paper=Recipe(cls=1., augmented=0., adv=1., rec=1., fea=1., tri=2., ramp=0., at_reflection=0., near_mirror=0., blur_margin=0., lr=2e-4, betas=(.5, .999), wd=0.,
                  one_cycle=False, residual=False, image=False, shift=0))
 
 # %% ../nbs/30_training.ipynb #a6f3e9d3
@@ -154,12 +154,12 @@ def encode(self:MirrorModel,
 @patch
 def pick_pair(self:MirrorModel,
               logits:Tensor,   # of the sources, (B, C)
-              hop:Tensor       # int64 (B,): how many classes further the target is, 1 to C-1; unused with a pair
+              target_offset:Tensor       # int64 (B,): how many classes further the target is, 1 to C-1; unused with a pair
              ):                # source and target, int64 (B,) each
     "Return the class each image is seen as, and the one to go to."
     if self.pair is None:
         s = logits.argmax(1)
-        return s, (s + hop) % logits.shape[1]
+        return s, (s + target_offset) % logits.shape[1]
     pair = torch.tensor(self.pair, device=logits.device)
     side = logits[:, pair].argmax(1)
     return pair[side], pair[1 - side]
@@ -185,17 +185,17 @@ def draw(self:MirrorModel,
 def forward(self:MirrorModel,
             x:Tensor,    # sources, (B, C, H, W)
             k:Tensor,    # step, (B,)
-            hop:Tensor   # see `pick_pair`
+            target_offset:Tensor   # see `pick_pair`
            )->Drawn:
     "Draw a batch, each image toward its own target at its own step."
     e = self.encode(x)
-    s, t = self.pick_pair(e.logits, hop)
+    s, t = self.pick_pair(e.logits, target_offset)
     x_k, z_k = self.draw(e, s, t, k)
     return Drawn(x_k, k, s, t, torch.where(k >= .5, t, s), e.z, z_k, self.F.logits_of(z_k))
 
 # %% ../nbs/30_training.ipynb #6f5b7ca0
 class RealImages:
-    "Real images by class, for the critic and the triangulation: up to `limit` bytes of the training set, on its device."
+    "Real images by class, for the discriminator and the triangulation: up to `limit` bytes of the training set, on its device."
     def __init__(self,
                  dl,                      # loader of (x, y), y int64 class ids of the classifier
                  classes,                 # ids that must be there
@@ -244,7 +244,7 @@ class MirrorLoss:
     "The weighted sum of the losses on a `Drawn` batch; its parts stay in `parts`."
     def __init__(self,
                  model:MirrorModel,       # whose classifier judges
-                 critic:Discriminator,    # scores images
+                 discriminator:Discriminator,    # scores images
                  recipe:Recipe            # the weights
                 ):
         store_attr()
@@ -259,14 +259,14 @@ class MirrorLoss:
         r, F = self.recipe, self.model.F
         with self.model.autocast():
             seen, z_r = F.encode(d.x_k), F.encode(x_r).z.detach()
-            score = self.critic(self.jitter(d.x_k), d.wanted, (2*d.k - 1).abs())
+            score = self.discriminator(self.jitter(d.x_k), d.wanted, (2*d.k - 1).abs())
         self.seen, still = seen.logits.detach(), d.k == 0
         parts = dict(cls=cls_loss(seen.logits, d.logits_k), fea=fea_loss(seen.z, d.z_k), adv=adv_loss(score),
                      rec=rec_loss(d.x_k[still], x[still])*self.weight(still), tri=tri_loss(x, d.x_k, x_r, latent_ratio(d.z_s, d.z_k, z_r), r.a))
-        if r.disguised: parts['disguised'] = self.disguised(d)
+        if r.augmented: parts['augmented'] = self.augmented(d)
         if r.prox: parts['prox'] = rec_loss(d.x_k, x)
         self.parts = {n: v.detach() for n, v in parts.items()}
-        return sum(v*getattr(r, n)*(self.ramp if n in ('cls', 'fea', 'disguised') else 1) for n, v in parts.items())
+        return sum(v*getattr(r, n)*(self.ramp if n in ('cls', 'fea', 'augmented') else 1) for n, v in parts.items())
 
 # %% ../nbs/30_training.ipynb #889e269a
 @patch
@@ -287,15 +287,15 @@ def weight(self:MirrorLoss,
 
 # %% ../nbs/30_training.ipynb #b30626ab
 @patch
-def disguised(self:MirrorLoss,
+def augmented(self:MirrorLoss,
               d:Drawn     # what the model drew
              )->Tensor:   # scalar
-    "Return the classification loss after shift, blur and noise, those of `disguise`."
+    "Return the classification loss after shift, blur and noise, those of `augment`."
     moved, all_moved = d.k > 0, self.share.gather(d.k) > 0
     d, weight, rows = Drawn(*[v[moved] for v in d]), self.weight(moved), self.share.mine(all_moved.cumsum(0) - 1)[moved]
     r, n, how = self.recipe, int(all_moved.sum()), dict(generator=self.rng, device=d.k.device)
     sigma, noise = torch.rand(2, n, **how)[:, rows]*d.k.new_tensor([[r.blur], [r.noise]])
-    ahead = d.k + r.lead*sigma*4*d.k*(1 - d.k)
+    ahead = d.k + r.blur_margin*sigma*4*d.k*(1 - d.k)
     goal = self.model.F.logits_of(self.model.solve(d.z_s, d.source, d.target, ahead))
     dx, dy = torch.randint(-r.shift, r.shift + 1, (2, n), **how)[:, rows]
     with self.model.autocast():
@@ -305,9 +305,9 @@ def disguised(self:MirrorLoss,
 
 # %% ../nbs/30_training.ipynb #9694c8cf
 class MirrorTurns(Callback):
-    "Draw the random part of each batch, train the critic before the generator's loss, grow the weights."
+    "Draw the random part of each batch, train the discriminator before the generator's loss, grow the weights."
     order = 10
-    def __init__(self, critic, seed=0, pool=None, valid_batches=4):
+    def __init__(self, discriminator, seed=0, pool=None, valid_batches=4):
         store_attr()
         self.share = Share()
 
@@ -321,7 +321,7 @@ class MirrorTurns(Callback):
 
 # %% ../nbs/30_training.ipynb #89a2c621
 @patch
-def make_opt(self:MirrorTurns, r): self.opt_d = torch.optim.AdamW(self.critic.parameters(), lr=r.lr, betas=r.betas, weight_decay=r.wd)
+def make_opt(self:MirrorTurns, r): self.opt_d = torch.optim.AdamW(self.discriminator.parameters(), lr=r.lr, betas=r.betas, weight_decay=r.wd)
 
 @patch
 def reseed(self:MirrorTurns, *key):
@@ -336,7 +336,7 @@ def before_train(self:MirrorTurns):
     if hasattr(self.dls.train, 'set_epoch'): self.dls.train.set_epoch(self.epoch)
     if self.share.of > 1: self.learn.dl = ShareLoader(self.dls.train, self.share)
     self.learn.loss_func.share = self.share
-    self.critic.train()
+    self.discriminator.train()
 
 @patch
 def after_train(self:MirrorTurns): self.means = {n: (self.share.mean(total), count) for n, (total, count) in self.means.items()}
@@ -345,7 +345,7 @@ def after_train(self:MirrorTurns): self.means = {n: (self.share.mean(total), cou
 def before_validate(self:MirrorTurns):
     self.reseed('valid')
     self.learn.loss_func.share = Share()   # a few batches: each process looks at all of them
-    self.critic.eval()
+    self.discriminator.eval()
     self.learn.dl = list(islice(self.learn.dl, self.valid_batches))
 
 # %% ../nbs/30_training.ipynb #1a5a3e54
@@ -354,36 +354,36 @@ def before_batch(self:MirrorTurns):
     x, n, loss, how = self.x, len(self.x), self.learn.loss_func, dict(generator=self.rng, device=self.device)
     k = loss.share.draw(partial(sample_steps, recipe=loss.recipe, **how), n)
     if not self.training: k[:n//2], k[n//2:] = torch.linspace(0, .99, max(n//2, 1), device=k.device)[:n//2], 1
-    hop = loss.share.draw(lambda n: torch.randint(1, self.model.F.n_classes, (n,), **how), n)
+    target_offset = loss.share.draw(lambda n: torch.randint(1, self.model.F.n_classes, (n,), **how), n)
     if self.model.channels_last: x = x.contiguous(memory_format=torch.channels_last)
-    self.learn.xb = (x, k, hop)
+    self.learn.xb = (x, k, target_offset)
 
 # %% ../nbs/30_training.ipynb #43ea08ba
 @patch
 def after_pred(self:MirrorTurns):
-    "The critic's turn, on images the generator gets no gradient through."
+    "The discriminator's turn, on images the generator gets no gradient through."
     d, r, loss = self.pred, self.learn.loss_func.recipe, self.learn.loss_func
     x_r = self.pool.at(d.wanted, loss.share.draw(partial(torch.rand, generator=self.rng, device=self.device), len(d.k)))
     self.learn.yb = (self.xb[0], x_r)
     if not self.training: return
     step = self.epoch*len(self.dls.train) + self.iter
     loss.ramp = min(1., step/(r.ramp*self.total)) if r.ramp else 1.
-    for p in self.critic.parameters(): p.requires_grad_(True)
+    for p in self.discriminator.parameters(): p.requires_grad_(True)
     with self.model.autocast():
-        critic = critic_loss(*[self.critic(loss.jitter(x), d.wanted, (2*d.k - 1).abs()) for x in (x_r, d.x_k.detach())])
+        discriminator = discriminator_loss(*[self.discriminator(loss.jitter(x), d.wanted, (2*d.k - 1).abs()) for x in (x_r, d.x_k.detach())])
     self.opt_d.param_groups[0]['lr'] = self.opt.hypers[-1]['lr']
-    self.opt_d.zero_grad(); critic.backward()
-    self.share.average(self.critic.parameters())
+    self.opt_d.zero_grad(); discriminator.backward()
+    self.share.average(self.discriminator.parameters())
     self.opt_d.step()
-    for p in self.critic.parameters(): p.requires_grad_(False)
-    self.critic_value = critic.detach()
+    for p in self.discriminator.parameters(): p.requires_grad_(False)
+    self.discriminator_value = discriminator.detach()
 
 @patch
 def after_loss(self:MirrorTurns):
     "Stop where a loss is no number; note the parts."
     if not torch.isfinite(self.learn.loss_func.share.mean(self.loss.detach())): raise MirrorError(f"the loss is {self.loss.item()} in epoch {self.epoch}: lower lr={self.learn.loss_func.recipe.lr} or switch bf16 off (amp=False)")
     if self.training:
-        for n, v in {**self.learn.loss_func.parts, 'critic': self.critic_value}.items(): self.note(n, v)
+        for n, v in {**self.learn.loss_func.parts, 'discriminator': self.discriminator_value}.items(): self.note(n, v)
     else: self.score()
 
 @patch
@@ -419,7 +419,7 @@ def watch(turns:MirrorTurns,   # which notes the parts
           recipe:Recipe        # decides which parts there are
          )->list:              # of fastai metrics
     "Return the columns of the progress table and the log."
-    parts = ['cls', 'disguised', 'adv', 'rec', 'fea', 'tri', 'prox', 'critic', 'validity', 'confidence_error']
+    parts = ['cls', 'augmented', 'adv', 'rec', 'fea', 'tri', 'prox', 'discriminator', 'validity', 'confidence_error']
     return [ValueMetric(partial(turns.mean_of, n), n) for n in parts if getattr(recipe, n, True)]
 
 # %% ../nbs/30_training.ipynb #b07e0465
@@ -431,7 +431,7 @@ class Checkpoint(Callback):
     def after_epoch(self):
         if self.epoch < self.start: return   # fastai passes through the epochs it skips
         m, turns = self.model, self.learn.mirror_turns
-        state = dict(key=self.key, epoch=self.epoch, G=m.G.state_dict(), D=turns.critic.state_dict(), opt=self.opt.state_dict(), opt_d=turns.opt_d.state_dict())
+        state = dict(key=self.key, epoch=self.epoch, G=m.G.state_dict(), D=turns.discriminator.state_dict(), opt=self.opt.state_dict(), opt_d=turns.opt_d.state_dict())
         atomic(Path(self.path), partial(torch.save, state))
 
 # %% ../nbs/30_training.ipynb #917c6fba
@@ -446,7 +446,7 @@ def restore(self:Checkpoint,
     if state['key'] != self.key:
         raise MirrorError(f"{self.path} belongs to another run ({state['key']}, this one is {self.key}): give another folder, or delete it to start again")
     turns = learn.mirror_turns
-    learn.model.G.load_state_dict(state['G']); turns.critic.load_state_dict(state['D'])
+    learn.model.G.load_state_dict(state['G']); turns.discriminator.load_state_dict(state['D'])
     learn.opt.load_state_dict(state['opt'])
     turns.make_opt(learn.loss_func.recipe); turns.opt_d.load_state_dict(state['opt_d'])
     return state['epoch'] + 1
@@ -460,9 +460,9 @@ class SampleGrid(Callback):
     def after_epoch(self):
         if self.epoch < self.start: return
         x = self.dls.valid.one_batch()[0][:self.n]
-        hop = torch.arange(len(x), device=x.device) % (self.model.F.n_classes - 1) + 1
+        target_offset = torch.arange(len(x), device=x.device) % (self.model.F.n_classes - 1) + 1
         self.model.eval()
-        with torch.no_grad(): rows = [x] + [self.model(x, torch.full((len(x),), float(k), device=x.device), hop).x_k for k in self.ks]
+        with torch.no_grad(): rows = [x] + [self.model(x, torch.full((len(x),), float(k), device=x.device), target_offset).x_k for k in self.ks]
         grid = torch.stack(rows, 1).flatten(0, 1)/2 + .5
         atomic(Path(self.folder)/f'epoch_{self.epoch + 1:03}.png', partial(save_image, grid, nrow=len(rows), padding=1, format='png'))
 
@@ -492,9 +492,9 @@ def build(classifier, x, recipe, pair=None, seed=0, amp=None, channels_last=True
         torch.manual_seed(seed)
         if amp is None: amp = fast_bf16(x.device) or (x.is_cuda and torch.cuda.is_bf16_supported())
         model = MirrorModel(classifier, shapes, x.shape[1], x.shape[2], recipe, pair, amp)
-        critic = Discriminator(x.shape[1], x.shape[2], classifier.n_classes)
+        discriminator = Discriminator(x.shape[1], x.shape[2], classifier.n_classes)
     model.channels_last, form = channels_last, torch.channels_last if channels_last else torch.contiguous_format
-    return model.to(x.device, memory_format=form), critic.to(x.device, memory_format=form)
+    return model.to(x.device, memory_format=form), discriminator.to(x.device, memory_format=form)
 
 # %% ../nbs/30_training.ipynb #f2d97738
 def mirror_learner(classifier:GapClassifier,       # the network to explain; frozen here
@@ -509,11 +509,11 @@ def mirror_learner(classifier:GapClassifier,       # the network to explain; fro
                   )->Learner:
     "Return a fastai Learner ready for `fit_mirror`; raises `MirrorError` where data and classifier do not fit."
     r = get_recipe(preset, **changes)
-    model, critic = build(classifier, dls.train.one_batch()[0], r, pair, seed, amp, channels_last)
-    turns = MirrorTurns(critic, seed)
+    model, discriminator = build(classifier, dls.train.one_batch()[0], r, pair, seed, amp, channels_last)
+    turns = MirrorTurns(discriminator, seed)
     cbs = [turns, ParamScheduler(dict(lr=combined_cos(.15, r.lr/25, r.lr, r.lr/1e4)))] if r.one_cycle else [turns]
     opt = partial(OptimWrapper, opt=partial(torch.optim.AdamW, betas=r.betas, weight_decay=r.wd))
-    learn = Learner(dls, model, MirrorLoss(model, critic, r), opt_func=opt, lr=r.lr, cbs=cbs, metrics=watch(turns, r))
+    learn = Learner(dls, model, MirrorLoss(model, discriminator, r), opt_func=opt, lr=r.lr, cbs=cbs, metrics=watch(turns, r))
     learn.run_key, learn.folder = f'{classifier.fingerprint()}, {r}, pair {pair}, seed {seed}', folder
     return learn
 
@@ -537,14 +537,14 @@ def together(learn:Learner   # as `mirror_learner` makes it
     if share.of == 1:
         yield share
         return
-    turns, critic = learn.mirror_turns, learn.mirror_turns.critic
+    turns, discriminator = learn.mirror_turns, learn.mirror_turns.discriminator
     ShareLoader(learn.dls.train, share)
-    for m in (learn.dls, learn.model, critic): m.to(device)
-    share.same(learn.model.G, critic)
+    for m in (learn.dls, learn.model, discriminator): m.to(device)
+    share.same(learn.model.G, discriminator)
     wrapper = [cb for cb in learn.cbs if type(cb).__name__ == 'DistributedTrainer']
     turns.share = share
     try:
-        with learn.removed_cbs(wrapper), whole_batch(share, learn.model.G, critic): yield share
+        with learn.removed_cbs(wrapper), whole_batch(share, learn.model.G, discriminator): yield share
     finally: turns.share = learn.loss_func.share = Share()
 
 # %% ../nbs/30_training.ipynb #bd9dda75

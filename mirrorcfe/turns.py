@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TurnsRecipe', 'Game', 'TurnsLoss', 'Turns', 'turns_dls', 'weights_hash', 'turns_learner', 'play', 'Down', 'Up',
-           'Paint', 'route', 'gan_loss', 'new_folder', 'write_nets', 'read_about', 'read_nets', 'Fitted']
+           'Paint', 'route', 'gan_loss', 'Fitted']
 
 # %% ../nbs/34_turns.ipynb #38867951
 import hashlib, json, math, os, shutil
@@ -27,6 +27,7 @@ from . import __version__
 from .core import MirrorError, check_pair
 from .features import GapClassifier, check_images
 from .data import TensorLoader
+from .storage import new_folder, read_about, read_nets, write_nets
 from .training import Checkpoint, MirrorTurns, RealImages, RunLog, pick_recipe
 
 # %% ../nbs/34_turns.ipynb #32a88388
@@ -97,7 +98,7 @@ def generator_losses(self:Game, d)->dict:                  # `d` as `forward` re
     raise NotImplementedError(f"{type(self).__name__} must say what its generators want")
 
 @patch
-def critic_loss(self:Game, d, rng)->Tensor: return None   # `d` without gradients
+def discriminator_loss(self:Game, d, rng)->Tensor: return None   # `d` without gradients
 
 @patch
 def score(self:Game, d)->dict: return {}         # on validation images
@@ -127,10 +128,10 @@ class Turns(MirrorTurns):
     name = 'mirror_turns'   # `Checkpoint` looks for it there
 
     def before_fit(self):
-        self.device, self.critic_value = self.dls.device, torch.zeros((), device=self.dls.device)
+        self.device, self.discriminator_value = self.dls.device, torch.zeros((), device=self.dls.device)
         if not hasattr(self, 'opt_d'): self.make_opt(self.model.recipe)
 
-    def make_opt(self, r): self.opt_d = torch.optim.AdamW([dict(params=list(self.critic.parameters()))], lr=r.lr, betas=r.betas, weight_decay=r.wd)
+    def make_opt(self, r): self.opt_d = torch.optim.AdamW([dict(params=list(self.discriminator.parameters()))], lr=r.lr, betas=r.betas, weight_decay=r.wd)
 
     def real(self, wanted):
         "One random real image for each class wanted."
@@ -138,7 +139,7 @@ class Turns(MirrorTurns):
         return self.pool(wanted, self.rng)
 
     def before_batch(self):
-        self.critic.requires_grad_(False)
+        self.discriminator.requires_grad_(False)
         self.learn.xb = (self.xb[0], self.yb[0], self.real, self.rng)
 
     def after_pred(self): pass
@@ -157,12 +158,12 @@ def after_loss(self:Turns):
 @patch
 def after_batch(self:Turns):
     "The discriminators' turn, on images that the generators get no gradient through."
-    if not self.training or not len(self.critic): return
-    self.critic.requires_grad_(True)
-    loss = self.model.critic_loss({n: v.detach() if isinstance(v, Tensor) else v for n, v in self.pred.items()}, self.rng)
+    if not self.training or not len(self.discriminator): return
+    self.discriminator.requires_grad_(True)
+    loss = self.model.discriminator_loss({n: v.detach() if isinstance(v, Tensor) else v for n, v in self.pred.items()}, self.rng)
     self.opt_d.param_groups[0]['lr'] = self.opt.hypers[-1]['lr']
     self.opt_d.zero_grad(); loss.backward(); self.opt_d.step()
-    self.note('critic', loss)
+    self.note('discriminator', loss)
 
 # %% ../nbs/34_turns.ipynb #e87af79f
 def turns_dls(dls,                   # as `get_dls` returns
@@ -198,7 +199,7 @@ def turns_learner(game:Game,        # who plays
                  )->Learner:        # for `play`
     "Return a fastai Learner whose step is one turn of each side."
     r, turns = game.recipe, Turns(game.D, seed)
-    names = [*game.parts, *(['critic'] if len(game.D) else []), *game.scores]
+    names = [*game.parts, *(['discriminator'] if len(game.D) else []), *game.scores]
     opt = partial(OptimWrapper, opt=partial(torch.optim.AdamW, betas=r.betas, weight_decay=r.wd))
     learn = Learner(dls, game, TurnsLoss(game), opt_func=opt, lr=r.lr, splitter=lambda m: list(m.G.parameters()),
                     cbs=[turns, ParamScheduler(dict(lr=lambda pos: r.lr*game.schedule(pos)))], metrics=[ValueMetric(partial(turns.mean_of, n), n) for n in names])
@@ -295,57 +296,6 @@ def gan_loss(score:Tensor,   # what the discriminator gives, before the sigmoid
             )->Tensor:       # scalar, nats
     "Return the binary cross entropy of the discriminator's answer."
     return F.softplus(-score if real else score).mean()
-
-# %% ../nbs/34_turns.ipynb #3490423b
-def new_folder(path,   # folder to make
-               fill    # function: writes into the folder it is given
-              )->Path:
-    "Make a folder whole or not at all; raises `MirrorError` if it exists or cannot be written."
-    path = Path(path)
-    if path.exists() or path.is_symlink(): raise MirrorError(f"{path} exists: give another folder, or remove it first; nothing was written")
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        part.mkdir(parents=True)
-        fill(part)
-        os.rename(part, path)
-    except (OSError, SafetensorError) as e: raise MirrorError(f"cannot write {path}: {e}; nothing was kept. Free space, or give a folder that can be written") from e
-    finally: shutil.rmtree(part, ignore_errors=True)
-    return path
-
-def write_nets(folder:Path,   # an existing one
-               nets:dict,     # name -> network
-               about:dict     # what is needed to make them again
-              ):
-    "Write weights and description."
-    state = {f'{n}.{k}': v.detach().cpu().contiguous() for n, m in nets.items() for k, v in m.state_dict().items()}
-    save_file(state, folder/'nets.safetensors')
-    (folder/'about.json').write_text(json.dumps(dict(about, format=1, version=__version__), indent=1), encoding='utf-8')
-
-# %% ../nbs/34_turns.ipynb #ab04a260
-def read_about(path,                       # folder that `write_nets` filled
-               kind:str,                   # the method
-               classifier:GapClassifier    # the network it shall explain
-              )->dict:
-    "Return the description; raises `MirrorError` for a damaged or foreign folder, or another classifier."
-    file = Path(path)/'about.json'
-    try: about = json.loads(file.read_text(encoding='utf-8'))
-    except FileNotFoundError: raise MirrorError(f"no {kind} in {path}: about.json is missing") from None
-    except (OSError, ValueError) as e: raise MirrorError(f"{file} is damaged ({e}): fit and save again") from None
-    if not isinstance(about, dict) or about.get('format') != 1 or about.get('kind') != kind:
-        raise MirrorError(f"{file} is no {kind} of format 1: found {about.get('kind') if isinstance(about, dict) else type(about).__name__}")
-    if (found := classifier.fingerprint()) != about['classifier']:
-        raise MirrorError(f"the {kind} in {path} was trained for classifier {about['classifier']}, this one is {found}: give that classifier, or fit again")
-    return about
-
-def read_nets(path,       # folder that `write_nets` filled
-              nets:dict   # name -> network of the same form
-             ):
-    "Load the weights in place; raises `MirrorError` for a missing, damaged or unfitting file."
-    try: state = load_file(Path(path)/'nets.safetensors')
-    except (OSError, SafetensorError, ValueError) as e: raise MirrorError(f"{Path(path)/'nets.safetensors'} is missing or damaged ({e}): fit and save again") from None
-    try:
-        for n, m in nets.items(): m.load_state_dict({k.removeprefix(f'{n}.'): v for k, v in state.items() if k.startswith(f'{n}.')})
-    except RuntimeError as e: raise MirrorError(f"about.json and nets.safetensors in {path} do not fit together ({str(e).splitlines()[0]}): fit and save again") from None
 
 # %% ../nbs/34_turns.ipynb #c15dc66a
 class Fitted:

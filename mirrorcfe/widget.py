@@ -18,8 +18,9 @@ from torch import Tensor
 from fastcore.basics import patch
 from . import __version__
 from .core import MirrorError
-from .data import atomic, read_tensors
-from .explainer import Explanation, MirrorCFE, Wish
+from .storage import atomic, read_tensors
+from .explainer import MirrorCFE
+from .explanation import Explanation, TargetConfidence
 from .show import PALETTE, check_sample, class_name, headline, step_name, to_rgb
 
 # %% ../nbs/42_widget.ipynb #e52ae40f
@@ -28,7 +29,7 @@ _FORMAT = 1   # of the file; raised when what it holds changes
 def _tensors(ex, masks):
     "Every tensor of an explanation by its name, those of a wish behind a dot."
     own = {f.name: getattr(ex, f.name) for f in fields(ex)} | {'masks': masks}
-    if ex.wish is not None: own |= {f'wish.{f.name}': getattr(ex.wish, f.name) for f in fields(ex.wish)}
+    if ex.target_confidence is not None: own |= {f'target_confidence.{f.name}': getattr(ex.target_confidence, f.name) for f in fields(ex.target_confidence)}
     return {n: v.detach().cpu().clone(memory_format=torch.contiguous_format) for n, v in own.items() if isinstance(v, Tensor)}
 
 @patch
@@ -40,7 +41,7 @@ def save(self:Explanation,
     path, masks = Path(path), getattr(self, 'masks', None) if masks is None else masks
     if path.suffix != '.safetensors': raise MirrorError(f"an explanation is kept in a file that ends in .safetensors: found {path.name!r}")
     if masks is not None and masks.shape[:2] != self.path.shape[:2]: raise MirrorError(f"masks must be those of this explanation, {tuple(self.path.shape[:2])} of them: found {tuple(masks.shape)}")
-    about = dict(format=_FORMAT, version=__version__, classes=[str(c) for c in self.classes], tol=self.wish.tol if self.wish else None)
+    about = dict(format=_FORMAT, version=__version__, classes=[str(c) for c in self.classes], tol=self.target_confidence.tol if self.target_confidence else None)
     try: atomic(path, lambda part: save_file(_tensors(self, masks), part, metadata={'explanation': json.dumps(about)}))
     except (OSError, SafetensorError) as e: raise MirrorError(f"cannot write {path}: {e}; nothing was kept") from e
     return path
@@ -65,8 +66,8 @@ def load(cls:Explanation,
     if not isinstance(about, dict) or not {'format', 'version', 'classes', 'tol'} <= set(about): raise MirrorError(f"{path} holds no explanation: give a file that Explanation.save wrote")
     if about['format'] != _FORMAT: raise MirrorError(f"{path} has format {about['format']}, written by mirrorcfe {about['version']}; this is {__version__}, which reads format {_FORMAT}")
     if not _fits(v, len(about['classes'])): raise MirrorError(f"the parts of {path} do not fit together: save again")
-    granted = {n[5:]: t for n, t in v.items() if n.startswith('wish.')}
-    ex = Explanation(**{n: t for n, t in v.items() if '.' not in n and n != 'masks'}, classes=about['classes'], wish=Wish(**granted, tol=about['tol']) if granted else None)
+    granted = {n.removeprefix('target_confidence.'): t for n, t in v.items() if n.startswith('target_confidence.')}
+    ex = Explanation(**{n: t for n, t in v.items() if '.' not in n and n != 'masks'}, classes=about['classes'], target_confidence=TargetConfidence(**granted, tol=about['tol']) if granted else None)
     ex.masks = v.get('masks')
     return ex
 

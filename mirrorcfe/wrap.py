@@ -370,6 +370,17 @@ def open_network(cls,                       # `GapClassifier`, or a subclass
     _checked(gap, probes, logits, last, head)
     return gap
 
+@patch(cls_method=True)
+def wrap(cls:GapClassifier,
+         model,                     # a network of the form Linear(mean(map)), copied, not changed; or a fastai `Learner`
+         sample:Tensor|None=None,   # a few images in [-1, 1] of the size to explain, (B, C, H, W); None: a batch of the Learner
+         classes:list|None=None,    # names of the classes; None: those of the Learner, else numbers
+         normalise=None,            # callable from [-1, 1] images to what `model` was trained on, such as `Normalise()`
+         stages:list|None=None      # names of the modules whose maps feed the skips; None: one map a resolution
+        )->GapClassifier:           # a frozen copy, opened
+    "Find stages, pooling and head of `model` by running it; raises `MirrorError` naming the layer that does not fit."
+    return open_network(cls, model, sample, classes, normalise, stages)
+
 # %% ../nbs/04_wrap.ipynb #c06844dc
 def to_images(dls   # fastai `DataLoaders`, or anything with `train`
              ):     # a function from its batches to images in [-1, 1], and one from those to what its networks take (None: nothing to do)

@@ -6,7 +6,8 @@ from torch import nn
 from mirrorcfe import benchmark as b
 from mirrorcfe.baselines.cem import CEM
 from mirrorcfe.baselines.floors import Identity, PixelBlend
-from mirrorcfe.baselines.pgd import PGD, two_ended
+from mirrorcfe.baselines.pgd import PGD
+from mirrorcfe.explanation import two_ended
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import ImageSet
 from mirrorcfe.features import GapClassifier

@@ -8,7 +8,8 @@ import mirrorcfe.cli as cli, mirrorcfe.own as own
 from mirrorcfe import __version__
 from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.cli import COMMANDS, NewFolder, Progress, Refused, check_writable, finish, held_out, keep_explainer, load_explainer, load_network, main, save_network, score, slug
-from mirrorcfe.own import EVERY, LEAST, NORMALISE, find_images, fit_image, look_of, match_classes, oddities, open_classifier, open_data, open_network, read_image, read_weights
+from mirrorcfe.own import EVERY, LEAST, NORMALISE, match_classes, open_classifier, open_data, open_network, read_weights
+from mirrorcfe.images import find_images, fit_image, look_of, oddities, read_image
 from mirrorcfe.outcomes import COLUMNS, film_name
 from mirrorcfe.data import get_dls
 from mirrorcfe.explainer import MirrorCFE
@@ -263,7 +264,7 @@ def test_demo_whole(here, small, capsys, monkeypatch):
 
 def test_arguments():
     assert cli._parse("explain", ["a.png", "b", "--invert", "--target", "3"]) == dict(images=["a.png", "b"], explainer="mirrorcfe-out", target="3",
-                                                                                 p_target=None, out="mirrorcfe-out-explain", invert=True, crop=False, device="auto")
+                                                                                 target_confidence=None, out="mirrorcfe-out-explain", invert=True, crop=False, device="auto")
     assert cli._parse("demo", []) == dict(out="mirrorcfe-out", n=8, seed=0, preset="robust", steps=450, measure=300, device="auto")
 
 # --- file names ------------------------------------------------------------------------------------------------------------------
@@ -465,13 +466,13 @@ def test_explain_lists_and_skips(trained, pets, tmp_path, capsys):
     got = rows(tmp_path/"res"/"samples.csv")
     assert len(got) == 30 and {r["truth"] for r in got} == {"three"} and got[0]["file"] == "00.jpg"
 
-@pytest.mark.parametrize("argv,message", [(["--p-target", "1"], "neither included: found 1"), (["--p-target", "much"], "such as .8: found much"),
-                                          (["--target", "far"], "no class 'far'"), (["--p-target"], "expected at least one argument")])
+@pytest.mark.parametrize("argv,message", [(["--target-confidence", "1"], "neither included: found 1"), (["--target-confidence", "much"], "such as .8: found much"),
+                                          (["--target", "far"], "no class 'far'"), (["--target-confidence"], "expected at least one argument")])
 def test_wish_refusals(here, saved, capsys, argv, message): assert message in refused(capsys, "explain", "one.png", "--explainer", saved, *argv)
 
 def test_wishes(here, saved, capsys):
-    assert main(["explain", "one.png", "two.jpg", "--target", "closest", "--p-target", ".5", ".99", "--explainer", str(saved), "--out", "res", "--device", "cpu"]) == 0
-    got = rows("res/wishes.csv")
+    assert main(["explain", "one.png", "two.jpg", "--target", "closest", "--target-confidence", ".5", ".99", "--explainer", str(saved), "--out", "res", "--device", "cpu"]) == 0
+    got = rows("res/target_confidence.csv")
     assert [(r["image"], float(r["p"])) for r in got] == [("one.png", .5), ("one.png", .99), ("two.jpg", .5), ("two.jpg", .99)]
     page = Path("res/results.md").read_text(encoding="utf-8")
     assert "## Wished confidences" in page and all((Path("res")/r["picture"]).is_file() for r in got)
@@ -540,12 +541,12 @@ def test_folder_cannot_be_made(here, saved, capsys, monkeypatch):
     monkeypatch.setattr(cli.tempfile, "mkdtemp", no)
     assert "no folder can be made in" in refused(capsys, "explain", "one.png", "--explainer", saved, "--out", "new")
 
-@pytest.mark.parametrize("where", ["write_pictures", "write_results", "write_wishes"])
+@pytest.mark.parametrize("where", ["write_pictures", "write_results", "write_target_confidence"])
 def test_disk_full(here, saved, capsys, monkeypatch, where):
     def full(*a, **k): raise OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(own, where, full)
     before = sorted(os.listdir())
-    assert "No space left on device" in refused(capsys, "explain", "one.png", "--p-target", ".5", "--explainer", saved, "--out", "new")
+    assert "No space left on device" in refused(capsys, "explain", "one.png", "--target-confidence", ".5", "--explainer", saved, "--out", "new")
     assert sorted(os.listdir()) == before
 
 def test_disk_full_while_training(pets, tmp_path, capsys, monkeypatch):

@@ -45,7 +45,7 @@ def test_critic_by_hand(cg, x):
     g = cg.game.train()
     d = {n: v.detach() for n, v in g(x, None, lambda t: x[:len(t)], None).items()}
     for p in g.D.pool.values(): p.held.zero_()   # an empty pool hands through
-    got, D = g.critic_loss(d, torch.Generator().manual_seed(0)), g.D.of
+    got, D = g.discriminator_loss(d, torch.Generator().manual_seed(0)), g.D.of
     g.eval()
     want = sum(.5*((D[c](real) - 1)**2).mean() + .5*(D[c](drawn)**2).mean() for c, real, drawn in (('4', x[::2], d['x_cf'][1::2]), ('9', x[1::2], d['x_cf'][::2])))
     assert got.item() == pytest.approx(want.item(), rel=1e-4)

@@ -6,8 +6,9 @@ from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 from mirrorcfe.core import MirrorError
 from mirrorcfe import data
-from mirrorcfe.data import (BLOCK, DATASETS, FACES, IDX_FILES, ImageSet, TensorLoader, available, block_split, cache_dir, class_rank, data_fingerprint,
-                            data_spec, face_attributes, get_dls, get_folder_dls, read_picture, stratified, to_size, why_unreadable)
+from mirrorcfe.data import BLOCK, DATASETS, FACES, IDX_FILES, ImageSet, TensorLoader, available, block_split, class_rank, data_fingerprint, data_spec, face_attributes, get_dls, get_folder_dls, stratified, to_size
+from mirrorcfe.storage import cache_dir
+from mirrorcfe.images import read_picture, why_unreadable
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -152,7 +153,7 @@ def test_a_learner_takes_them(tmp_path):
     p, y = learn.get_preds(dl=dls.test)
     assert p.shape == (300, 10) and torch.equal(y, dls.test.dataset.y)
     learn.export(tmp_path/"learner.pkl")
-    assert (tmp_path/"learner.pkl").stat().st_size < 200_000, "no images travel with an exported Learner"
+    assert (tmp_path/"learner.pkl").stat().st_size < 200_000, "no images move_along with an exported Learner"
 
 def test_specs_can_be_pickled(digits):
     assert pickle.loads(pickle.dumps(DATASETS))['digits'] == DATASETS['digits']

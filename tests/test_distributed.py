@@ -22,9 +22,9 @@ if sys.argv[1] == 'fastai':
         learn.fit_mirror(progress=False)
         assert len([c for c in learn.cbs if type(c).__name__ == 'DistributedTrainer']) == 1
 else: learn.fit_mirror(progress=False)
-assert all(type(m).__name__ != '_WholeNorm' for m in learn.model.modules()) and not learn.mirror_turns.critic.mix._forward_pre_hooks
+assert all(type(m).__name__ != '_WholeNorm' for m in learn.model.modules()) and not learn.mirror_turns.discriminator.mix._forward_pre_hooks
 turns = learn.mirror_turns
-torch.save(dict(start=start, G=learn.model.G.state_dict(), D=turns.critic.state_dict(), of=sys.argv[1]), f"{sys.argv[4]}.{__import__('os').environ.get('RANK', 0)}")
+torch.save(dict(start=start, G=learn.model.G.state_dict(), D=turns.discriminator.state_dict(), of=sys.argv[1]), f"{sys.argv[4]}.{__import__('os').environ.get('RANK', 0)}")
 """
 
 def processes(n, out, kind='double', how='env'):

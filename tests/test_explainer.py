@@ -149,13 +149,13 @@ def test_cuda(clf, x):
 @pytest.mark.parametrize('solver', ['closed', 'prob', 'naive', 'lbfgs'])
 def test_a_wish_is_met_in_the_latent_by_every_solver(clf, x, solver):
     cfe = MirrorCFE(clf, amp=False, steps=1, solver=solver).fit(loaders(steps=1), epochs=1, progress=False)
-    w = cfe.explain(x[:3], p_target=[.3, .6], ks=[1], closed_loop=False).wish
+    w = cfe.explain(x[:3], target_confidence=[.3, .6], ks=[1], closed_loop=False).target_confidence
     assert torch.equal(w.k, w.drawn_k) and ((w.k > 0) & (w.k < 1)).all()
     assert torch.allclose(w.intended, w.p, atol=2e-3 if solver == 'lbfgs' else 1e-5)
 
 def test_a_wish_is_met_by_the_drawn_image(cfe, x):
-    w = cfe.explain(x[:4], p_target=[.2, .8], ks=[1]).wish
-    plain = cfe.explain(x[:4], p_target=[.2, .8], ks=[1], closed_loop=False).wish
+    w = cfe.explain(x[:4], target_confidence=[.2, .8], ks=[1]).target_confidence
+    plain = cfe.explain(x[:4], target_confidence=[.2, .8], ks=[1], closed_loop=False).target_confidence
     assert (w.achieved - w.p).abs().mean() <= (plain.achieved - plain.p).abs().mean() + 1e-3
     assert all(s in ('reached', 'missed', 'beyond the reflection') for row in w.status for s in row)
 

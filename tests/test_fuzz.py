@@ -5,7 +5,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
-from mirrorcfe.explainer import Explanation, MirrorCFE
+from mirrorcfe.explainer import MirrorCFE
+from mirrorcfe.explanation import Explanation
 
 SIZE, NAMES = 16, ['zero', 'one', 'two', 'closest', 'four', 'five', 'six', 'seven', 'eight', 'nine']
 
@@ -55,8 +56,8 @@ def check(ex, p):
     assert ex.path.shape[:2] == (n, len(ex.ks)) and len(ex.table()) == n and len(ex.status) == len(ex.reason) == n and str(ex)
     went = torch.tensor([s != 'already target' for s in ex.status], dtype=torch.bool)
     assert ex.path[went].isfinite().all() and ex.path[~went].isnan().all()
-    assert (ex.wish is None) == (p is None)
-    if p is not None: assert len(ex.wish.table()) == ex.wish.p.numel() and len(ex.wish.status) == n and ((ex.wish.drawn_k >= 0) & (ex.wish.drawn_k <= 1))[went].all()
+    assert (ex.target_confidence is None) == (p is None)
+    if p is not None: assert len(ex.target_confidence.table()) == ex.target_confidence.p.numel() and len(ex.target_confidence.status) == n and ((ex.target_confidence.drawn_k >= 0) & (ex.target_confidence.drawn_k <= 1))[went].all()
 
 count = {}
 
@@ -64,7 +65,7 @@ def go(cfe, x, target, ks, p, kw):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            ex = cfe.explain(x, target, ks=ks, p_target=p, **kw)
+            ex = cfe.explain(x, target, ks=ks, target_confidence=p, **kw)
     except MirrorError as e:
         assert str(e)
         count['refused'] = count.get('refused', 0) + 1
@@ -94,7 +95,7 @@ def test_explain_all(cfe, x, targets, p):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            ex = cfe.explain_all(x, targets, ks=[1], closed_loop=False, p_target=p)
+            ex = cfe.explain_all(x, targets, ks=[1], closed_loop=False, target_confidence=p)
     except MirrorError: return
     check(ex, p)
 

@@ -92,7 +92,7 @@ def test_cout_of_a_linear_model_by_hand():
         v.append(sum(a*b for a, b in zip(now, w.tolist())))
     gap = [2/(1 + np.exp(-2*u)) - 1 for u in v]
     assert got.value.item() == pytest.approx(sum((a + b)/2 for a, b in zip(gap, gap[1:]))/4, abs=1e-6)
-    assert got.p_target[0].tolist() == pytest.approx([(g + 1)/2 for g in gap], abs=1e-6)
+    assert got.target_confidence[0].tolist() == pytest.approx([(g + 1)/2 for g in gap], abs=1e-6)
     assert got.fractions.tolist() == [0, .25, .5, .75, 1]
 
 def test_cout_of_a_constant_curve():
@@ -104,7 +104,7 @@ def test_cout_of_a_constant_curve():
 def test_cout_ends_at_both_images():
     clf, x, y = classifier(3), images(4, 3), images(4, 3, seed=1)
     r = m.cout(clf, x, y, 0, 2)
-    assert torch.allclose(r.p_target[:, 0], clf(x).softmax(1)[:, 2], atol=1e-6)
+    assert torch.allclose(r.target_confidence[:, 0], clf(x).softmax(1)[:, 2], atol=1e-6)
     assert torch.allclose(r.p_source[:, -1], clf(y).softmax(1)[:, 0], atol=1e-6)
 
 # --- one value an image ----------------------------------------------------------------------------------------------------------

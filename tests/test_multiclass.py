@@ -3,7 +3,7 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from scipy.optimize import minimize
 from mirrorcfe.core import MirrorError
-from mirrorcfe.multiclass import (ClosedFormSolver, LBFGSSolver, NaiveSolver, Solver, latent_flip, path_logits, swap_logits, travel)
+from mirrorcfe.multiclass import (ClosedFormSolver, LBFGSSolver, NaiveSolver, Solver, latent_flip, path_logits, swap_logits, move_along)
 
 axioms = settings(deadline=None, derandomize=True, max_examples=25)
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
@@ -284,7 +284,7 @@ def test_travelling_along_the_direction(seed, k):
     z, s, t = scene(W, b, 4, seed)
     solver, i = ClosedFormSolver(W, b), torch.arange(4)
     l = solver.logits(z)
-    near(travel(z, solver.direction(s, t), l[i, t] - l[i, s], k), solver(z, s, t, k), 1e-8*(1 + solver.P.norm().item()**2))
+    near(move_along(z, solver.direction(s, t), l[i, t] - l[i, s], k), solver(z, s, t, k), 1e-8*(1 + solver.P.norm().item()**2))
     near(((W[t] - W[s])*solver.direction(s, t)).sum(-1), torch.full((4,), 2., dtype=torch.float64), 1e-8*(1 + solver.P.norm().item()**2))
 
 # --- refusals ------------------------------------------------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ REFUSED = {
     "logits, no such class": (lambda: path_logits(l, 0, 4), "target 4 is outside the 4 classes 0 to 3"),
     "logits, k of another batch": (lambda: path_logits(l, 0, 1, torch.zeros(2)), "k must be one number or (B,) for 3 samples"),
     "flip, one class twice": (lambda: latent_flip(l, 1, torch.tensor([0, 1, 2])), "both class 1"),
-    "travel, k of another batch": (lambda: travel(z, z, z[:, 0], torch.zeros(2)), "k must be one number"),
+    "move_along, k of another batch": (lambda: move_along(z, z, z[:, 0], torch.zeros(2)), "k must be one number"),
     "head of one class": (lambda: Solver(torch.zeros(1, 5), torch.zeros(1)), "C >= 2: found (1, 5)"),
     "head is a vector": (lambda: Solver(W[0], b), "W must be a floating point (C, N)"),
     "head of integers": (lambda: Solver(W.long(), b), "W must be a floating point (C, N)"),

@@ -6,7 +6,7 @@ from torchvision.transforms.functional import gaussian_blur as reference_blur
 from mirrorcfe.core import MirrorError
 from mirrorcfe.classifiers import shift
 from mirrorcfe.generator import Discriminator, MirrorGenerator, random_shift
-from mirrorcfe.losses import adv_loss, cls_loss, critic_loss, disguise, fea_loss, gaussian_blur, latent_ratio, rec_loss, tri_loss
+from mirrorcfe.losses import adv_loss, cls_loss, discriminator_loss, augment, fea_loss, gaussian_blur, latent_ratio, rec_loss, tri_loss
 from mirrorcfe.ssc import SPE, SSC, csp_mask, unit_range
 
 few = settings(max_examples=15, deadline=None)
@@ -75,7 +75,7 @@ def test_shift_moves_by_whole_pixels(dx, dy):
 
 def test_random_things_follow_from_the_generator():
     x = torch.randn(4, 1, 8, 8)
-    same = [disguise(x, torch.ones(4), torch.ones(4)*.1, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    same = [augment(x, torch.ones(4), torch.ones(4)*.1, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
     assert torch.equal(same[0], same[1]) and not torch.equal(same[0], same[2])
     assert torch.equal(random_shift(x, 0), x)
 
@@ -91,7 +91,7 @@ def test_cls_loss_is_the_divergence(b, c, seed):
 def test_losses_of_nothing_lost():
     x, z = torch.randn(3, 1, 4, 4), torch.randn(3, 5)
     assert rec_loss(x, x) == 0 and fea_loss(z, z) == 0 and adv_loss(torch.zeros(3)) == 0
-    assert critic_loss(torch.ones(3), -torch.ones(3)) == 0
+    assert discriminator_loss(torch.ones(3), -torch.ones(3)) == 0
     assert rec_loss(x[:0], x[:0]) == 0
 
 @few

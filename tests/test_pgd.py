@@ -2,7 +2,8 @@
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
-from mirrorcfe.baselines.pgd import PGD, two_ended
+from mirrorcfe.baselines.pgd import PGD
+from mirrorcfe.explanation import two_ended
 from mirrorcfe.classifiers import get_classifier
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls

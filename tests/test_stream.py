@@ -8,7 +8,8 @@ from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import ImageSet, get_dls
 from mirrorcfe.explainer import MirrorCFE
-from mirrorcfe.stream import Files, InMemory, Streamed, as_source, list_images, read_stream
+from mirrorcfe.stream import Files, InMemory, Streamed, as_source, read_stream
+from mirrorcfe.images import list_images
 
 def make(pair=None):
     torch.manual_seed(0)

@@ -5,7 +5,7 @@ import numpy as np, pytest, torch
 from PIL import Image
 from safetensors.torch import save_file
 from mirrorcfe.core import MirrorError
-from mirrorcfe.explainer import Explanation, Wish
+from mirrorcfe.explanation import Explanation, TargetConfidence
 from mirrorcfe.show import to_rgb
 from mirrorcfe.widget import PathWidget, slider_html, step_bars, step_picture
 from tiny import tiny
@@ -19,7 +19,7 @@ def same(a, b):
     for f in fields(a):
         v, w = getattr(a, f.name), getattr(b, f.name)
         if isinstance(v, torch.Tensor): torch.testing.assert_close(v, w, rtol=0, atol=0, equal_nan=True)
-        elif isinstance(v, Wish): same(v, w)
+        elif isinstance(v, TargetConfidence): same(v, w)
         else: assert v == w
 
 # --- file ------------------------------------------------------------------------------------------------------------------------
@@ -35,7 +35,7 @@ def test_round_trip(tmp_path, channels):
     assert torch.equal(back[1:].masks, m[1:]), "a part keeps its masks"
 
 def test_round_trip_of_a_wish(tmp_path, ex):
-    wish = Wish(*[torch.rand(3, 2) for _ in range(5)], torch.rand(3, 2, 1, 16, 16), torch.rand(3, 2), tol=.07)
+    wish = TargetConfidence(*[torch.rand(3, 2) for _ in range(5)], torch.rand(3, 2, 1, 16, 16), torch.rand(3, 2), tol=.07)
     same(replace(ex, wish=wish, drawn_ks=ex.ks.expand(3, -1)), Explanation.load(replace(ex, wish=wish, drawn_ks=ex.ks.expand(3, -1)).save(tmp_path/"a.safetensors")))
 
 def test_file_executes_nothing(tmp_path, ex):

@@ -1,6 +1,6 @@
 "A small explanation made by hand: a bar that walks to the right, with confidences of our choosing."
 import torch
-from mirrorcfe.explainer import Explanation
+from mirrorcfe.explanation import Explanation
 
 def tiny(K=21, channels=1, size=16, classes=("left", "right", "up"), gains=(1., .9, .3), same=False):
     "One sample for each of `gains`, from class 0 to 1; a gain below .5 never flips. `same=True` adds one that is its target already."

@@ -37,7 +37,7 @@ class DCGANGame(Game):
 
     def forward(self, x, y, real, rng): return dict(x=x, drawn=self.G.G(torch.randn(len(x), self.recipe.z, generator=rng, device=x.device)))
     def generator_losses(self, d): return dict(adv=gan_loss(self.D.D(d['drawn']), True))
-    def critic_loss(self, d, rng): return gan_loss(self.D.D(d['x']), True) + gan_loss(self.D.D(d['drawn']), False)
+    def discriminator_loss(self, d, rng): return gan_loss(self.D.D(d['x']), True) + gan_loss(self.D.D(d['drawn']), False)
 
 # %% ../../nbs/54_c3lt.ipynb #acb8152b
 class DCGAN(Fitted):

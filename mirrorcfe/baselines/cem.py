@@ -18,11 +18,12 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from .. import __version__
 from ..core import MirrorError
-from ..data import atomic, read_tensors
+from ..storage import atomic, read_tensors
 from ..features import GapClassifier, check_images
-from ..explainer import Explanation
+from ..explanation import Explanation
 from ..training import pick_recipe
-from .pgd import Baseline, two_ended
+from .pgd import Baseline
+from ..explanation import two_ended
 
 # %% ../../nbs/51_cem.ipynb #f1bf63a1
 class Prepared(Baseline):

@@ -14,8 +14,8 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from ..core import MirrorError
 from ..features import GapClassifier, cams, check_images
-from ..explainer import Explanation
-from .pgd import two_ended
+from ..explanation import Explanation
+from ..explanation import two_ended
 from .cem import Prepared
 
 # %% ../../nbs/52_cve.ipynb #faef7e9b

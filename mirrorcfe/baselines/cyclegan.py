@@ -124,7 +124,7 @@ def generator_losses(self:CycleGANGame, d):
     return dict(adv=2*(route(self.D.of, d['x_cf'], d['to']) - 1).pow(2).mean(), cyc=2*(d['back'] - d['x']).abs().mean(), idt=2*(d['same'] - d['x']).abs().mean())
 
 @patch
-def critic_loss(self:CycleGANGame, d, rng):
+def discriminator_loss(self:CycleGANGame, d, rng):
     "Half the squared errors on real images and on what comes from the pool, both classes added."
     shown = torch.empty_like(d['x_cf'])
     for c in self.pair:

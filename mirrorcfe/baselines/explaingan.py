@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from ..features import GapClassifier, check_images
-from ..explainer import Explanation
+from ..explanation import Explanation
 from ..turns import Down, Fitted, Game, Paint, TurnsRecipe, Up, gan_loss, route
-from .pgd import Baseline, two_ended
+from .pgd import Baseline
+from ..explanation import two_ended
 
 # %% ../../nbs/53_explaingan.ipynb #3ff65b22
 class Trained(Fitted, Baseline):
@@ -127,7 +128,7 @@ def generator_losses(self:ExplainGANGame, d):
                 **mask_prior(d['M'], d['x'], d['t'], self.recipe.kappa))
 
 @patch
-def critic_loss(self:ExplainGANGame, d, rng):
+def discriminator_loss(self:ExplainGANGame, d, rng):
     "Real against drawn, in the class that each claims; one real image of the target's class stands against two drawn ones."
     x, real, *drawn = self.judge((d['x'], d['s']), (d['real'], d['to']), (d['r'], d['s']), (d['t'], d['to']), (d['x_cf'], d['to']))
     return gan_loss(x, True) + 2*gan_loss(real, True) + sum(gan_loss(v, False) for v in drawn)

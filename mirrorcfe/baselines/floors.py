@@ -11,8 +11,9 @@ from torch import Tensor
 from fastcore.basics import patch
 from ..core import MirrorError
 from ..features import GapClassifier, check_images
-from ..explainer import Explanation
-from .pgd import Baseline, two_ended
+from ..explanation import Explanation
+from .pgd import Baseline
+from ..explanation import two_ended
 
 # %% ../../nbs/56_floors.ipynb #e655763e
 class Floor(Baseline):

@@ -3,7 +3,7 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from mirrorcfe.core import MirrorError
 from mirrorcfe.multiclass import ClosedFormSolver, LBFGSSolver, NaiveSolver, path_logits
-from mirrorcfe.wishes import bisect_step, check_wish, closest_class, move_lengths, wished_step
+from mirrorcfe.confidence import bisect_step, check_confidence, closest_class, move_lengths, confidence_step
 
 def problem(seed, C, B=6, N=40, scale=1.):
     g = torch.Generator().manual_seed(seed)
@@ -20,14 +20,14 @@ def at(l, s, t, k): return path_logits(l, s, t, k).softmax(1).gather(1, t[:, Non
 def test_the_path_has_the_wish_at_the_step(seed, C, scale, p):
     _, _, l, s, t = problem(seed, C)
     l = l*scale/l.std()
-    k = wished_step(l, s, t, p).squeeze(1)
+    k = confidence_step(l, s, t, p).squeeze(1)
     assert torch.allclose(at(l, s, t, k), torch.full((6,), p, dtype=torch.float64), atol=1e-9)
 
 @pytest.mark.parametrize('C', [2, 3, 10, 100])
 def test_the_latent_has_the_wish_too(C):
     solver, z, l, s, t = problem(1, C, N=128)
     p = torch.rand(6, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)*.9 + .05
-    k = wished_step(l, s, t, p)
+    k = confidence_step(l, s, t, p)
     for j in range(4):
         got = solver.logits(solver(z, s, t, k[:, j])).softmax(1).gather(1, t[:, None]).squeeze(1)
         assert torch.allclose(got, p[:, j], atol=1e-8)
@@ -36,16 +36,16 @@ def test_formula_and_bisection_agree():
     _, _, l, s, t = problem(3, 10)
     p = l.softmax(1)
     p = (p.gather(1, t[:, None]) + .7*(p.gather(1, s[:, None]) - p.gather(1, t[:, None]))).squeeze(1)
-    assert torch.allclose(bisect_step(lambda k: at(l, s, t, k), p), wished_step(l, s, t, p[:, None]).squeeze(1), atol=1e-9)
+    assert torch.allclose(bisect_step(lambda k: at(l, s, t, k), p), confidence_step(l, s, t, p[:, None]).squeeze(1), atol=1e-9)
 
 def test_zero_and_one_are_the_ends_of_what_can_be_wished():
     _, _, l, s, t = problem(4, 10)
     ends = torch.stack([l.softmax(1).gather(1, c[:, None]).squeeze(1) for c in (t, s)], 1)
-    assert torch.allclose(wished_step(l, s, t, ends), torch.tensor([0., 1.], dtype=torch.float64).expand(6, 2), atol=1e-8)
+    assert torch.allclose(confidence_step(l, s, t, ends), torch.tensor([0., 1.], dtype=torch.float64).expand(6, 2), atol=1e-8)
 
 def test_it_grows_with_the_wish():
     _, _, l, s, t = problem(5, 10)
-    assert (wished_step(l, s, t, torch.linspace(.01, .99, 50)).diff(dim=1) > 0).all()
+    assert (confidence_step(l, s, t, torch.linspace(.01, .99, 50)).diff(dim=1) > 0).all()
 
 def test_bisection_stays_at_an_end():
     p = torch.tensor([-1., .3, 2.], dtype=torch.float64)
@@ -82,9 +82,9 @@ def test_a_thousand_classes_need_no_table_of_latents():
 
 @pytest.mark.parametrize('p', [0, 1, -.1, 1.2, float('nan'), float('inf'), 'x', None, [], [[.5]*2]*3, [[[.5]]], [.5, 'x'], object()])
 def test_no_wish(p):
-    with pytest.raises(MirrorError, match='p_target'): check_wish(p, 6)
+    with pytest.raises(MirrorError, match='target_confidence'): check_confidence(p, 6)
 
 def test_refusals():
     solver, _, l, s, t = problem(11, 4)
-    for bad in (lambda: wished_step(l, s, s, .5), lambda: wished_step(l, 9, t, .5), lambda: wished_step(l[0], 0, 1, .5), lambda: move_lengths(solver, l[:, :2]), lambda: closest_class(solver, l, 7)):
+    for bad in (lambda: confidence_step(l, s, s, .5), lambda: confidence_step(l, 9, t, .5), lambda: confidence_step(l[0], 0, 1, .5), lambda: move_lengths(solver, l[:, :2]), lambda: closest_class(solver, l, 7)):
         with pytest.raises(MirrorError): bad()
