@@ -25,10 +25,11 @@ from .data import _first, _pair, data_fingerprint, data_spec, get_dls
 from .storage import atomic, cache_dir
 from .classifiers import get_classifier, get_oracle, predict
 from .storage import file_lock
+from .autoencoder import train_autoencoder
 from .training import get_recipe
 from .explainer import MirrorCFE
 from .metrics import (bootstrap_interval, confidence_error, cout, denoised_validity, feature_error, fid, im1, im2, kid, l1, lpips_distance,
-                               oracle_agreement, oracle_features, path_features, prox, time_per_sample, time_ratio, train_autoencoder, validity, _lpips)
+                               oracle_agreement, oracle_features, path_features, prox, time_per_sample, time_ratio, validity, _lpips)
 
 # %% ../nbs/61_benchmark.ipynb #fca48c00
 @lru_cache(maxsize=8)
