@@ -28,7 +28,7 @@ def floor(task, kind): return kind(task.classifier).fit(task.dls)
 
 def pgd(task): return PGD(task.classifier, eps=(72 if task.data == 'fashion_mnist' else 64)/255)
 
-robust, paper, near = partial(mirror), partial(mirror, preset='paper'), partial(mirror, preset='near')
+robust, paper, near = partial(mirror), partial(mirror, preset='paper'), partial(mirror, preset='robust', prox=8.)
 FLOORS = {'Identity': partial(floor, kind=Identity), 'Nearest real image': partial(floor, kind=NearestNeighbour), 'Pixel blend': partial(floor, kind=PixelBlend)}
 some = lambda tasks, n=400: [Task(t.data, t.pair, t.size, n) for t in tasks]   # the first n of the same random order
 GROUPS = dict(

@@ -100,8 +100,8 @@ def walk(n=200):
         task = Task('mnist', pair, n=n)
         m, s = c3lt(task), task.sources()
         i = torch.cat([w[:3] for _, w in task.directions()])
-        kept['-'.join(map(str, pair)) + ' images'] = grey(torch.cat([s.x[i][:, None], m.traverse(s.x[i], s.target[i])], 1))
-        with torch.no_grad(): z = m.game.fixed.E(s.x); moved = m.game.walk(z, s.source, 1)[-1] - z
+        kept['-'.join(map(str, pair)) + ' images'] = grey(torch.cat([s.x[i][:, None], m.path(s.x[i], s.target[i])], 1))
+        with torch.no_grad(): z = m.game.fixed.E(s.x); moved = m.game.path(z, s.source, 1)[-1] - z
         kept['-'.join(map(str, pair)) + ' moved'] = moved.abs().half().numpy()
     (OUT/'walk').mkdir(exist_ok=True)
     np.savez_compressed(OUT/'walk'/'walk.npz', **kept)

@@ -402,7 +402,7 @@ def test_what_is_taken_for_a_third_class_is_left_out(small, tmp_path, capsys):
 def test_killed_training_goes_on(pets, tmp_path, monkeypatch, capsys, trained):
     "Stopped after the first checkpoint, the same command ends with the weights of an unbroken run."
     quick(monkeypatch)
-    from mirrorcfe.training import Checkpoint
+    from mirrorcfe.game import Checkpoint
     argv = ["train", "--data", str(pets), "--size", "16", "--pair", "three", "ei ght", "--steps", "4", "--n", "2", "--measure", "4", "--out", str(tmp_path/"out"), "--device", "cpu"]
     after_epoch = Checkpoint.after_epoch
     def stop(self):
