@@ -7,7 +7,7 @@ from mirrorcfe.baselines.cem import CEM, CEMConstants, Pertinent, add_only, hing
 from mirrorcfe.classifiers import get_classifier, get_oracle
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
-from mirrorcfe.metrics import AutoEncoder, train_autoencoder
+from mirrorcfe.autoencoder import AutoEncoder, train_autoencoder
 
 @pytest.fixture(scope='module')
 def clf(): return get_classifier('digits', device='cpu')

@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from ..core import MirrorError
 from ..features import check_images
+from ..autoencoder import AutoEncoder, train_autoencoder
 from ..explanation import Explanation, two_ended
 from .base import PreparedBaseline
 
@@ -74,11 +75,10 @@ def fit(self:CEM,
         progress:bool=False    # say that it trains
        )->CEM:                 # itself
     "Train the autoencoder; raises `MirrorError` for images the classifier does not take, or of an odd height or width."
-    import mirrorcfe.metrics  # a later page, whose autoencoder is this one
     x = check_images(torch.cat([b[0] for b in dls.train.new(shuffle=False, drop_last=False)]), self.classifier.in_channels, self.classifier.size)
     epochs = -(-self.const.ae_steps*64//len(x))
     if progress: print(f'training an autoencoder on {len(x):,} images, {epochs} times each', flush=True)
-    self.ae = mirrorcfe.metrics.train_autoencoder(x, epochs)
+    self.ae = train_autoencoder(x, epochs)
     return self
 
 @patch
@@ -88,9 +88,8 @@ def state(self:CEM):
 
 @patch
 def restore(self:CEM, state):
-    import mirrorcfe.metrics
     first, narrow = state['down.0.weight'], state['up.0.weight']
-    self.ae = mirrorcfe.metrics.AutoEncoder(first.shape[1], first.shape[0], narrow.shape[1]).to(first)
+    self.ae = AutoEncoder(first.shape[1], first.shape[0], narrow.shape[1]).to(first)
     self.ae.load_state_dict(state)
     self.ae.eval().requires_grad_(False)
 
