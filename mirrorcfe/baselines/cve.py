@@ -159,7 +159,8 @@ def distractors(self:CVE,
     called = self.classifier(d).argmax(1)
     wrong = (called != target).nonzero().flatten().tolist()
     if wrong:
-        n, names = wrong[0], self.classifier.classes
+        n = wrong[0]
+        names = self.classifier.classes
         raise MirrorError(f"distractor {n} is called {names[called[n]]}, the target is {names[target[n]]}: "
                           f"give an image that the classifier calls {names[target[n]]}")
     return d, torch.full_like(target, -1)
@@ -193,8 +194,10 @@ def edit(self:CVE,
         if not len(on): break
         scores = edit_scores(logits[on], u[on], u_d[on], target[on]).masked_fill(used[on], -torch.inf)
         log_p[on, n], best = scores.flatten(1).max(1)
-        i, j = best//hw, best % hw
-        i_all[on, n], j_all[on, n] = i, j
+        i = best//hw
+        j = best % hw
+        i_all[on, n] = i
+        j_all[on, n] = j
         used[on, i] = True
         used[on, :, j] = True
         logits = logits.index_add(0, on, u_d[on, :, j] - u[on, :, i])
@@ -220,7 +223,8 @@ def paste(x:Tensor,       # queries, (B, C, H, W)
     # The distractor's cell for each cell of the query, -1 for none; unused places go to one cell too many
     source = torch.full((B, h*w + 1), -1, device=x.device).scatter(1, edits.i % (h*w + 1), edits.j)[:, :-1]
     j = source.view(B, h, w)[:, row][:, :, col]   # the same for each pixel, (B, H, W)
-    r, c = j.clamp_min(0)//w, j.clamp_min(0) % w
+    r = j.clamp_min(0)//w
+    c = j.clamp_min(0) % w
     down = torch.arange(H, device=x.device) - top[row]
     along = torch.arange(W, device=x.device) - left[col]
     from_row = torch.minimum(top[r] + down[:, None], bottom[r])
