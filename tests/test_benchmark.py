@@ -1,6 +1,7 @@
 "The benchmark on a task small enough for numbers by hand: cells, resuming, failures, tables, and the cache of explainers."
 import json, math, warnings
 from functools import partial
+from pathlib import Path
 import pandas as pd, pytest, torch
 from torch import nn
 from mirrorcfe import benchmark as b
@@ -251,6 +252,37 @@ def test_published_numbers_are_there():
     assert set(b.PUBLISHED) == {'main', 'faithfulness', 'fail', 'tri', 'c3lt', 'seconds', 'accuracy'} and len(b.PUBLISHED['main']) == 17
     for t in b.PUBLISHED.values(): assert t.attrs['source'] and not t.isna().any(axis=None) and b.markdown_table(t)
     assert b.PUBLISHED['main'].set_index(['data', 'row']).loc[('MNIST', 'PGD'), 'D.Val'] == .74
+
+# --- stored results -------------------------------------------------------------------------------------------------------------------
+
+STORED = Path(__file__).resolve().parent.parent/'benchmarks'/'results'
+GROUPS = sorted(f.parent for f in STORED.glob('reproduction/*/cells'))
+
+def test_there_are_stored_results():
+    assert {g.name for g in GROUPS} >= {'main', 'colour', 'paper', 'prox', 'floors', 'multi', 'ssc', 'tri', 'pgd', 'methods', 'c3lt'}
+    assert len(list(STORED.glob('reproduction/*/cells/*'))) == len(list(STORED.glob('reproduction/*/cells/*.json')))
+    assert sum(f.stat().st_size for f in STORED.rglob('*.png')) < 2.5e6
+
+@pytest.mark.parametrize('group', GROUPS, ids=lambda g: g.name)
+def test_every_stored_cell_is_read_and_the_tables_are_of_the_cells(group):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')   # of damaged cells
+        cells = b.load_cells(group)
+    files = sorted((group/'cells').glob('*.json'))
+    assert len(cells) == len(files) > 0
+    for cell, file in ((json.loads(f.read_text()), f) for f in files):
+        who = [cell['task'], cell['method'], cell['direction']]
+        assert file.name.endswith(f'-{b._hash(who)[:6]}.json') and cell['status'] == 'ok'
+        assert len(file.read_text().splitlines()) < 400   # a curve of a hundred steps is one line
+    stored, now = pd.read_csv(group/'results.csv'), b.load_results(group)
+    assert list(stored) == list(now) and stored['method'].tolist() == now['method'].tolist()
+    assert stored['L1'].tolist() == pytest.approx(now['L1'].tolist(), nan_ok=True)
+
+def test_a_list_is_one_line(tmp_path):
+    cell = dict(a=[1., 2., None], b=dict(c=[], d=['x [', '], y', 'z,\n w']), e=[[1, 2], [3, 4]], f=[dict(g=[True])])
+    b._write_cell(tmp_path/'c.json', cell)
+    assert b._read_cell(tmp_path/'c.json') == cell
+    assert '"a": [1.0, 2.0, null],' in (tmp_path/'c.json').read_text()
 
 # --- refusals ---------------------------------------------------------------------------------------------------------------------------
 
