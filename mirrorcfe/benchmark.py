@@ -29,7 +29,7 @@ from .autoencoder import train_autoencoder
 from .training import get_recipe
 from .explainer import MirrorCFE
 from .metrics import (bootstrap_interval, confidence_error, cout, denoised_validity, feature_error, fid, im1, im2, kid, l1, lpips_distance,
-                               oracle_agreement, oracle_features, path_features, prox, time_per_sample, time_ratio, validity, _lpips)
+                               oracle_agreement, oracle_features, path_features, prox, time_per_sample, time_ratio, validity, lpips_network)
 
 # %% ../nbs/61_benchmark.ipynb #fca48c00
 @lru_cache(maxsize=8)
@@ -313,7 +313,7 @@ def _metric_names(metrics, at, device='cpu'):
     if not names: raise MirrorError("no metric to measure: leave metrics= out, or name some")
     if not at or set(at) - {'first', 'reflection'}: raise MirrorError(f"at takes 'first' (first CFE), 'reflection' (end of the way) or both: found {at!r}")
     if 'LPIPS' in names:
-        try: _lpips('squeeze', torch.device(device))
+        try: lpips_network("squeeze", torch.device(device))
         except MirrorError as e:
             if metrics is not None: raise
             warnings.warn(f"LPIPS is left out: {e}")

@@ -164,6 +164,40 @@ def test_a_seed_repeats_what_is_random_and_leaves_the_callers_draws_alone():
     assert a == c and a['rows']['first']['metrics']['L1']['mean'] != d['rows']['first']['metrics']['L1']['mean']
     assert torch.equal(before, torch.get_rng_state())
 
+# --- the border that a dataset adds ---------------------------------------------------------------------------------------------------
+
+EDGE = torch.minimum(torch.arange(8), 7 - torch.arange(8)).float()
+RING = torch.minimum(EDGE[:, None], EDGE)   # of a pixel of 8 x 8: its distance to the edge
+
+class Rings:
+    "Bring every pixel nearer to 0: by .1 on the outermost ring, by .4 in the middle."
+    def explain(self, x, target, truth=None):
+        return two_ended(task.classifier, x, x - x.sign()*(RING + 1)/10, target, truth)
+
+@pytest.mark.parametrize('border', range(4))
+def test_distances_leave_out_the_border(border):
+    got = measure(Rings(), torch.full((2, 1, 8, 8), -.5), 1, metrics=['L1', 'Prox'], at=['reflection'], border=border)
+    want = (RING[RING >= border] + 1).mean().item()/10   # .1875, .2556, .325 and .4
+    for n in ('L1', 'Prox'): assert got['rows']['reflection']['metrics'][n]['mean'] == pytest.approx(want, abs=1e-6), n
+
+def test_lpips_leaves_out_the_border_too(monkeypatch):
+    seen = []
+    monkeypatch.setattr(b, 'lpips_network', lambda *a: None)
+    monkeypatch.setattr(b, 'lpips_distance', lambda x, x_cf, reduction: seen.append((x.shape, x_cf[0, 0, 0, 0].item())) or torch.zeros(len(x)))
+    measure(Rings(), torch.full((2, 1, 8, 8), -.5), 1, metrics=['LPIPS'], at=['reflection'], border=2)
+    assert seen == [((2, 1, 4, 4), pytest.approx(-.2))]
+
+def test_the_border_of_a_task_reaches_the_numbers(tmp_path):
+    class Bordered(Tiny): border = 2
+    tables = [run({'rings': lambda t: Rings()}, kind('digits', (0, 1)), tmp_path/kind.__name__, ['L1'], at=['reflection'])
+              for kind in (Tiny, Bordered)]
+    assert [t['L1'][0] for t in tables] == pytest.approx([15/8/10, 3.25/10])
+
+BORDERS = [('mnist', None, 2), ('mnist', 64, 4), ('fashion_mnist', None, 2), ('digits', None, 0), ('bloodmnist', None, 2), ('celeba_hq', 64, 0)]
+
+@pytest.mark.parametrize('data, size, border', BORDERS)
+def test_border_of_the_datasets(data, size, border): assert b.Task(data, size=size).border == border
+
 # --- cells ---------------------------------------------------------------------------------------------------------------------------
 
 class Counting:
