@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Cout', 'Interval', 'validity', 'fail_rate', 'denoised_validity', 'oracle_agreement', 'l1', 'prox', 'lpips_distance',
-           'oracle_features', 'fid', 'kid', 'AutoEncoder', 'train_autoencoder', 'im1', 'im2', 'cout',
-           'confidence_error', 'path_features', 'feature_error', 'time_per_sample', 'time_ratio', 'bootstrap_interval']
+           'oracle_features', 'fid', 'kid', 'im1', 'im2', 'cout', 'confidence_error', 'path_features', 'feature_error',
+           'time_per_sample', 'time_ratio', 'bootstrap_interval']
 
 # %% ../nbs/60_metrics.ipynb #9485b272
 import statistics, time, warnings
@@ -240,49 +240,6 @@ def kid(real:Tensor,                  # features of real images, (n, d)
     rng = torch.Generator().manual_seed(seed)
     pick = lambda f: f[torch.randperm(len(f), generator=rng)[:size].to(f.device)]
     return torch.stack([poly_mmd(pick(real), pick(fake)) for _ in range(1 if size == n == m else subsets)]).mean().item()
-
-# %% ../nbs/60_metrics.ipynb #bc355377
-class AutoEncoder(nn.Module):
-    "Rebuild images through a map of half their height and width; the one used by CEM."
-    def __init__(self,
-                 channels:int=1,   # of the images
-                 width:int=16,     # of the layers between
-                 latent:int=1      # channels of the narrow map
-                ):
-        super().__init__()
-        conv = lambda i, o: nn.Conv2d(i, o, 3, padding=1)
-        self.down = nn.Sequential(conv(channels, width), nn.ReLU(), conv(width, width), nn.ReLU(), nn.MaxPool2d(2), conv(width, latent))
-        self.up = nn.Sequential(conv(latent, width), nn.ReLU(), nn.Upsample(scale_factor=2), conv(width, width), nn.ReLU(), conv(width, channels))
-
-    def forward(self,
-                x:Tensor    # images in [-1, 1], (B, C, H, W), H and W even
-               )->Tensor:   # the same shape, not clipped
-        "Return the images as rebuilt; raises `MirrorError` for odd sizes."
-        if x.shape[2] % 2 or x.shape[3] % 2: raise MirrorError(f"height and width must be even: found {tuple(x.shape[2:])}; pad by one")
-        return self.up(self.down(x))
-
-# %% ../nbs/60_metrics.ipynb #1b1dd6d1
-def train_autoencoder(x:Tensor,          # images in [-1, 1], (n, C, H, W)
-                      epochs:int=4,      # passes over the images
-                      bs:int=64,         # images a step
-                      lr:float=3e-3,     # of Adam, falling to 0 over a one-cycle
-                      seed:int=0,        # of weights and order
-                      **kwargs           # for `AutoEncoder`: width, latent
-                     )->AutoEncoder:     # frozen
-    "Train an `AutoEncoder` by mean squared error; raises `MirrorError` for images that do not fit."
-    if not len(check_images(x)): raise MirrorError("no image to train on")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        net = AutoEncoder(x.shape[1], **kwargs).to(x.device)
-        opt = torch.optim.Adam(net.parameters(), lr)
-        sched = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=epochs*-(-len(x)//bs))
-        for i in (i for _ in range(epochs) for i in torch.randperm(len(x)).to(x.device).split(bs)):
-            loss = F.mse_loss(net(x[i]), x[i])
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            sched.step()
-    return net.eval().requires_grad_(False)
 
 # %% ../nbs/60_metrics.ipynb #945f65a6
 def _rebuilt(ae, x):

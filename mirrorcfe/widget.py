@@ -7,69 +7,17 @@ __all__ = ['step_picture', 'step_bars', 'PathWidget', 'slider_html']
 
 # %% ../nbs/42_widget.ipynb #b038003d
 import base64, hashlib, io, json
-from dataclasses import fields
 from html import escape
 from pathlib import Path
 import ipywidgets as widgets, numpy as np, torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 from fastcore.basics import patch
-from . import __version__
 from .core import MirrorError
-from .storage import atomic, read_tensors
+from .storage import atomic
+from .explanation import Explanation
 from .explainer import MirrorCFE
-from .explanation import Explanation, TargetConfidence
 from .show import PALETTE, check_sample, class_name, headline, step_name, to_rgb
-
-# %% ../nbs/42_widget.ipynb #e52ae40f
-_FORMAT = 1   # of the file; raised when what it holds changes
-
-def _tensors(ex, masks):
-    "Every tensor of an explanation by its name, those of a wish behind a dot."
-    own = {f.name: getattr(ex, f.name) for f in fields(ex)} | {'masks': masks}
-    if ex.target_confidence is not None: own |= {f'target_confidence.{f.name}': getattr(ex.target_confidence, f.name) for f in fields(ex.target_confidence)}
-    return {n: v.detach().cpu().clone(memory_format=torch.contiguous_format) for n, v in own.items() if isinstance(v, Tensor)}
-
-@patch
-def save(self:Explanation,
-         path:str|Path,           # file to write, .safetensors; an older one is replaced
-         masks:Tensor|None=None   # what `MirrorCFE.masks` returned, (B, K, h, w), to be kept with it
-        )->Path:                  # `path`
-    "Write the explanation into one file; raises `MirrorError` for another suffix, masks that are not its own, or a disk that refuses."
-    path, masks = Path(path), getattr(self, 'masks', None) if masks is None else masks
-    if path.suffix != '.safetensors': raise MirrorError(f"an explanation is kept in a file that ends in .safetensors: found {path.name!r}")
-    if masks is not None and masks.shape[:2] != self.path.shape[:2]: raise MirrorError(f"masks must be those of this explanation, {tuple(self.path.shape[:2])} of them: found {tuple(masks.shape)}")
-    about = dict(format=_FORMAT, version=__version__, classes=[str(c) for c in self.classes], tol=self.target_confidence.tol if self.target_confidence else None)
-    try: atomic(path, lambda part: save_file(_tensors(self, masks), part, metadata={'explanation': json.dumps(about)}))
-    except (OSError, SafetensorError) as e: raise MirrorError(f"cannot write {path}: {e}; nothing was kept") from e
-    return path
-
-# %% ../nbs/42_widget.ipynb #6d6b8bd5
-def _fits(v, n):
-    "Whether the tensors of a file belong to `n` classes and to each other."
-    if not {'x', 'source', 'target', 'ks', 'path', 'intended_probs', 'achieved_probs'} <= set(v): return False
-    B, K = (len(v['x']), len(v['ks'])) if v['x'].ndim == 4 and v['ks'].ndim == 1 else (-1, -1)
-    want = dict(source=(B,), target=(B,), path=(B, K, *v['x'].shape[1:]), intended_probs=(B, K, n), achieved_probs=(B, K, n), truth=(B,), drawn_ks=(B, K))
-    classes = [c for k in ('source', 'target', 'truth') if k in v for c in v[k].tolist()]
-    return all(tuple(v[k].shape) == s for k, s in want.items() if k in v) and all(0 <= c < n for c in classes) and ('masks' not in v or v['masks'].shape[:2] == (B, K))
-
-# %% ../nbs/42_widget.ipynb #537e21d5
-@patch(cls_method=True)
-def load(cls:Explanation,
-         path:str|Path    # file that `save` wrote
-        )->Explanation:   # on the CPU; its `.masks` are those kept with it, or None
-    "Read an explanation; raises `MirrorError` for a file that is missing, damaged, something else or of a later version."
-    path = Path(path)
-    about, v = read_tensors(path, 'explanation')
-    if not isinstance(about, dict) or not {'format', 'version', 'classes', 'tol'} <= set(about): raise MirrorError(f"{path} holds no explanation: give a file that Explanation.save wrote")
-    if about['format'] != _FORMAT: raise MirrorError(f"{path} has format {about['format']}, written by mirrorcfe {about['version']}; this is {__version__}, which reads format {_FORMAT}")
-    if not _fits(v, len(about['classes'])): raise MirrorError(f"the parts of {path} do not fit together: save again")
-    granted = {n.removeprefix('target_confidence.'): t for n, t in v.items() if n.startswith('target_confidence.')}
-    ex = Explanation(**{n: t for n, t in v.items() if '.' not in n and n != 'masks'}, classes=about['classes'], target_confidence=TargetConfidence(**granted, tol=about['tol']) if granted else None)
-    ex.masks = v.get('masks')
-    return ex
 
 # %% ../nbs/42_widget.ipynb #60a40728
 def _tint(rgb, m):

@@ -66,7 +66,7 @@ def test_what_never_flipped_is_animated_too(ex): assert Film(ex, 2, 200)[10].sha
 
 def test_already_target(tmp_path):
     ex = tiny(K=11, same=True)
-    with pytest.raises(MirrorError, match="sample 2 has no way to animate: the classifier says right already"): ex.animate(tmp_path/"a.gif", 2)
+    with pytest.raises(MirrorError, match="sample 2 has no way to animate: the classifier predicts right already"): ex.animate(tmp_path/"a.gif", 2)
 
 @pytest.mark.parametrize("kw,message", [
     (dict(path="a.avi"), "ends in .gif or .mp4: found 'a.avi'"), (dict(path="a"), "found 'a'"), (dict(path="no/a.gif"), "no folder"),

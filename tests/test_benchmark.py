@@ -81,6 +81,88 @@ def test_the_flag_needs_validity_and_disbelief(tmp_path):
     assert not run({'mirrored': Mirrored}, sees, tmp_path, ['Val', 'Oracle'])['flag'].any()
     assert b.is_adversarial(1, .69) and not b.is_adversarial(1, .71) and not b.is_adversarial(.89, 0) and not b.is_adversarial(1, .3, at_end=False)
 
+# --- one measurer ---------------------------------------------------------------------------------------------------------------------
+
+measure = partial(b.measure, classifier=Tiny.classifier, oracle=Tiny.oracle)
+X, S = task.sources().x, task.sources().source
+
+def test_measure_is_what_the_benchmark_writes(tmp_path):
+    names = ['Val', 'L1', 'COUT', 'FID', 'Oracle']
+    run({'half': lambda t: Mirrored(t, [0])}, task, tmp_path, names, bs=2)
+    cell = b.load_cells(tmp_path)[0]
+    left = S == 0
+    got = measure(Mirrored(task, [0]), X[left], 1, real=X[S == 1], metrics=names, bs=2)
+    assert json.loads(json.dumps(got)) == got   # plain data
+    assert {n: got[n] for n in ('rows', 'curves', 'oracle_on_real')} == {n: cell[n] for n in ('rows', 'curves', 'oracle_on_real')}
+    assert (got['images'], got['already'], got['left_out']) == (6, 0, {})
+
+def test_one_target_for_all_or_one_each():
+    both, each = (measure(Mirrored(task), X[S == 0], t, metrics=['Val', 'L1']) for t in (1, torch.ones(6, dtype=torch.long)))
+    assert both == each
+    with pytest.raises(MirrorError, match='3 targets for 6 images'): measure(Mirrored(task), X[S == 0], torch.ones(3, dtype=torch.long))
+
+class Chooser:
+    "A method that goes to the other half where no target is given, and marks images that are there already."
+    def __init__(self): self.seen = []
+    def explain(self, x, target, truth=None, ks=None):
+        self.seen.append((len(x), ks))
+        ex = two_ended(task.classifier, x, x.flip(3), 1 - task.classifier(x).argmax(1) if target is None else target, truth)
+        same = ex.source == ex.target
+        ex.path[same], ex.achieved_probs[same] = torch.nan, torch.nan
+        return ex
+
+def test_the_method_may_choose_and_gets_its_arguments():
+    method, done = Chooser(), []
+    got = measure(method, X, None, metrics=['Val', 'L1'], bs=4, progress=lambda i, n: done.append((i, n)), ks=[0, 1])
+    assert got['images'] == 10 and got['rows']['reflection']['metrics']['Val']['mean'] == 1
+    assert method.seen == [(4, [0, 1]), (4, [0, 1]), (2, [0, 1])] and done == [(4, 10), (8, 10), (10, 10)]
+
+def test_images_that_are_their_target_already_are_no_failures():
+    got = measure(Chooser(), X, 1, metrics=['Val', 'L1', '%Fail'], bs=3)   # six have a way to go, four are there
+    row = got['rows']['reflection']
+    assert (got['images'], got['already']) == (6, 4) and row['coverage'] == 1
+    assert [row['metrics'][n]['mean'] for n in ('Val', 'L1', '%Fail')] == [1, 2, 0] and row['metrics']['Val']['n'] == 6
+    nothing = measure(Chooser(), X[S == 1], 1, metrics=['Val', 'FID'], real=X[S == 1])
+    assert nothing['images'] == 0 and nothing['rows']['first']['coverage'] is None and nothing['rows']['first']['metrics']['Val']['mean'] is None
+    assert nothing['curves'] is None
+
+def test_values_of_every_image():
+    got = measure(Mirrored(task, [0]), X[S == 0], 1, metrics=['Val', 'L1', 'first k', 'FID'], real=X[S == 1], bs=3, per_image=True)['values']
+    assert got['first']['Val'] == [0, 1, 1, 0, 1, 1] and got['first']['L1'] == [None, 2, 2, None, 2, 2]
+    assert got['first']['first k'] == [None, 1, 1, None, 1, 1] and set(got['reflection']) == {'Val', 'L1'}
+
+def test_what_a_metric_needs_and_does_not_get_is_left_out_and_named():
+    got = b.measure(Mirrored(task), X[S == 0], 1, task.classifier, None, metrics=['Val', 'Oracle', 'FID', 'IM1'], real=X[S == 1])
+    assert got['left_out'] == {'Oracle': 'needs oracle', 'FID@oracle': 'needs oracle', 'IM1': 'needs autoencoder'}
+    assert list(got['rows']['first']['metrics']) == ['Val'] and got['rows']['reflection']['flag'] == ''
+    assert 'FID@oracle' in measure(Mirrored(task), X[S == 0], 1)['left_out']
+
+def test_autoencoders_are_an_argument():
+    asked = []
+    def autoencoder(c):
+        asked.append(c)
+        return lambda x: x*{0: .5, 1: 0., None: 1.}[c]
+    got = measure(Identity(task.classifier), X[S == 0], 1, metrics=['IM1', 'IM2'], at=['reflection'], autoencoder=autoencoder)
+    assert [got['rows']['reflection']['metrics'][n]['mean'] for n in ('IM1', 'IM2')] == pytest.approx([4, 1]) and set(asked) == {0, 1, None}
+
+def test_the_flag_knows_what_the_oracle_can_see():
+    deaf = network(-5.)   # calls left what is right
+    flag = lambda real: b.measure(Mirrored(task), X[S == 0], 1, task.classifier, deaf, metrics=['Val', 'Oracle'], real=real)['rows']['reflection']['flag']
+    assert flag(None) == 'adversarial' and flag(X[S == 1]) == ''   # never right about real images of the class: it cannot disbelieve
+    assert flag(b.see_real(task.oracle, X[S == 1], 1)) == 'adversarial'
+
+def test_real_images_by_labels_or_by_the_classes_asked_for():
+    assert b.see_real(task.oracle, X, S).accuracy == 1 and b.see_real(task.oracle, X, 1).accuracy == pytest.approx(.4)
+    assert b.see_real(task.oracle, X, [0, 1]).accuracy == 1 and b.see_real(task.oracle, X, 1 - S).accuracy == 0
+
+def test_a_seed_repeats_what_is_random_and_leaves_the_callers_draws_alone():
+    class Noisy(Mirrored):
+        def explain(self, x, target, truth=None): return two_ended(self.net, x, (x.flip(3) + .1*torch.randn_like(x)).clamp(-1, 1), target, truth)
+    before = torch.get_rng_state()
+    a, c, d = (measure(Noisy(task), X[S == 0], 1, metrics=['L1'], seed=s) for s in (0, 0, 1))
+    assert a == c and a['rows']['first']['metrics']['L1']['mean'] != d['rows']['first']['metrics']['L1']['mean']
+    assert torch.equal(before, torch.get_rng_state())
+
 # --- cells ---------------------------------------------------------------------------------------------------------------------------
 
 class Counting:

@@ -2,11 +2,12 @@
 import json, pytest, torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
-from mirrorcfe.baselines.cem import CEM, CEMConstants, FILE_FORMAT, Pertinent, Prepared, add_only, hinge, next_c, shrink
+from mirrorcfe.baselines.base import FILE_FORMAT, PreparedBaseline
+from mirrorcfe.baselines.cem import CEM, CEMConstants, Pertinent, add_only, hinge, next_c, shrink
 from mirrorcfe.classifiers import get_classifier, get_oracle
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
-from mirrorcfe.metrics import AutoEncoder, train_autoencoder
+from mirrorcfe.autoencoder import AutoEncoder, train_autoencoder
 
 @pytest.fixture(scope='module')
 def clf(): return get_classifier('digits', device='cpu')
@@ -161,7 +162,7 @@ def test_the_classifier_is_untouched(clf, ae, x):
 def test_presets(clf):
     k = CEM(clf).const
     assert (k.c, k.rounds, k.steps, k.lr, k.beta, k.gamma, k.kappa) == (10, 9, 1000, .01, .1, 100, 0)
-    assert k == CEM(clf, 'paper').const == CEMConstants() and CEM(clf, 'cpu').const.steps < k.steps and issubclass(CEM, Prepared)
+    assert k == CEM(clf, 'paper').const == CEMConstants() and CEM(clf, 'cpu').const.steps < k.steps and issubclass(CEM, PreparedBaseline)
 
 @pytest.mark.parametrize('bad', [dict(steps=0), dict(rounds=1.5), dict(ae_steps=True), dict(c=0), dict(lr=-1), dict(beta=-.1), dict(gamma=float('nan')), dict(kappa='1')])
 def test_bad_constants(clf, bad):

@@ -1,7 +1,8 @@
 "CVE: closed form equal to brute force, edits that hold on the map itself, patches pasted where they belong, failures that end in the source."
 import pytest, torch
 from hypothesis import given, settings, strategies as st
-from mirrorcfe.baselines.cem import CEM, Prepared
+from mirrorcfe.baselines.base import PreparedBaseline
+from mirrorcfe.baselines.cem import CEM
 from mirrorcfe.baselines.cve import CVE, CVEConstants, Edit, Edits, cell_votes, edit_scores, paste
 from mirrorcfe.classifiers import get_classifier, get_oracle
 from mirrorcfe.core import MirrorError
@@ -171,7 +172,7 @@ def test_dtype_device_and_classifier_are_kept(dls, x):
 # --- settings, files -------------------------------------------------------------------------------------------------------------
 
 def test_presets(clf):
-    assert CVE(clf).const == CVEConstants() == CVEConstants(None, None) and CVE(clf, 'cpu').const.per_class == 100 and issubclass(CVE, Prepared)
+    assert CVE(clf).const == CVEConstants() == CVEConstants(None, None) and CVE(clf, 'cpu').const.per_class == 100 and issubclass(CVE, PreparedBaseline)
 
 @pytest.mark.parametrize('bad', [dict(max_edits=0), dict(max_edits=1.5), dict(per_class=-1), dict(per_class=True)])
 def test_bad_constants(clf, bad):

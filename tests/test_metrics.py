@@ -198,16 +198,6 @@ def test_im_by_hand():
     assert m.im1(x, lambda v: v*0, lambda v: v*.5).item() == pytest.approx(4)
     assert m.im2(x, lambda v: v*0, lambda v: v*.5).item() == pytest.approx(4*.25**2/2)
 
-def test_autoencoder_learns_and_repeats():
-    x = F.interpolate(images(64, 2, 2), size=8)
-    torch.manual_seed(3)
-    state = torch.get_rng_state()
-    a, b = (m.train_autoencoder(x, epochs=20, bs=16, latent=2) for _ in range(2))
-    assert torch.equal(state, torch.get_rng_state())
-    assert torch.equal(a(x), b(x)) and not a.training
-    assert F.mse_loss(a(x), x) < .5*x.var()
-    with pytest.raises(MirrorError, match="even"): a(x[..., 1:])
-
 # --- faithfulness, time, intervals -----------------------------------------------------------------------------------------------
 
 def test_errors_of_faithfulness():

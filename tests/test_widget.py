@@ -1,11 +1,8 @@
-"The slider, the page without Python, and an explanation in a file."
+"The slider, and the page without Python."
 import html, io, json, re
-from dataclasses import fields, replace
 import numpy as np, pytest, torch
 from PIL import Image
-from safetensors.torch import save_file
 from mirrorcfe.core import MirrorError
-from mirrorcfe.explanation import Explanation, TargetConfidence
 from mirrorcfe.show import to_rgb
 from mirrorcfe.widget import PathWidget, slider_html, step_bars, step_picture
 from tiny import tiny
@@ -14,61 +11,6 @@ from tiny import tiny
 def ex(): return tiny(gains=(1., .9, .3))
 
 def masks(ex, h=4): return (torch.rand(len(ex), len(ex.ks), h, h, generator=torch.Generator().manual_seed(0)) > .5).float()
-
-def same(a, b):
-    for f in fields(a):
-        v, w = getattr(a, f.name), getattr(b, f.name)
-        if isinstance(v, torch.Tensor): torch.testing.assert_close(v, w, rtol=0, atol=0, equal_nan=True)
-        elif isinstance(v, TargetConfidence): same(v, w)
-        else: assert v == w
-
-# --- file ------------------------------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_round_trip(tmp_path, channels):
-    ex = tiny(channels=channels, same=True, classes=("T-shirt/top", "érythroblaste", "<b>"))
-    m = masks(ex)
-    back = Explanation.load(ex.save(tmp_path/"a.safetensors", m))
-    same(ex, back)
-    assert torch.equal(back.masks, m) and back.status == ex.status and [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
-    assert Explanation.load(back.save(tmp_path/"b.safetensors")).masks is not None, "what came with a file goes on with it"
-    assert torch.equal(back[1:].masks, m[1:]), "a part keeps its masks"
-
-def test_round_trip_of_a_wish(tmp_path, ex):
-    wish = TargetConfidence(*[torch.rand(3, 2) for _ in range(5)], torch.rand(3, 2, 1, 16, 16), torch.rand(3, 2), tol=.07)
-    same(replace(ex, wish=wish, drawn_ks=ex.ks.expand(3, -1)), Explanation.load(replace(ex, wish=wish, drawn_ks=ex.ks.expand(3, -1)).save(tmp_path/"a.safetensors")))
-
-def test_file_executes_nothing(tmp_path, ex):
-    data = ex.save(tmp_path/"a.safetensors").read_bytes()
-    assert b"pickle" not in data and json.loads(data[8:8 + int.from_bytes(data[:8], "little")])["__metadata__"].keys() == {"explanation"}
-
-@pytest.mark.parametrize("name", ["a.pt", "a", "a.safetensors.txt"])
-def test_save_refuses_a_suffix(tmp_path, ex, name):
-    with pytest.raises(MirrorError, match="ends in .safetensors"): ex.save(tmp_path/name)
-    assert list(tmp_path.iterdir()) == []
-
-def test_save_into_a_file(tmp_path, ex):
-    (tmp_path/"f").write_text("x")
-    with pytest.raises(MirrorError, match="cannot write"): ex.save(tmp_path/"f"/"a.safetensors")
-
-def broken(ex, file, **changes):
-    from mirrorcfe.widget import _tensors
-    v = _tensors(ex, None) | {k: t for k, t in changes.items() if isinstance(t, torch.Tensor)}
-    about = dict(format=1, version="0", classes=ex.classes, tol=None) | {k: t for k, t in changes.items() if k in ("format", "classes")}
-    save_file({k: t for k, t in v.items() if k != changes.get("drop")}, file, metadata=dict(explanation=json.dumps(about)))
-    return file
-
-@pytest.mark.parametrize("changes,message", [
-    (dict(format=2), "has format 2"), (dict(drop="path"), "do not fit together"), (dict(path=torch.zeros(3, 2, 1, 16, 16)), "do not fit together"),
-    (dict(classes=["a"]), "do not fit together"), (dict(target=torch.tensor([0, 1, 7])), "do not fit together"), (dict(x=torch.zeros(3)), "do not fit together"),
-    (dict(masks=torch.zeros(3, 1, 2, 2)), "do not fit together")])
-def test_load_refuses(tmp_path, ex, changes, message):
-    with pytest.raises(MirrorError, match=message): Explanation.load(broken(ex, tmp_path/"a.safetensors", **changes))
-
-@pytest.mark.parametrize("data", [b"", b"x", b"\x80\x04K\x01.", b"\xff"*40])
-def test_load_refuses_rubbish(tmp_path, data):
-    (tmp_path/"a.safetensors").write_bytes(data)
-    with pytest.raises(MirrorError, match="is damaged"): Explanation.load(tmp_path/"a.safetensors")
 
 # --- slider ----------------------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from ..core import MirrorError
 from ..features import GapClassifier, cams, check_images
 from ..explanation import Explanation
 from ..explanation import two_ended
-from .cem import Prepared
+from .base import PreparedBaseline
 
 # %% ../../nbs/52_cve.ipynb #faef7e9b
 def cell_votes(f:Tensor,   # last map, (B, N, h, w)
@@ -75,7 +75,7 @@ class CVEConstants:
             v = getattr(self, n)
             if v is not None and (not isinstance(v, int) or isinstance(v, bool) or v < 1): raise MirrorError(f"{n} must be None or a whole number of 1 or more: found {v!r}")
 
-class CVE(Prepared):
+class CVE(PreparedBaseline):
     "Counterfactual visual explanations, the greedy search (Goyal et al., 2019)."
     presets = dict(paper=CVEConstants(), cpu=CVEConstants(per_class=100))
     real = None   # training images, after `fit`

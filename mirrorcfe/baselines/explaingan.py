@@ -15,7 +15,7 @@ from fastprogress.fastprogress import progress_bar
 from ..features import GapClassifier, check_images
 from ..explanation import Explanation
 from ..turns import Down, Fitted, Game, Paint, TurnsRecipe, Up, gan_loss, route
-from .pgd import Baseline
+from .base import Baseline
 from ..explanation import two_ended
 
 # %% ../../nbs/53_explaingan.ipynb #3ff65b22

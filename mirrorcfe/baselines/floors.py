@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from ..core import MirrorError
 from ..features import GapClassifier, check_images
 from ..explanation import Explanation
-from .pgd import Baseline
+from .base import Baseline
 from ..explanation import two_ended
 
 # %% ../../nbs/56_floors.ipynb #e655763e

@@ -1,0 +1,287 @@
+"What a method returns: the first counterfactual, the outcome in numbers, slices, comparison, the file."
+import copy, json, pickle, subprocess, sys
+from dataclasses import fields, replace
+import numpy as np, pytest, torch
+from safetensors.torch import save_file
+from torch import nn
+from mirrorcfe.core import MirrorError
+from mirrorcfe.explanation import Explanation, TargetConfidence, two_ended
+from mirrorcfe.features import GapClassifier
+from tiny import tiny
+
+NAN = [float("nan")]*3
+
+def three(*rows, source=0, target=1, ks=(0, .5, 1), **kw):
+    "One image for each of `rows`, the achieved probabilities of three classes at every step."
+    achieved = torch.tensor(rows)
+    B, K = achieved.shape[:2]
+    path = torch.arange(B*K).float().view(B, K, 1, 1, 1).expand(B, K, 1, 2, 2)/10
+    return Explanation(torch.zeros(B, 1, 2, 2), torch.tensor(source).expand(B), torch.tensor(target).expand(B), torch.tensor(ks),
+                       path, torch.full_like(achieved, 1/3), achieved, ["cat", "dog", "fox"], **kw)
+
+@pytest.fixture
+def ex():
+    "Three images, four steps: one is found at the second step, one never flips, one is its target already."
+    out = tiny(K=4, gains=(1., .3, 1.), same=True)
+    out.drawn_ks = torch.arange(12).view(3, 4)/12
+    out.truth = torch.tensor([0, 2, 1])
+    out.target_confidence = requests()
+    return out
+
+def requests(B=3, P=2):
+    values = [torch.rand(B, n, generator=torch.Generator().manual_seed(n + B)) for n in (P, 2, P, P, P)]
+    return TargetConfidence(*values, torch.rand(B, P, 1, 16, 16), torch.rand(B, P), tol=.07)
+
+# --- the first counterfactual ----------------------------------------------------------------------------------------------------
+
+SOURCE, TARGET, THIRD = [.8, .1, .1], [.1, .8, .1], [.1, .1, .8]
+
+@pytest.mark.parametrize("name,row,first", [
+    ("at the last step", [SOURCE, SOURCE, TARGET], 2),
+    ("the first of two", [SOURCE, TARGET, TARGET], 1),
+    ("at once", [TARGET, SOURCE, SOURCE], 0),
+    ("and lost again", [SOURCE, TARGET, SOURCE], 1),
+    ("never", [SOURCE, SOURCE, SOURCE], -1),
+    ("the target wins with .4", [SOURCE, [.35, .4, .25], TARGET], 1),
+    ("the target wins with less than a half to the end", [SOURCE, [.3, .38, .32], [.35, .4, .25]], 1),
+    ("a tie at .5 is no win", [SOURCE, [.5, .5, 0.], SOURCE], -1),
+    ("another class has more than .5", [SOURCE, [.51, .5, 0.], [.1, .5, .6]], -1),
+    ("a third class is predicted", [SOURCE, THIRD, THIRD], -1),
+    ("the third class gives way", [SOURCE, THIRD, [.2, .45, .35]], 2),
+    ("missing images do not count", [NAN, SOURCE, TARGET], 2)], ids=lambda v: v if isinstance(v, str) else "")
+def test_first_cfe_is_the_first_predicted_as_the_target(name, row, first):
+    e = three(row)
+    assert e.first_index.tolist() == [first]
+    assert e.status == ["found" if first >= 0 else "never flipped"]
+    if first >= 0:
+        assert e.first_k.item() == e.ks[first] and torch.equal(e.x_cf[0], e.path[0, first]) and e.reason == [""]
+        assert e.table().confidence_first[0] == pytest.approx(row[first][1])
+    else:
+        assert e.first_k.isnan().all() and e.x_cf.isnan().all() and e.table()[["first_k", "confidence_first", "l1_first"]].isna().all(axis=None)
+        assert e.reason[0].startswith("no drawn image was predicted dog")
+
+def test_already_target_is_never_found():
+    e = three([NAN]*3, [TARGET]*3, source=1)
+    assert e.status == ["already target"]*2 and e.first_index.tolist() == [-1, -1] and e.x_cf.isnan().all()
+    assert e.reason == ["the classifier predicts dog already"]*2
+
+def test_every_row_has_its_own_classes():
+    rows = [[SOURCE, THIRD, TARGET], [SOURCE, THIRD, TARGET], [TARGET, SOURCE, THIRD]]
+    e = replace(three(*rows), source=torch.tensor([0, 0, 1]), target=torch.tensor([1, 2, 0]))
+    assert e.first_index.tolist() == [2, 1, 1] and e.predicted.tolist() == [[0, 2, 1], [0, 2, 1], [1, 0, 2]]
+    assert torch.allclose(e.achieved, torch.tensor([[.1, .1, .8], [.1, .8, .1], [.1, .8, .1]]))
+    assert e.table().source.tolist() == ["cat", "cat", "dog"] and e.table().target.tolist() == ["dog", "fox", "cat"]
+
+def test_nothing_drawn_is_predicted_as_the_source():
+    e = replace(three([NAN, NAN, TARGET]), source=torch.tensor([2]))
+    assert e.predicted.tolist() == [[2, 2, 1]]
+
+def test_the_reason_names_the_highest_confidence():
+    assert three([[.9, .05, .05], [.5, .45, .05], [.6, .3, .1]]).reason[0].endswith("reached 0.45 at most")
+    assert three([NAN, [.6, .3, .1], NAN]).reason[0].endswith("reached 0.30 at most")
+
+# --- numbers ---------------------------------------------------------------------------------------------------------------------
+
+def test_difference_is_one_number_an_image():
+    g = torch.Generator().manual_seed(0)
+    e = replace(three([SOURCE]*3, [TARGET]*3), x=torch.rand(2, 3, 4, 5, generator=g), path=torch.rand(2, 3, 3, 4, 5, generator=g))
+    for b in range(2):
+        for j in range(3): assert e.difference[b, j].item() == pytest.approx((e.path[b, j] - e.x[b]).abs().mean().item(), abs=1e-6)
+    assert e.table().l1_last.tolist() == pytest.approx(e.difference[:, -1].tolist())
+    assert e.table().l1_first[1] == pytest.approx(e.difference[1, 0].item())
+
+def test_table():
+    e = three([SOURCE, [.35, .4, .25], TARGET], [SOURCE]*3)
+    t = e.table()
+    assert t.columns.tolist() == ["source", "target", "status", "first_k", "confidence_first", "l1_first", "confidence_last", "l1_last", "confidence_error", "reason"]
+    assert t.confidence_last.tolist() == pytest.approx([.8, .1]) and t.confidence_first[0] == pytest.approx(.4)
+    assert t.confidence_error.tolist() == pytest.approx([(abs(1/3 - .1) + abs(1/3 - .4) + abs(1/3 - .8))/3, 1/3 - .1], abs=1e-6)
+
+def test_truth_is_a_column_and_not_the_source():
+    e = three([SOURCE]*3, [SOURCE]*3, truth=torch.tensor([2, 1]))
+    assert e.table().truth.tolist() == ["fox", "dog"] and e.table().source.tolist() == ["cat", "cat"]
+
+@pytest.mark.parametrize("ks", [(0, .5, .99), (0, .25, .5)])
+def test_no_reflection_without_the_last_step(ks):
+    with pytest.raises(MirrorError, match=f"the steps end at {ks[-1]}.*ks that reach 1"): three([SOURCE]*3, ks=ks).x_reflection
+
+def test_reflection_is_the_last_image():
+    e = three([SOURCE]*3, [TARGET]*3)
+    assert torch.equal(e.x_reflection, e.path[:, 2])
+
+def test_repr():
+    assert repr(three([SOURCE, SOURCE, TARGET], [SOURCE]*3, [TARGET]*3)) == "Explanation of 3 images in 3 steps: 2 found, 1 never flipped"
+
+# --- one answer ------------------------------------------------------------------------------------------------------------------
+
+def bright():
+    "Bright images are class 1, dark ones class 0, and a third class is between them."
+    head = nn.Linear(1, 3)
+    head.weight.data = torch.tensor([[-4.], [4.], [0.]])
+    head.bias.data = torch.tensor([0., 0., -1.])
+    return GapClassifier([nn.Identity()], head, ["dark", "bright", "grey"]).freeze()
+
+def test_two_ended():
+    clf, x = bright(), torch.full((3, 1, 4, 4), -.5)
+    answer = torch.stack([x[0] + 1, torch.full_like(x[1], torch.nan), x[2]])
+    e = two_ended(clf, x, answer, torch.tensor([1, 1, 1]), torch.tensor([0, 2, 1]))
+    assert e.status == ["found", "never flipped", "never flipped"] and e.first_k[0] == 1 and e.ks.tolist() == [0, 1]
+    assert torch.allclose(e.achieved_probs[:, 0], clf(x).softmax(1)) and torch.allclose(e.achieved_probs[0, 1], clf(answer[:1]).softmax(1)[0])
+    assert e.achieved_probs[1, 1].isnan().all() and e.path[1, 1].isnan().all() and e.intended_probs.isnan().all()
+    assert torch.equal(e.path[:, 0], x) and e.table().truth.tolist() == ["dark", "grey", "bright"]
+    with pytest.raises(MirrorError, match="one shape"): two_ended(clf, x, answer[:2], torch.tensor([1, 1, 1]))
+
+# --- requested confidences -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("p,achieved,status", [
+    (.5, .5, "reached"), (.5, .519, "reached"), (.5, .481, "reached"), (.5, .53, "missed"), (.5, .47, "missed"), (.05, .1, "below the source"),
+    (.9, .8, "beyond the reflection"), (.1, .1, "reached"), (.8, .8, "reached"), (.5, float("nan"), "already target")])
+def test_every_end_of_a_request(p, achieved, status):
+    one = lambda *v: torch.tensor([v])
+    t = TargetConfidence(one(p), one(.1, .8), one(.25), one(p), one(.5), torch.zeros(1, 1, 1, 2, 2), one(achieved))
+    assert t.status == [[status]] and (t.reason == [[""]]) == (status == "reached")
+    says = {"missed": ["k = 0.250", f"{achieved:.3f}"], "below the source": ["0.100"], "beyond the reflection": ["0.800"]}.get(status, [])
+    assert all(s in t.reason[0][0] for s in says)
+
+def test_table_of_requests():
+    t = requests(2, 3)
+    rows = t.table()
+    assert rows.image.tolist() == [0]*3 + [1]*3
+    for name in ("p", "k", "drawn_k", "intended", "achieved"): assert rows[name].tolist() == pytest.approx(getattr(t, name).flatten().tolist())
+    assert rows.status.tolist() == sum(t.status, []) and rows.reason.tolist() == sum(t.reason, [])
+
+# --- as a value ------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("i,rows", [
+    (0, [0]), (-1, [2]), (slice(None), [0, 1, 2]), (slice(1, None), [1, 2]), (slice(None, None, -1), [2, 1, 0]), (slice(2, 0, -1), [2, 1]), (slice(5, 9), []),
+    ([2, 0], [2, 0]), ((0, 1), [0, 1]), ([], []), (range(2), [0, 1]), ([True, False, True], [0, 2]), (np.int64(1), [1]), (np.int32(-1), [2]),
+    (np.array([0, 2]), [0, 2]), (np.array([True, False, False]), [0]), (torch.tensor(1), [1]), (torch.tensor([-1, 0]), [2, 0]),
+    (torch.tensor([False, True, True]), [1, 2]), (torch.tensor([1, 1], dtype=torch.uint8), [1, 1])], ids=str)
+def test_every_usual_index(ex, i, rows):
+    some = ex[i]
+    assert len(some) == len(rows) and isinstance(some, Explanation) and torch.equal(some.ks, ex.ks) and some.classes == ex.classes
+    for f in fields(Explanation):
+        v = getattr(some, f.name)
+        if isinstance(v, torch.Tensor) and f.name != "ks": assert torch.equal(v.nan_to_num(-9), getattr(ex, f.name)[rows].nan_to_num(-9)), f.name
+    assert torch.equal(some.target_confidence.p, ex.target_confidence.p[rows]) and some.target_confidence.tol == .07
+    assert some.status == [ex.status[j] for j in rows] and len(some.table()) == len(rows)
+
+@pytest.mark.parametrize("i", [.5, "0", None, ..., [0., 1.], [True, False], torch.tensor([True]), [[0]], {}, True, 1j])
+def test_other_indices_get_one_error(ex, i):
+    for what in (ex, ex.target_confidence):
+        with pytest.raises(MirrorError, match="an int, a slice, integers or a mask of 3"): what[i]
+
+@pytest.mark.parametrize("i", [3, -4, [0, 3], np.int64(3), torch.tensor([5])])
+def test_outside_is_an_index_error(ex, i):
+    for what in (ex, ex.target_confidence):
+        with pytest.raises(IndexError, match="of 3"): what[i]
+
+def test_iteration_ends(ex): assert [len(one) for one in ex] == [1, 1, 1]
+
+def test_what_a_method_adds_is_sliced_too(ex):
+    ex.found, ex.edits, ex.nothing = torch.tensor([True, False, True]), requests(), None
+    some = ex[::-1][:2]
+    assert some.found.tolist() == [True, False] and some.edits == ex.edits[[2, 1]] and some.nothing is None
+
+def test_slicing_leaves_the_whole_alone(ex):
+    before = copy.deepcopy(ex)
+    part = ex[[0]]
+    part.path.zero_()
+    part.classes = []
+    assert ex == before
+
+def test_equality(ex):
+    assert ex == copy.deepcopy(ex) == copy.copy(ex) and ex == pickle.loads(pickle.dumps(ex)) and ex in [ex[:1], copy.deepcopy(ex)]
+    assert ex != ex[::-1] and ex != ex[:2] and ex != 3 and ex != None
+    for f in fields(Explanation):
+        v = getattr(ex, f.name)
+        other = v + 1 if isinstance(v, torch.Tensor) else v[::-1]
+        assert ex != replace(ex, **{f.name: other}) and ex != replace(ex, **{f.name: None}), f.name
+    for f in fields(TargetConfidence):
+        v = getattr(ex.target_confidence, f.name)
+        assert ex.target_confidence != replace(ex.target_confidence, **{f.name: v + 1}), f.name
+    with pytest.raises(TypeError, match="unhashable"): {ex}
+
+@pytest.mark.parametrize("module", ["explanation", "explainer"])
+def test_pictures_come_when_they_are_asked_for(module, root):
+    "Whoever imports only this module can draw; and has not paid for it before."
+    code = f"""if True:
+        import sys, torch
+        from mirrorcfe.{module} import Explanation
+        p = torch.tensor([[[.9, .1], [.1, .9]]])
+        ex = Explanation(torch.zeros(1, 1, 8, 8), torch.tensor([0]), torch.tensor([1]), torch.tensor([0., 1]), torch.zeros(1, 2, 1, 8, 8), p, p, ["a", "b"])
+        later = ("mirrorcfe.show", "mirrorcfe.animate", "mirrorcfe.widget", "ipywidgets")
+        print([m for m in later if m in sys.modules])
+        print(type(ex.show()).__name__, type(ex.frame(0, size=160)).__name__, type(ex.widget()).__name__)
+        try: ex.paint
+        except AttributeError as e: print(e)"""
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=root, text=True, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == ["[]", "Figure Image PathWidget", "an Explanation has no 'paint'"]
+
+def test_every_late_method_exists():
+    import mirrorcfe.animate, mirrorcfe.show, mirrorcfe.widget
+    from mirrorcfe.explanation import _ADDED_BY
+    for name, module in _ADDED_BY.items(): assert getattr(Explanation, name).__module__ == f"mirrorcfe.{module}"
+
+# --- file ------------------------------------------------------------------------------------------------------------------------
+
+def masks(ex, h=4): return (torch.rand(len(ex), len(ex.ks), h, h, generator=torch.Generator().manual_seed(0)) > .5).float()
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_round_trip(tmp_path, channels):
+    ex = tiny(channels=channels, same=True, classes=("T-shirt/top", "érythroblaste", "<b>"))
+    m = masks(ex)
+    back = Explanation.load(ex.save(tmp_path/"a.safetensors", m))
+    assert ex == back and torch.equal(back.masks, m) and back.status == ex.status
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+    assert Explanation.load(back.save(tmp_path/"b.safetensors")).masks is not None, "what came with a file goes on with it"
+    assert torch.equal(back[1:].masks, m[1:]), "a part keeps its masks"
+
+def test_round_trip_of_everything(tmp_path, ex):
+    assert Explanation.load(ex.save(tmp_path/"a.safetensors")) == ex
+    assert Explanation.load(ex[::-1].save(tmp_path/"a.safetensors")) == ex[::-1], "an older file is replaced"
+    assert Explanation.load(ex[[]].save(tmp_path/"a.safetensors")) == ex[[]]
+
+def test_file_executes_nothing(tmp_path, ex):
+    data = ex.save(tmp_path/"a.safetensors").read_bytes()
+    assert b"pickle" not in data and json.loads(data[8:8 + int.from_bytes(data[:8], "little")])["__metadata__"].keys() == {"explanation"}
+
+@pytest.mark.parametrize("name", ["a.pt", "a", "a.safetensors.txt"])
+def test_save_refuses_a_suffix(tmp_path, ex, name):
+    with pytest.raises(MirrorError, match="ends in .safetensors"): ex.save(tmp_path/name)
+    assert list(tmp_path.iterdir()) == []
+
+def test_save_into_a_file(tmp_path, ex):
+    (tmp_path/"f").write_text("x")
+    with pytest.raises(MirrorError, match="cannot write"): ex.save(tmp_path/"f"/"a.safetensors")
+
+def test_save_refuses_masks_of_another(tmp_path, ex):
+    with pytest.raises(MirrorError, match="masks must be those of this explanation"): ex.save(tmp_path/"a.safetensors", masks(ex)[:1])
+    assert list(tmp_path.iterdir()) == []
+
+def broken(ex, file, **changes):
+    from mirrorcfe.explanation import _tensors
+    v = _tensors(ex, None) | {k: t for k, t in changes.items() if isinstance(t, torch.Tensor)}
+    about = dict(format=1, version="0", classes=ex.classes, tol=None) | {k: t for k, t in changes.items() if k in ("format", "classes")}
+    save_file({k: t for k, t in v.items() if k != changes.get("drop")}, file, metadata=dict(explanation=json.dumps(about)))
+    return file
+
+@pytest.mark.parametrize("changes,message", [
+    (dict(format=2), "has format 2"), (dict(drop="path"), "do not fit together.*`path`"), (dict(path=torch.zeros(3, 2, 1, 16, 16)), "do not fit together.*`path`"),
+    (dict(classes=["a"]), "do not fit together"), (dict(target=torch.tensor([0, 1, 7])), "do not fit together.*`target`"),
+    (dict(truth=torch.tensor([0, 1, -1])), "do not fit together.*`truth`"), (dict(x=torch.zeros(3)), "do not fit together.*`x`"),
+    (dict(ks=torch.zeros(4, 1)), "do not fit together.*`ks`"), (dict(drawn_ks=torch.zeros(3, 5)), "do not fit together.*`drawn_ks`"),
+    (dict(masks=torch.zeros(3, 1, 2, 2)), "do not fit together.*`masks`"), (dict(drop="target_confidence.span"), "do not fit together.*`target_confidence`"),
+    ({"target_confidence.x": torch.zeros(3, 2, 1, 8, 8)}, "do not fit together.*`target_confidence`")], ids=lambda v: v if isinstance(v, str) else next(iter(v)))
+def test_load_refuses(tmp_path, ex, changes, message):
+    with pytest.raises(MirrorError, match=message): Explanation.load(broken(ex, tmp_path/"a.safetensors", **changes))
+
+@pytest.mark.parametrize("data", [b"", b"x", b"\x80\x04K\x01.", b"\xff"*40])
+def test_load_refuses_rubbish(tmp_path, data):
+    (tmp_path/"a.safetensors").write_bytes(data)
+    with pytest.raises(MirrorError, match="is damaged"): Explanation.load(tmp_path/"a.safetensors")
+
+def test_load_refuses_other_safetensors(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path/"a.safetensors")
+    with pytest.raises(MirrorError, match="holds no explanation"): Explanation.load(tmp_path/"a.safetensors")

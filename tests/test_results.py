@@ -1,0 +1,158 @@
+"The helper of the result pages on made-up cells; the numbers in the pages' prose; the README's lines as a stranger runs them."
+import json, re, subprocess, sys
+from pathlib import Path
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from mirrorcfe.core import MirrorError
+from mirrorcfe import results as R
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT/"tools"))
+import readme
+
+# --- made-up cells -----------------------------------------------------------------------------------------------------------------
+
+def cell(task, method, direction, place, steps=5, **metrics):
+    "A cell with one value for each metric; at the first CFE every value is .1 lower."
+    rows = {}
+    for end, less in (("first", .1), ("reflection", 0.)):
+        values = {m: dict(mean=v - less, low=v - less - .02, high=v - less + .02, n=10, coverage=1.) for m, v in metrics.items()}
+        rows[end] = dict(metrics=values, coverage=1., flag="")
+    ks = [j/(steps - 1) for j in range(steps)]
+    about = dict(N=20, classifier_accuracy=.99, oracle_accuracy=.98, seed=0, device="cpu", torch="2", date="2026-01-01", training=None)
+    return dict(task=task, method=method, direction=direction, N=10, place=place, about=about, status="ok", rows=rows,
+                curves=dict(ks=ks, intended=ks, achieved=ks), oracle_on_real=.9, key="k")
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    "Two groups: `main` has two pairs of MNIST, `prox` one of them, with a method that jumps."
+    from mirrorcfe.benchmark import _write_cell
+    folder = tmp_path_factory.mktemp("results")
+    made = dict(main=[cell("MNIST 3-8", "ours", "3->8", [0, 0], Val=1., L1=.2, Oracle=.95), cell("MNIST 3-8", "ours", "8->3", [0, 1], Val=.9, L1=.4, Oracle=.85),
+                      cell("MNIST 4-9", "ours", "4->9", [0, 0], Val=1., L1=.3, Oracle=.9), cell("MNIST 4-9", "ours", "9->4", [0, 1], Val=1., L1=.3, Oracle=.9)],
+                prox=[cell("MNIST 3-8", "ours, prox 8", "3->8", [0, 0], Val=1., L1=.1, Oracle=.95), cell("MNIST 3-8", "jump", "3->8", [1, 0], 2, Val=1., L1=.15, Oracle=.5)])
+    for group, cells in made.items():
+        for j, c in enumerate(cells): _write_cell(folder/group/"cells"/f"{j}.json", c)
+    return R.Results(folder, "python measure.py")
+
+def test_what_is_not_there_is_said(results, capsys):
+    assert len(results.table("main", "faces")) == 8
+    assert capsys.readouterr().out == "faces: not measured yet: run python measure.py faces\n"
+    assert results.cells("main", task="CelebA") == [] and "main, CelebA: not measured yet" in capsys.readouterr().out
+    assert len(results.table("faces")) == 0 and results.notes("time") == {} and results.arrays("walk", "walk.npz") == {}
+    assert capsys.readouterr().out.count("not measured yet") == 3
+    results.strips("nothing")
+    assert "nothing: no picture stored yet" in capsys.readouterr().out
+
+def test_an_empty_table_passes_through(results, capsys):
+    "A page about a group that was not measured shows sentences, no error."
+    none = results.table("faces")
+    R.show_table(R.means(none))
+    R.show_curves(results.cells("faces"))
+    R.show_table(R.changes(none, "a", "b", ["L1"]))
+    assert R.ahead(none, "L1", "a", ["b"]) == []
+    got = R.reached(none, [R.Mark("MNIST", "k = 1", "L1", "≤", .1)], dict(ours="ours"))
+    assert got["ours: reached"].tolist() == ["–"]
+
+def test_one_answer_has_one_row(results):
+    t = results.table("prox")
+    assert t["row"].tolist() == ["ours, prox 8, first CFE", "ours, prox 8, k = 1", "jump, k = 1"]
+    assert t["direction"].tolist() == ["3 → 8"]*3 and set(t["real"]) == {.9} and set(t["group"]) == {"prox"}
+
+def test_means_are_over_all_tasks_or_left_out(results, capsys):
+    t = results.table("main", "prox")
+    m = R.means(t).set_index("row")
+    assert list(m.index) == ["ours, first CFE", "ours, k = 1"]
+    assert m.loc["ours, k = 1", "L1"] == pytest.approx(.3) and m.loc["ours, first CFE", "L1"] == pytest.approx(.2)
+    assert m["images"].tolist() == ["40", "40"]
+    out = capsys.readouterr().out
+    assert "jump: measured on 1 of 2 tasks" in out and "ours, prox 8: measured on 1 of 2 tasks" in out
+
+def test_marks(results):
+    t = results.table("main")
+    marks = [R.Mark("MNIST", "k = 1", "L1", "≤", .3), R.Mark("MNIST", "k = 1", "L1", "≤", .29), R.Mark("MNIST", "all k", "Val", "≥", .97), R.Mark("MNIST", "first CFE", "L1", "≤", .2)]
+    got = R.reached(t, marks, dict(ours="ours"))
+    assert got["ours: reached"].tolist() == ["yes", "**no**", "yes", "yes"]
+    assert got["ours: directions"].tolist() == ["3 of 4", "1 of 4", "3 of 4", "3 of 4"]
+    assert got["mark"].tolist()[0] == "L1 ≤ 0.3"
+    with pytest.raises(MirrorError, match="sign"): R.holds(1, "<", 2)
+
+def test_one_against_the_other(results):
+    t = results.table("main", "prox")
+    c = R.changes(t, "ours", "ours, prox 8", ["L1", "LPIPS"])
+    assert c[["task", "at", "L1"]].values.tolist() == [["MNIST 3-8", "first CFE", "0.200 → 0.000"], ["MNIST 3-8", "k = 1", "0.300 → 0.100"]]
+    end = t[t["at"] == "k = 1"]
+    assert [r["holds"] for r in R.ahead(end, "L1", "ours, prox 8", ["ours", "jump", "nobody"])] == ["yes", "yes"]
+    assert [r["holds"] for r in R.ahead(end, "Oracle", "jump", ["ours"])] == ["**no**"]
+
+def test_verdict_to_the_digits_published():
+    ours, theirs = dict(L1=.164, LPIPS=.2, Val=.994, D=0), dict(L1=.16, LPIPS=.3, Val=1., D=0)
+    assert R.verdict(ours, theirs, ["L1", "LPIPS", "Val"]) == dict(published=["Val"], ours=["LPIPS"], equal=["L1"])
+    assert R.verdict(dict(ours, L1=.166), theirs, ["L1"])["published"] == ["L1"]
+
+def test_published_rows():
+    assert R.published("Fashion-MNIST", "k=1", without="multi")["row"].tolist() == ["*published:* Mirror-CFE, k = 1 pairwise"]
+    assert len(R.published("CelebA-HQ")) == 5 and R.published("BloodMNIST", table="faithfulness")["confidence_error"].item() == .015
+
+def test_strips_are_cut_where_the_rows_are():
+    x = np.repeat(np.arange(8, dtype=np.uint8)*30, 10)[:, None].repeat(6, 1)
+    got = np.asarray(R.cut_rows(Image.fromarray(x).convert("RGB"), (5, 2)))[..., 0]
+    assert got.shape == (20, 6) and set(got[:10].flat) == {150} and set(got[10:].flat) == {60}
+    with pytest.raises(MirrorError, match="rows 0 to 7"): R.cut_rows(Image.fromarray(x), (8,))
+
+def test_open_loop_asks_without_the_loop():
+    class Explainer:
+        model = "model"
+        def explain(self, x, closed_loop=True): return x, closed_loop
+    ours = R.OpenLoop(Explainer())
+    assert ours.model == "model" and ours.explain(3) == (3, False)
+
+def test_border():
+    from mirrorcfe.benchmark import Task
+    assert R.without_border(torch.zeros(1, 32, 32), Task("mnist")).shape == (1, 28, 28)
+    assert R.without_border(torch.zeros(1, 32, 32), Task("digits")).shape == (1, 32, 32)
+
+# --- numbers in prose ---------------------------------------------------------------------------------------------------------------
+
+NOT_YET = "70 73 74 76 81 index".split()
+PAGES = sorted(p for p in ROOT.glob("nbs/*.ipynb") if re.match(r"7\d_|8\d_|97_|98_|index", p.name) and p.stem.split("_")[0] not in NOT_YET)
+DECIMAL = re.compile(r"(?<![\w./\-])(?:\d[\d,]*)?\.\d+(?![\w/])")
+# Numbers that no cell of the page prints, with their origin.
+ELSEWHERE = {}
+
+def printed(cell):
+    "Everything a code cell says in words, and its source: constants in it count."
+    parts = [readme.text(cell["source"])]
+    for o in cell["outputs"]:
+        data = dict(o.get("data", {}), text=o.get("text", ""))
+        parts += [readme.text(data[k]) for k in ("text", "text/markdown", "text/plain") if k in data]
+    return "\n".join(parts)
+
+def as_number(text): return float(text.replace(",", ""))
+
+def unprinted(nb):
+    "Decimals in the prose of a notebook that are no rounding of anything its cells print."
+    cells = json.loads(nb.read_text(encoding="utf-8"))["cells"]
+    said = "\n".join(printed(c) for c in cells if c["cell_type"] == "code")
+    have = np.array([as_number(t) for t in re.findall(r"\d[\d,]*\.?\d*(?:e-?\d+)?|\.\d+", said) if not t.endswith(",")])
+    lost = []
+    for c in cells:
+        if c["cell_type"] != "markdown": continue
+        prose = re.sub(r"\]\([^)]*\)|```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$", "", readme.text(c["source"]), flags=re.S)
+        for t in DECIMAL.findall(prose):
+            half = .5*10.**-len(t.split(".")[1])
+            if not (np.abs(have - as_number(t)) <= half + 1e-9).any(): lost.append(t)
+    return lost
+
+@pytest.mark.parametrize("nb", PAGES, ids=[p.name for p in PAGES])
+def test_numbers_in_prose_were_printed(nb):
+    assert sorted(set(unprinted(nb)) - set(ELSEWHERE.get(nb.name, {}))) == [], "print it on the page, or name its origin in ELSEWHERE"
+
+def test_a_wrong_number_is_found(tmp_path):
+    page = dict(cells=[dict(cell_type="code", source="show()", outputs=[dict(output_type="stream", text="| 0.181 [0.180, 0.182] |")]),
+                       dict(cell_type="markdown", source="L1 is .181, not .187; see [x](a/1.5) and `.999`.")])
+    (tmp_path/"a.ipynb").write_text(json.dumps(page))
+    assert unprinted(tmp_path/"a.ipynb") == [".187"]
