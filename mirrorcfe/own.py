@@ -25,8 +25,8 @@ from .explanation import Explanation
 from .features import GapClassifier
 from .images import SUFFIXES, find_images, fit_image, oddities, read_images
 from .runs import (Progress, check_range, echo, echo_results, finish_run, load_explainer, load_network, md_table,
-                            open_network, results_folder, save_network, score, slug, training_progress, write_csv,
-                            write_pictures, write_results)
+                            measure_explanation, open_network, results_folder, save_network, slug, training_progress,
+                            write_csv, write_pictures, write_results)
 from .show import headline, to_rgb
 from .storage import atomic
 from .training import get_recipe
@@ -460,7 +460,7 @@ def explain(images,                            # image files or folders of them
         ex, each = explain_toward(model, x, target, truth=truth, target_confidence=confidences)
         names = [f.name for f in files for _ in range(each)]
         warned = [w for w in warned for _ in range(each)]
-        results = score(ex, oracle)
+        results = measure_explanation(ex, model.classifier, oracle)
         results |= dict(classifier_accuracy=about['accuracy'], seed=about['seed'], preset=about['preset'],
                         seconds=round(time.monotonic() - start), device=str(device), dataset='own images')
         write_results(new.tmp, ex, results, 'Mirror-CFE on your images', write_pictures(ex, new.tmp), names, warned)

@@ -9,8 +9,8 @@ from mirrorcfe import __version__
 from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.cli import COMMANDS, UsageError, main, parse
 from mirrorcfe.core import MirrorError
-from mirrorcfe.runs import (NORMALISE, NewFolder, Progress, check_writable, finish_run, load_explainer, load_network, open_network,
-                            pick_test_images, save_explainer, save_network, score, slug)
+from mirrorcfe.runs import (NORMALISE, NewFolder, Progress, check_writable, finish_run, load_explainer, load_network, measure_explanation, open_network,
+                            pick_test_images, save_explainer, save_network, slug)
 from mirrorcfe.own import CHECKPOINT_STEPS, CLASSIFIER_STEPS, match_classes, open_classifier, open_data, read_weights
 from mirrorcfe.images import find_images, fit_image, look_of, oddities, read_image
 from mirrorcfe.outcomes import EVALUATION_COLUMNS, film_name
@@ -20,13 +20,15 @@ from tiny import tiny
 
 @pytest.fixture(scope="session")
 def small():
-    "Data, an untrained classifier as its own oracle, and an explainer trained for one step."
+    "Data, an untrained classifier, an untrained oracle, and an explainer trained for one step."
     dls = get_dls("digits", size=16, n_train=64, device="cpu")
     dls.test.dataset = dls.test.dataset.subset(slice(0, 6))
     torch.manual_seed(0)
     net = small_resnet(10, 1, (4, 8), 16, dls.vocab).freeze()
     net.accuracy = .5
-    return dls, net, net, MirrorCFE(net, steps=1).fit(dls, progress=False)
+    oracle = small_resnet(10, 1, (4, 6), 16, dls.vocab).freeze()
+    oracle.accuracy = .5
+    return dls, net, oracle, MirrorCFE(net, steps=1).fit(dls, progress=False)
 
 @pytest.fixture(scope="session")
 def saved(small, tmp_path_factory):
@@ -201,23 +203,34 @@ def test_oddities(small):
 # --- networks and numbers --------------------------------------------------------------------------------------------------------
 
 def test_network_comes_back(small, saved):
-    dls, net, _, model = small
+    dls, net, second, model = small
     x = dls.test.dataset[:][0]
     again, oracle, about = load_explainer(saved)
-    for other in (again.classifier, oracle): torch.testing.assert_close(other(x), net(x))
+    torch.testing.assert_close(again.classifier(x), net(x))
+    torch.testing.assert_close(oracle(x), second(x))
     assert about["classes"] == list("0123456789")
     a, b = (m.explain(x, ks=[0, 1]) for m in (model, again))
     torch.testing.assert_close(a.path, b.path)
     assert load_explainer(saved/"explainer")[2] == about
 
-def test_score():
+def test_numbers_of_an_explanation():
+    "Each column is what its name says, computed here from the explanation itself."
     ex = tiny(gains=(1., .9, .3, 1.), same=True)
-    r = score(ex, lambda x: torch.tensor([[0., 1, 0], [0, 1, 0], [1, 0, 0]]))
-    assert r["images"] == 3 and r["val"] == r["oracle"] == r["coverage"] == pytest.approx(2/3)
+    ex.target[2] = 2
+    bright = lambda x, place: x[:, 0, 8, place]   # the bar is there
+    classifier = lambda x: torch.stack([bright(x, 0), bright(x, -1), torch.zeros(len(x))], 1)
+    oracle = lambda x: torch.stack([torch.ones(len(x)), 2*bright(x, -1), torch.zeros(len(x))], 1)
+    r = measure_explanation(ex, classifier, oracle)
+    assert r["images"] == 3 and r["ks"] == len(ex.ks)
+    assert r["val"] == r["oracle"] == r["coverage"] == pytest.approx(2/3)
     assert r["confidence_error"] == pytest.approx(float((ex.intended - ex.achieved)[:3].abs().mean()))
     assert r["l1_reflection"] == pytest.approx(float(ex.difference[:3, -1].mean()))
-    assert r["l1_first"] == pytest.approx(float(torch.stack([ex.difference[i, ex.first_index[i]] for i in (0, 1)]).mean()))
-    assert score(ex)["oracle"] != score(ex)["oracle"], "no oracle, no number"
+    first = [ex.difference[i, ex.first_index[i]] for i in (0, 1)]
+    assert r["l1_first"] == pytest.approx(float(torch.stack(first).mean()))
+    without = measure_explanation(ex, classifier)
+    assert without["oracle"] != without["oracle"], "no oracle, no number"
+    nothing = measure_explanation(ex[3], classifier)
+    assert nothing["images"] == 0 and nothing["val"] != nothing["val"]
 
 def test_progress_in_a_pipe(capsys):
     line = Progress("train")
