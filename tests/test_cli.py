@@ -81,7 +81,7 @@ def test_process_ends_with_code_2():
 # --- refusals --------------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("argv,message", [
-    (["explain"], "the following arguments are required: images"), (["demo", "--n", "x"], "invalid int value: 'x'"), (["demo", "--nothing"], "unrecognized arguments"),
+    (["explain"], "the following arguments are required: IMAGE"), (["demo", "--n", "x"], "invalid int value: 'x'"), (["demo", "--nothing"], "unrecognized arguments"),
     (["demo", "--n", "0"], "--n must be 1 to 300: found 0"), (["demo", "--n", "301"], "--n must be"), (["demo", "--seed", "-1"], "--seed must be"),
     (["demo", "--steps", "-5"], "--steps must be"), (["demo", "--device", "tpu9"], "no device 'tpu9' here"), (["demo", "--preset", "best"], "preset must be one of robust, near, paper"),
     (["demo", "--out", "one.png"], "is a file"), (["explain", "none.png"], "no such image: none.png"), (["explain", "folder"], "no image in the folder folder"),
