@@ -18,14 +18,14 @@ from .data import ImageSet, TensorLoader
 from .images import read_picture
 from .explainer import MirrorCFE
 from .explanation import Explanation
-from .wrap import to_images, _plain
+from .wrap import plain_tensor, to_images
 
 # %% ../nbs/33_learner.ipynb #72e62738
 def _read(dl, back, n):
     "Up to `n` images of a loader in [-1, 1], as bytes, and their labels."
     xs, ys, have = [], [], 0
     for b in dl:
-        x, y = back(_plain(b[0])).cpu(), _plain(b[-1]).cpu()
+        x, y = back(plain_tensor(b[0])).cpu(), plain_tensor(b[-1]).cpu()
         if y.ndim != 1 or y.is_floating_point(): raise MirrorError(f"the learner's labels must be one class an image: found {tuple(y.shape)} of {y.dtype}")
         xs.append(((x.float() + 1)*127.5).round().clamp(0, 255).byte()); ys.append(y.long()); have += len(y)
         if have >= n: break
@@ -55,7 +55,7 @@ def _opened(learn):
     gap, x = GapClassifier.wrap(learn), learn.dls.valid.one_batch()[0]
     gap.classes = [str(c) for c in getattr(learn.dls, 'vocab', None) or gap.classes]
     was = learn.model.training
-    want, got = _plain(learn.model.eval()(x)), gap(to_images(learn.dls)[0](_plain(x)))
+    want, got = plain_tensor(learn.model.eval()(x)), gap(to_images(learn.dls)[0](plain_tensor(x)))
     learn.model.train(was)
     off = (got - want).abs().max().item()
     if off > 1e-2*want.abs().max().item(): raise MirrorError(f"the opened network is off by {off:.3g} in its logits on a batch of the learner: "
@@ -90,7 +90,7 @@ def mirror(self:Learner,
 # %% ../nbs/33_learner.ipynb #d91b0f7e
 def _pictures(x, gap):
     "Images (B, C, H, W) in [-1, 1] of what was given."
-    if isinstance(x, Tensor): return _plain(x)
+    if isinstance(x, Tensor): return plain_tensor(x)
     files = [x] if isinstance(x, (str, Path)) else list(x)
     c, (h, w) = gap.in_channels, gap.size
     pictures = [read_picture(f, c).resize((w, h)) for f in files]
@@ -108,5 +108,5 @@ def explain(self:Learner,
     cfe = self.mirror() if mirror is None else mirror
     if x is None:
         b, (back, _) = self.dls.valid.one_batch(), to_images(self.dls)
-        x, kwargs = back(_plain(b[0])), dict(truth=_plain(b[-1]).long()) | kwargs
+        x, kwargs = back(plain_tensor(b[0])), dict(truth=plain_tensor(b[-1]).long()) | kwargs
     return cfe.explain(_pictures(x, cfe.classifier), target, **kwargs)

@@ -117,7 +117,7 @@ def test_save_and_load(c3lt, clf, x, tmp_path):
     auto = GanAutoencoder.load(kept/'autoencoder', clf)   # of use alone: another variant
     assert torch.equal(auto.rebuild(x), c3lt.autoencoder.rebuild(x))
     with pytest.raises(MirrorError, match='was trained for classifier'): C3LT.load(kept, small_resnet(10, classes=clf.classes))
-    with pytest.raises(MirrorError, match='is no C3LT'): C3LT.load(kept/'autoencoder', clf)
+    with pytest.raises(MirrorError, match='is not of a C3LT'): C3LT.load(kept/'autoencoder', clf)
 
 def test_whole_and_resumed(clf, dls, tmp_path):
     "A finished run is found again; a checkpoint made with other frozen networks is refused."
