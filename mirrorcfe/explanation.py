@@ -6,19 +6,17 @@
 __all__ = ['Explanation', 'pick_class', 'two_ended', 'TargetConfidence']
 
 # %% ../nbs/29_explanation.ipynb #e7f62c87
-import copy, importlib, json
+import copy, importlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 from fastcore.basics import patch
 from . import __version__
 from .core import MirrorError
 from .features import GapClassifier
-from .storage import atomic, read_tensors
+from .storage import expand, read_tensors, write_tensors
 
 # %% ../nbs/29_explanation.ipynb #23a24a3e
 @dataclass(eq=False)
@@ -281,8 +279,7 @@ def _tensors(ex, masks):
     named = {f.name: getattr(ex, f.name) for f in fields(ex)} | {'masks': masks}
     if ex.target_confidence is not None:
         for name, value in vars(ex.target_confidence).items(): named[f'target_confidence.{name}'] = value
-    contiguous = lambda v: v.detach().cpu().clone(memory_format=torch.contiguous_format)
-    return {n: contiguous(v) for n, v in named.items() if isinstance(v, Tensor)}
+    return {n: v for n, v in named.items() if isinstance(v, Tensor)}
 
 @patch
 def save(self:Explanation,
@@ -290,15 +287,14 @@ def save(self:Explanation,
          masks:Tensor|None=None   # what `MirrorCFE.masks` returned, (B, K, h, w), to be kept with it
         )->Path:                  # `path`
     "Write the explanation into one file."
-    path = Path(path)
+    path = expand(path)
     if path.suffix != '.safetensors':
         raise MirrorError(f"an explanation is kept in a file that ends in .safetensors: found {path.name!r}")
     if masks is None: masks = getattr(self, 'masks', None)
     if masks is not None: _check_masks(masks, self)
     tol = None if self.target_confidence is None else self.target_confidence.tol
-    header = json.dumps(dict(format=_FORMAT, version=__version__, classes=[str(c) for c in self.classes], tol=tol))
-    try: atomic(path, lambda part: save_file(_tensors(self, masks), part, metadata={'explanation': header}))
-    except (OSError, SafetensorError) as e: raise MirrorError(f"cannot write {path}: {e}; nothing was kept") from e
+    about = dict(format=_FORMAT, version=__version__, classes=[str(c) for c in self.classes], tol=tol)
+    write_tensors(path, _tensors(self, masks), about, 'explanation')
     return path
 
 # %% ../nbs/29_explanation.ipynb #6d6b8bd5
@@ -334,7 +330,7 @@ def load(cls:Explanation,
          path:str|Path    # file that `save` wrote
         )->Explanation:   # on the CPU; its `.masks` are those kept with it, or None
     "Read an explanation."
-    path = Path(path)
+    path = expand(path)
     about, v = read_tensors(path, 'explanation')
     if not isinstance(about, dict) or not {'format', 'version', 'classes', 'tol'} <= set(about):
         raise MirrorError(f"{path} holds no explanation: give a file that Explanation.save wrote")
