@@ -17,6 +17,7 @@ from mirrorcfe.classifiers import get_classifier, get_oracle
 from mirrorcfe.data import get_dls
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.metrics import bootstrap_interval
+from pictures import save_small
 
 RESULTS = Path(__file__).parent/'results'
 IMAGES = Path(__file__).parents[1]/'nbs'/'images'
@@ -134,9 +135,9 @@ over the images; they say nothing about other training seeds. With all pairs the
 the 300 test images are few.
 """
 
-def pictures(name, ex):
+def draw(name, ex):
     "Keep the strips of eight images; of the pair also the figure of the first 4 that becomes a 9, for the README."
-    ex.show_grid(8).savefig(RESULTS/f'first_light_{name}.png', dpi=80)
+    save_small(ex.show_grid(8), RESULTS/f'first_light_{name}.png', dpi=80)
     if name != 'pair': return
     first_four = int((ex.source == 4).nonzero()[0])
     ex.figure(first_four).savefig(IMAGES/'transition.png', dpi=100)
@@ -146,7 +147,7 @@ def main(names):
     IMAGES.mkdir(exist_ok=True)
     for name in names:
         about, ex = run(name, **RUNS[name])
-        pictures(name, ex)
+        draw(name, ex)
         (RESULTS/f'first_light_{name}.json').write_text(json.dumps(about, indent=1))
         print(markdown(about), flush=True)
     files = [RESULTS/f'first_light_{n}.json' for n in RUNS]

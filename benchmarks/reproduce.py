@@ -1,64 +1,89 @@
-"""Train and measure what the pages 70 to 78 show at real size; kept in results/reproduction, one folder a group.
+"""Train and measure what the pages 70 to 78 show, at real size; kept in results/reproduction, one folder a group.
 
-python benchmarks/reproduce.py [main colour paper near floors multi ssc tri pgd]     (no argument: all; hours on two cores, minutes on a GPU)
-A killed run goes on where it stopped: explainers come from the cache or from their checkpoint, measured cells are not measured again.
-MNIST, Fashion-MNIST, BloodMNIST and CelebA-HQ are read from $MIRRORCFE_DATA, or fetched where that is possible.
+    python benchmarks/reproduce.py [main colour paper prox floors multi ssc tri pgd]
+
+Without an argument all groups run: hours on two cores, minutes on a GPU. A killed run goes on where it stopped:
+explainers come from the cache or from their checkpoint, and measured cells are not measured again. MNIST,
+Fashion-MNIST, BloodMNIST and CelebA-HQ are read from $MIRRORCFE_DATA, or fetched where that is possible;
+`folder:blood_cells_128` is a folder of images there.
 """
-import json, sys
+import sys
 from functools import partial
 from pathlib import Path
-import torch
 import matplotlib
 matplotlib.use('Agg')
+import torch
 import mirrorcfe.show
 from mirrorcfe.baselines.floors import Identity, NearestNeighbour, PixelBlend
 from mirrorcfe.baselines.pgd import PGD
 from mirrorcfe.benchmark import Task, get_explainer, run_benchmark
+from pictures import save_small
 
 OUT = Path(__file__).parent/'results'/'reproduction'
 STEPS = 1600   # of a pair; the presets' 800 are for the first three minutes
-GREY = [Task('mnist', p) for p in ((3, 8), (4, 9), (5, 6))] + [Task('fashion_mnist', p) for p in ((0, 2), (4, 6), (7, 9))]
-COLOUR = [Task('bloodmnist', (2, 4)), Task('folder:blood_cells_128', (0, 1), 64), Task('celeba_hq', (0, 1), 64)]
+MNIST = [Task('mnist', pair) for pair in ((3, 8), (4, 9), (5, 6))]
+FASHION = [Task('fashion_mnist', pair) for pair in ((0, 2), (4, 6), (7, 9))]
+GREY = MNIST + FASHION
+FACES = Task('celeba_hq', (0, 1), 64)
+COLOUR = [Task('bloodmnist', (2, 4)), Task('folder:blood_cells_128', (0, 1), 64), FACES]
 
 def mirror(task, preset='robust', steps=STEPS, pair=True, **changes):
-    "The explainer of a task."
-    return get_explainer(task.data, task.pair if pair else None, preset, size=task.size, steps=steps, progress=sys.stdout.isatty(), **changes)
+    "The explainer of a task; `pair=False`: one for all classes."
+    return get_explainer(task.data, task.pair if pair else None, preset, size=task.size, steps=steps,
+                         progress=sys.stdout.isatty(), **changes)
 
-def floor(task, kind): return kind(task.classifier).fit(task.dls)
+def floor(task, kind):
+    "A floor: a method that costs nothing, and that every method has to beat."
+    return kind(task.classifier).fit(task.dls)
 
-def pgd(task): return PGD(task.classifier, eps=(72 if task.data == 'fashion_mnist' else 64)/255)
+def pgd(task):
+    "The attack, with the budget of the paper: 72/255 on garments, 64/255 on digits."
+    return PGD(task.classifier, eps=(72 if task.data == 'fashion_mnist' else 64)/255)
 
-robust, paper, near = partial(mirror), partial(mirror, preset='paper'), partial(mirror, preset='near')
-FLOORS = {'Identity': partial(floor, kind=Identity), 'Nearest real image': partial(floor, kind=NearestNeighbour), 'Pixel blend': partial(floor, kind=PixelBlend)}
-some = lambda tasks, n=400: [Task(t.data, t.pair, t.size, n) for t in tasks]   # the first n of the same random order
+def some(tasks, n=400):
+    "The same tasks with `n` images each: the first of the same random order."
+    return [Task(task.data, task.pair, task.size, n) for task in tasks]
+
+robust = partial(mirror)
+paper = partial(mirror, preset='paper')
+prox = partial(mirror, prox=8.)
+FLOORS = {
+    'Identity': partial(floor, kind=Identity),
+    'Nearest real image': partial(floor, kind=NearestNeighbour),
+    'Pixel blend': partial(floor, kind=PixelBlend)}
+TRIANGULATION = {'none': partial(mirror, tri=0.)} | {f'a = {a}': partial(mirror, a=a) for a in (0., .2, .4, .6)}
+MASKS = {'full': robust, 'skip only': partial(mirror, mode='skip'), 'no CSP': partial(mirror, mode='no-csp')}
 GROUPS = dict(
     main=(GREY, {'Mirror-CFE robust': robust}),
     colour=(COLOUR, {'Mirror-CFE robust': robust}),
     paper=(some(GREY + COLOUR), {'Mirror-CFE paper': paper}),
-    near=(some(GREY + COLOUR), {'Mirror-CFE near': near}),
+    prox=(some(GREY + COLOUR), {'Mirror-CFE robust, prox 8': prox}),
     floors=(some(GREY + COLOUR), FLOORS),
     multi=(some(GREY), {'Mirror-CFE robust, multi-class': partial(mirror, pair=False, steps=2000)}),
-    ssc=(some([COLOUR[2]]), {'full': robust, 'skip only': partial(mirror, mode='skip'), 'no CSP': partial(mirror, mode='no-csp')}),
-    tri=(some([GREY[4]]), {'none': partial(mirror, tri=0.), **{f'a = {a}': partial(mirror, a=a) for a in (0., .2, .4, .6)}}),
+    ssc=(some([FACES]), MASKS),
+    tri=(some([FASHION[1]]), TRIANGULATION),
     pgd=(some(GREY, 200), {'PGD': pgd}))
 
-def slug(title): return title.replace(',', '').replace('= ', '').replace(' ', '-').replace('/', '-').lower()
+def slug(title):
+    "A title as the name of a file."
+    return title.replace(',', '').replace('= ', '').replace(' ', '-').replace('/', '-').lower()
 
-def pictures(task, label, model):
+def draw_strips(task, label, model):
     "Keep the strips of four images a direction."
-    s = task.sources()
-    i = torch.cat([w[:4] for _, w in task.directions()])
-    ex = model.explain(s.x[i], s.target[i], truth=s.truth[i])
-    ex.show_grid(8).savefig(OUT/'pictures'/f"{slug(f'{task.title} {label}')}.png", dpi=70)
+    src = task.sources()
+    i = torch.cat([index[:4] for _, index in task.directions()])
+    ex = model.explain(src.x[i], src.target[i], truth=src.truth[i])
+    name = slug(f'{task.title} {label}')
+    save_small(ex.show_grid(8), OUT/'pictures'/f'{name}.png', dpi=70)
 
 def run(group, only=None):
-    "Train, measure and draw one group, one task after the other."
+    "Train, measure and draw one group, one task after the other; `only`: the tasks whose title has this in it."
     tasks, methods = GROUPS[group]
-    for t in tasks:
-        if only and only not in t.title: continue
-        run_benchmark(methods, [t], OUT/group)
-        for label, make in methods.items():
-            if group not in ('floors', 'pgd') and not t.data.startswith('celeba'): pictures(t, label, make(t))
+    for task in tasks:
+        if only and only not in task.title: continue
+        run_benchmark(methods, [task], OUT/group)
+        if group in ('floors', 'pgd') or task.data.startswith('celeba'): continue   # no face is kept
+        for label, make in methods.items(): draw_strips(task, label, make(task))
 
 if __name__ == '__main__':
     (OUT/'pictures').mkdir(parents=True, exist_ok=True)

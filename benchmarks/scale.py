@@ -6,6 +6,7 @@ import argparse, json, platform, resource, subprocess, sys, time
 from pathlib import Path
 import torch
 from mirrorcfe import __version__
+from pictures import save_small
 
 RESULTS = Path(__file__).parent/'results'
 HEADS = [(c, 2048, 64) for c in (10, 100, 1000)] + [(1000, 2048, b) for b in (1, 16, 256)]       # classes, features, batch
@@ -74,7 +75,7 @@ def plot(drawn):
     for a, y in zip(axs[:, 0], ('milliseconds', 'MiB above the start')): a.set_ylabel(y)
     axs[0, 1].legend(loc='upper right')
     fig.suptitle('The generator: batch 64, 10 classes, 32 px unless the axis says otherwise')
-    fig.savefig(RESULTS/'scale.png', dpi=80)
+    save_small(fig, RESULTS/'scale.png', dpi=80)
 
 def main():
     heads, drawn = ([(a, case(kind, *a)) for a in cases] for kind, cases in (('head', HEADS), ('draw', DRAWN)))

@@ -29,7 +29,7 @@ from .autoencoder import train_autoencoder
 from .training import get_recipe
 from .explainer import MirrorCFE
 from .metrics import (bootstrap_interval, confidence_error, cout, denoised_validity, feature_error, fid, im1, im2, kid, l1, lpips_distance,
-                               oracle_agreement, oracle_features, path_features, prox, time_per_sample, time_ratio, validity, _lpips)
+                               oracle_agreement, oracle_features, path_features, prox, time_per_sample, time_ratio, validity, lpips_network)
 
 # %% ../nbs/61_benchmark.ipynb #fca48c00
 @lru_cache(maxsize=8)
@@ -161,7 +161,7 @@ def _load_explainer(folder, classifier):
 # %% ../nbs/61_benchmark.ipynb #b69a7fa9
 def get_explainer(name:str,               # name of a dataset, as for `get_dls`
                   pair:tuple|None=None,   # two classes, by number or name; None: all pairs in one model
-                  preset='robust',        # 'robust', 'near', 'paper' or a `Recipe`
+                  preset='robust',        # 'robust', 'paper' or a `Recipe`
                   seed:int=0,             # of weights, order and noise
                   size:int|None=None,     # pixels; None: as the dataset says
                   progress:bool=False,    # bars while training
@@ -313,7 +313,7 @@ def _metric_names(metrics, at, device='cpu'):
     if not names: raise MirrorError("no metric to measure: leave metrics= out, or name some")
     if not at or set(at) - {'first', 'reflection'}: raise MirrorError(f"at takes 'first' (first CFE), 'reflection' (end of the way) or both: found {at!r}")
     if 'LPIPS' in names:
-        try: _lpips('squeeze', torch.device(device))
+        try: lpips_network("squeeze", torch.device(device))
         except MirrorError as e:
             if metrics is not None: raise
             warnings.warn(f"LPIPS is left out: {e}")
@@ -541,7 +541,15 @@ def _cell_file(out, task, label, direction):
     who = [task.title, label, direction]
     return Path(out)/'cells'/f'{_slug(*who)[:100]}-{_hash(who)[:6]}.json'
 
-def _write_cell(file, cell): atomic(file, lambda part: part.write_text(json.dumps(cell | dict(check=_hash(cell)), indent=1, allow_nan=False), encoding='utf-8'))
+def _one_line_a_list(text):
+    "JSON with every list of plain values on a line of its own; a curve is one line, not a hundred."
+    def joined(found): return '[' + re.sub(r',\n *', ', ', found[1].strip()) + ']'
+    return re.sub(r'\[\n([^][{}]*?)\n *\]', joined, text)
+
+def _write_cell(file, cell):
+    "Write a cell with a checksum."
+    text = json.dumps(cell | dict(check=_hash(cell)), indent=1, allow_nan=False)
+    atomic(file, lambda part: part.write_text(_one_line_a_list(text) + '\n', encoding='utf-8'))
 
 def _read_cell(file):
     "A cell, or `None` where there is none or it is damaged."
@@ -670,7 +678,10 @@ def _check_run(methods, tasks, out):
         if not callable(make): raise MirrorError(f"method {label!r} must be a function of a task that returns a method, such as lambda t: PGD(t.classifier): found {type(make).__name__}")
     titles = [t.title for t in tasks]
     if twice := {t for t in titles if titles.count(t) > 1}: raise MirrorError(f"two tasks are called {', '.join(sorted(twice))}: change seed or size, or use two folders")
-    try: atomic(Path(out)/'cells'/'.try', lambda part: part.write_text(''))
+    probe = Path(out)/'cells'/'.try'
+    try:
+        atomic(probe, lambda part: part.write_text(''))
+        probe.unlink()
     except OSError as e: raise MirrorError(f"{out} cannot be written ({e}): give another folder as out=") from None
     return methods, tasks
 

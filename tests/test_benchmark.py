@@ -1,6 +1,7 @@
 "The benchmark on a task small enough for numbers by hand: cells, resuming, failures, tables, and the cache of explainers."
 import json, math, warnings
 from functools import partial
+from pathlib import Path
 import pandas as pd, pytest, torch
 from torch import nn
 from mirrorcfe import benchmark as b
@@ -163,6 +164,40 @@ def test_a_seed_repeats_what_is_random_and_leaves_the_callers_draws_alone():
     assert a == c and a['rows']['first']['metrics']['L1']['mean'] != d['rows']['first']['metrics']['L1']['mean']
     assert torch.equal(before, torch.get_rng_state())
 
+# --- the border that a dataset adds ---------------------------------------------------------------------------------------------------
+
+EDGE = torch.minimum(torch.arange(8), 7 - torch.arange(8)).float()
+RING = torch.minimum(EDGE[:, None], EDGE)   # of a pixel of 8 x 8: its distance to the edge
+
+class Rings:
+    "Bring every pixel nearer to 0: by .1 on the outermost ring, by .4 in the middle."
+    def explain(self, x, target, truth=None):
+        return two_ended(task.classifier, x, x - x.sign()*(RING + 1)/10, target, truth)
+
+@pytest.mark.parametrize('border', range(4))
+def test_distances_leave_out_the_border(border):
+    got = measure(Rings(), torch.full((2, 1, 8, 8), -.5), 1, metrics=['L1', 'Prox'], at=['reflection'], border=border)
+    want = (RING[RING >= border] + 1).mean().item()/10   # .1875, .2556, .325 and .4
+    for n in ('L1', 'Prox'): assert got['rows']['reflection']['metrics'][n]['mean'] == pytest.approx(want, abs=1e-6), n
+
+def test_lpips_leaves_out_the_border_too(monkeypatch):
+    seen = []
+    monkeypatch.setattr(b, 'lpips_network', lambda *a: None)
+    monkeypatch.setattr(b, 'lpips_distance', lambda x, x_cf, reduction: seen.append((x.shape, x_cf[0, 0, 0, 0].item())) or torch.zeros(len(x)))
+    measure(Rings(), torch.full((2, 1, 8, 8), -.5), 1, metrics=['LPIPS'], at=['reflection'], border=2)
+    assert seen == [((2, 1, 4, 4), pytest.approx(-.2))]
+
+def test_the_border_of_a_task_reaches_the_numbers(tmp_path):
+    class Bordered(Tiny): border = 2
+    tables = [run({'rings': lambda t: Rings()}, kind('digits', (0, 1)), tmp_path/kind.__name__, ['L1'], at=['reflection'])
+              for kind in (Tiny, Bordered)]
+    assert [t['L1'][0] for t in tables] == pytest.approx([15/8/10, 3.25/10])
+
+BORDERS = [('mnist', None, 2), ('mnist', 64, 4), ('fashion_mnist', None, 2), ('digits', None, 0), ('bloodmnist', None, 2), ('celeba_hq', 64, 0)]
+
+@pytest.mark.parametrize('data, size, border', BORDERS)
+def test_border_of_the_datasets(data, size, border): assert b.Task(data, size=size).border == border
+
 # --- cells ---------------------------------------------------------------------------------------------------------------------------
 
 class Counting:
@@ -252,6 +287,37 @@ def test_published_numbers_are_there():
     for t in b.PUBLISHED.values(): assert t.attrs['source'] and not t.isna().any(axis=None) and b.markdown_table(t)
     assert b.PUBLISHED['main'].set_index(['data', 'row']).loc[('MNIST', 'PGD'), 'D.Val'] == .74
 
+# --- stored results -------------------------------------------------------------------------------------------------------------------
+
+STORED = Path(__file__).resolve().parent.parent/'benchmarks'/'results'
+GROUPS = sorted(f.parent for f in STORED.glob('reproduction/*/cells'))
+
+def test_there_are_stored_results():
+    assert {g.name for g in GROUPS} >= {'main', 'colour', 'paper', 'prox', 'floors', 'multi', 'ssc', 'tri', 'pgd', 'methods', 'c3lt'}
+    assert len(list(STORED.glob('reproduction/*/cells/*'))) == len(list(STORED.glob('reproduction/*/cells/*.json')))
+    assert sum(f.stat().st_size for f in STORED.rglob('*.png')) < 2.5e6
+
+@pytest.mark.parametrize('group', GROUPS, ids=lambda g: g.name)
+def test_every_stored_cell_is_read_and_the_tables_are_of_the_cells(group):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')   # of damaged cells
+        cells = b.load_cells(group)
+    files = sorted((group/'cells').glob('*.json'))
+    assert len(cells) == len(files) > 0
+    for cell, file in ((json.loads(f.read_text()), f) for f in files):
+        who = [cell['task'], cell['method'], cell['direction']]
+        assert file.name.endswith(f'-{b._hash(who)[:6]}.json') and cell['status'] == 'ok'
+        assert len(file.read_text().splitlines()) < 400   # a curve of a hundred steps is one line
+    stored, now = pd.read_csv(group/'results.csv'), b.load_results(group)
+    assert list(stored) == list(now) and stored['method'].tolist() == now['method'].tolist()
+    assert stored['L1'].tolist() == pytest.approx(now['L1'].tolist(), nan_ok=True)
+
+def test_a_list_is_one_line(tmp_path):
+    cell = dict(a=[1., 2., None], b=dict(c=[], d=['x [', '], y', 'z,\n w']), e=[[1, 2], [3, 4]], f=[dict(g=[True])])
+    b._write_cell(tmp_path/'c.json', cell)
+    assert b._read_cell(tmp_path/'c.json') == cell
+    assert '"a": [1.0, 2.0, null],' in (tmp_path/'c.json').read_text()
+
 # --- refusals ---------------------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('args, message', [
@@ -316,7 +382,7 @@ def test_an_explainer_is_trained_once(own_cache, capsys):
     assert len([p for p in own_cache.iterdir() if p.is_dir()]) == 3
 
 def test_a_killed_training_goes_on(own_cache, monkeypatch):
-    from mirrorcfe.training import Checkpoint
+    from mirrorcfe.game import Checkpoint
     saved, after = [], Checkpoint.after_epoch
     def stop(self):
         after(self)

@@ -233,6 +233,26 @@ def test_bootstrap_covers():
     for bad in (torch.tensor(1.), torch.tensor([torch.nan]), torch.zeros(0)):
         with pytest.raises(MirrorError): m.bootstrap_interval(bad)
 
+@pytest.mark.parametrize("level, z", [(.95, 1.96), (.8, 1.2816), (.5, .6745)])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_interval_of_normal_values_has_the_known_width(level, z, seed):
+    v = torch.randn(400, generator=torch.Generator().manual_seed(seed)).double() + 3
+    r = m.bootstrap_interval(v, n=4000, seed=seed, level=level)
+    half = z*v.std().item()/20
+    assert r.mean == pytest.approx(v.mean().item())
+    assert r.mean - r.low == pytest.approx(half, rel=.1) and r.high - r.mean == pytest.approx(half, rel=.1)
+
+def test_the_interval_of_a_skewed_sample_has_its_two_quantiles():
+    "Nine zeros and a one: the mean of ten draws is a binomial share; its 2.5 % quantile is 0, its 97.5 % quantile .3."
+    r = m.bootstrap_interval(torch.tensor([0.]*9 + [1.]), n=4000)
+    assert r == m.Interval(pytest.approx(.1), 0, pytest.approx(.3))
+
+def test_the_interval_of_another_seed_and_of_one_value():
+    v = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    assert m.bootstrap_interval(v).mean == pytest.approx(v.mean().item())
+    assert m.bootstrap_interval(v, seed=0) != m.bootstrap_interval(v, seed=1)
+    assert m.bootstrap_interval(torch.tensor([2.5])) == m.Interval(2.5, 2.5, 2.5)
+
 # --- LPIPS -----------------------------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
@@ -257,9 +277,9 @@ def test_lpips_without_weights(monkeypatch, tmp_path):
     def offline(*a, **k): raise OSError("no route")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    m._lpips.cache_clear()
+    m.lpips_network.cache_clear()
     with pytest.raises(MirrorError, match="TORCH_HOME"): m.lpips_distance(images(), images())
-    m._lpips.cache_clear()
+    m.lpips_network.cache_clear()
 
 def test_lpips_bad_images():
     for c, kw in ((2, {}), (1, dict(net="resnet"))):
