@@ -58,3 +58,9 @@ def stop_after():
         def after_epoch(self):
             if self.epoch + 1 == self.n: raise KeyboardInterrupt('killed')
     return StopAfter
+
+@pytest.fixture
+def short_epochs(monkeypatch):
+    "Epochs of three steps for the trained baselines, so that few steps have several checkpoints."
+    from mirrorcfe.baselines import base
+    monkeypatch.setattr(base, 'EPOCH_STEPS', 3)

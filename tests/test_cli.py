@@ -4,33 +4,38 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 from PIL import Image
-import mirrorcfe.cli as cli, mirrorcfe.own as own
+import mirrorcfe.cli as cli, mirrorcfe.own as own, mirrorcfe.runs as runs
 from mirrorcfe import __version__
 from mirrorcfe.classifiers import small_resnet
-from mirrorcfe.cli import COMMANDS, NewFolder, Progress, Refused, check_writable, finish, held_out, keep_explainer, load_explainer, load_network, main, save_network, score, slug
-from mirrorcfe.own import EVERY, LEAST, NORMALISE, match_classes, open_classifier, open_data, open_network, read_weights
+from mirrorcfe.cli import COMMANDS, UsageError, main, parse
+from mirrorcfe.core import MirrorError
+from mirrorcfe.runs import (NORMALISE, NewFolder, Progress, check_writable, finish_run, load_explainer, load_network, measure_explanation, open_network,
+                            pick_test_images, save_explainer, save_network, slug)
+from mirrorcfe.own import CHECKPOINT_STEPS, CLASSIFIER_STEPS, match_classes, open_classifier, open_data, read_weights
 from mirrorcfe.images import find_images, fit_image, look_of, oddities, read_image
-from mirrorcfe.outcomes import COLUMNS, film_name
+from mirrorcfe.outcomes import EVALUATION_COLUMNS, film_name
 from mirrorcfe.data import get_dls
 from mirrorcfe.explainer import MirrorCFE
 from tiny import tiny
 
 @pytest.fixture(scope="session")
 def small():
-    "Data, an untrained classifier as its own oracle, and an explainer trained for one step."
+    "Data, an untrained classifier, an untrained oracle, and an explainer trained for one step."
     dls = get_dls("digits", size=16, n_train=64, device="cpu")
     dls.test.dataset = dls.test.dataset.subset(slice(0, 6))
     torch.manual_seed(0)
     net = small_resnet(10, 1, (4, 8), 16, dls.vocab).freeze()
     net.accuracy = .5
-    return dls, net, net, MirrorCFE(net, steps=1).fit(dls, progress=False)
+    oracle = small_resnet(10, 1, (4, 6), 16, dls.vocab).freeze()
+    oracle.accuracy = .5
+    return dls, net, oracle, MirrorCFE(net, steps=1).fit(dls, progress=False)
 
 @pytest.fixture(scope="session")
 def saved(small, tmp_path_factory):
     "What the demo leaves for `explain`."
     folder = tmp_path_factory.mktemp("demo")
     dls, net, oracle, model = small
-    keep_explainer(folder, model, oracle, look=look_of(dls.train.dataset[:][0]), dataset="digits", preset="robust", seed=0)
+    save_explainer(folder, model, oracle, look=look_of(dls.train.dataset[:][0]), dataset="digits", preset="robust", seed=0)
     return folder
 
 @pytest.fixture
@@ -76,7 +81,7 @@ def test_process_ends_with_code_2():
 # --- refusals --------------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("argv,message", [
-    (["explain"], "the following arguments are required: images"), (["demo", "--n", "x"], "invalid int value: 'x'"), (["demo", "--nothing"], "unrecognized arguments"),
+    (["explain"], "the following arguments are required: IMAGE"), (["demo", "--n", "x"], "invalid int value: 'x'"), (["demo", "--nothing"], "unrecognized arguments"),
     (["demo", "--n", "0"], "--n must be 1 to 300: found 0"), (["demo", "--n", "301"], "--n must be"), (["demo", "--seed", "-1"], "--seed must be"),
     (["demo", "--steps", "-5"], "--steps must be"), (["demo", "--device", "tpu9"], "no device 'tpu9' here"), (["demo", "--preset", "best"], "preset must be one of robust, near, paper"),
     (["demo", "--out", "one.png"], "is a file"), (["explain", "none.png"], "no such image: none.png"), (["explain", "folder"], "no image in the folder folder"),
@@ -130,7 +135,7 @@ def test_folder_taken_meanwhile(tmp_path):
         (new.out/"theirs").touch()
     assert new.path.name == "out-2" and os.listdir(new.path) == ["mine"] and os.listdir(new.out) == ["theirs"]
 
-@pytest.mark.parametrize("error", [Refused, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [MirrorError, KeyboardInterrupt])
 def test_failure_leaves_no_folder(tmp_path, error):
     with pytest.raises(error):
         with NewFolder(tmp_path/"out") as new:
@@ -172,7 +177,7 @@ def test_crop_fills_the_square():
     x = fit_image(Image.fromarray(a), 40, extent=1.)
     assert x[0, 0, 20] == x[0, -1, 20] == -1 and x[0, 20, 0] > .9
     half = fit_image(Image.fromarray(a), 40, extent=.5)
-    assert abs(own._extent(half) - .5) < .06
+    assert abs(look_of(half[None])['extent'] - .5) < .06
     assert fit_image(Image.new("L", (9, 9), 7), 8, extent=.9).unique().numel() == 1, "nothing to crop to"
 
 def test_small_content_is_odd(small):
@@ -198,23 +203,34 @@ def test_oddities(small):
 # --- networks and numbers --------------------------------------------------------------------------------------------------------
 
 def test_network_comes_back(small, saved):
-    dls, net, _, model = small
+    dls, net, second, model = small
     x = dls.test.dataset[:][0]
     again, oracle, about = load_explainer(saved)
-    for other in (again.classifier, oracle): torch.testing.assert_close(other(x), net(x))
+    torch.testing.assert_close(again.classifier(x), net(x))
+    torch.testing.assert_close(oracle(x), second(x))
     assert about["classes"] == list("0123456789")
     a, b = (m.explain(x, ks=[0, 1]) for m in (model, again))
     torch.testing.assert_close(a.path, b.path)
     assert load_explainer(saved/"explainer")[2] == about
 
-def test_score():
+def test_numbers_of_an_explanation():
+    "Each column is what its name says, computed here from the explanation itself."
     ex = tiny(gains=(1., .9, .3, 1.), same=True)
-    r = score(ex, lambda x: torch.tensor([[0., 1, 0], [0, 1, 0], [1, 0, 0]]))
-    assert r["images"] == 3 and r["val"] == r["oracle"] == r["coverage"] == pytest.approx(2/3)
+    ex.target[2] = 2
+    bright = lambda x, place: x[:, 0, 8, place]   # the bar is there
+    classifier = lambda x: torch.stack([bright(x, 0), bright(x, -1), torch.zeros(len(x))], 1)
+    oracle = lambda x: torch.stack([torch.ones(len(x)), 2*bright(x, -1), torch.zeros(len(x))], 1)
+    r = measure_explanation(ex, classifier, oracle)
+    assert r["images"] == 3 and r["ks"] == len(ex.ks)
+    assert r["val"] == r["oracle"] == r["coverage"] == pytest.approx(2/3)
     assert r["confidence_error"] == pytest.approx(float((ex.intended - ex.achieved)[:3].abs().mean()))
     assert r["l1_reflection"] == pytest.approx(float(ex.difference[:3, -1].mean()))
-    assert r["l1_first"] == pytest.approx(float(torch.stack([ex.difference[i, ex.first_index[i]] for i in (0, 1)]).mean()))
-    assert score(ex)["oracle"] != score(ex)["oracle"], "no oracle, no number"
+    first = [ex.difference[i, ex.first_index[i]] for i in (0, 1)]
+    assert r["l1_first"] == pytest.approx(float(torch.stack(first).mean()))
+    without = measure_explanation(ex, classifier)
+    assert without["oracle"] != without["oracle"], "no oracle, no number"
+    nothing = measure_explanation(ex[3], classifier)
+    assert nothing["images"] == 0 and nothing["val"] != nothing["val"]
 
 def test_progress_in_a_pipe(capsys):
     line = Progress("train")
@@ -250,7 +266,7 @@ def test_already_target_is_a_row(here, saved, small, capsys):
     assert rows("res/results.csv")[0]["images"] == "0"
 
 def test_demo_whole(here, small, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_prepare", lambda *a: small)
+    monkeypatch.setattr(runs, "prepare_demo", lambda *a: small)
     monkeypatch.setattr(MirrorCFE, "fit", lambda self, *a, **k: self)
     Path("mirrorcfe-out").mkdir()
     Path("mirrorcfe-out/kept").touch()
@@ -263,9 +279,9 @@ def test_demo_whole(here, small, capsys, monkeypatch):
     assert load_explainer("mirrorcfe-out-2")[0] is not None
 
 def test_arguments():
-    assert cli._parse("explain", ["a.png", "b", "--invert", "--target", "3"]) == dict(images=["a.png", "b"], explainer="mirrorcfe-out", target="3",
+    assert parse("explain", ["a.png", "b", "--invert", "--target", "3"]) == dict(images=["a.png", "b"], explainer="mirrorcfe-out", target="3",
                                                                                  target_confidence=None, out="mirrorcfe-out-explain", invert=True, crop=False, device="auto")
-    assert cli._parse("demo", []) == dict(out="mirrorcfe-out", n=8, seed=0, preset="robust", steps=450, measure=300, device="auto")
+    assert parse("demo", []) == dict(out="mirrorcfe-out", n=8, seed=0, preset="robust", steps=450, measure=300, device="auto")
 
 # --- file names ------------------------------------------------------------------------------------------------------------------
 
@@ -310,30 +326,30 @@ def test_weights_of_torchvision(networks, file):
 
 @pytest.mark.parametrize("normalise,change", [("unit", lambda x: (x + 1)/2), ("none", lambda x: x)])
 def test_normalise(networks, normalise, change):
-    assert normalise in NORMALISE and EVERY > 1 and LEAST > EVERY
+    assert normalise in NORMALISE and CHECKPOINT_STEPS > 1 and CLASSIFIER_STEPS > CHECKPOINT_STEPS
     x = torch.rand(2, 3, 64, 64)*2 - 1
     torch.testing.assert_close(open_classifier(networks[0]/"net.pth", "resnet18", normalise=normalise)(x), networks[1](change(x)), rtol=1e-4, atol=1e-4)
 
 @pytest.mark.parametrize("file,message", [("whole.pth", "whole model, save its weights alone"), ("script.pt", "cannot be read as plain weights"), ("list.pth", "holds no state dict"),
                                           ("half.safetensors", "cannot be read as plain weights"), ("none.pth", "no such file")])
 def test_nothing_is_executed(networks, file, message):
-    with pytest.raises(Refused, match=message): open_classifier(networks[0]/file, "resnet18")
+    with pytest.raises(MirrorError, match=message): open_classifier(networks[0]/file, "resnet18")
 
 def test_a_pickle_does_not_run(tmp_path):
     class Evil:
         def __reduce__(self): return (Path(tmp_path/"ran").touch, ())
     torch.save({"weight": Evil()}, tmp_path/"evil.pth")
-    with pytest.raises(Refused, match="cannot be read as plain weights"): read_weights(tmp_path/"evil.pth")
+    with pytest.raises(MirrorError, match="cannot be read as plain weights"): read_weights(tmp_path/"evil.pth")
     assert not (tmp_path/"ran").exists()
 
 @pytest.mark.parametrize("arch,message", [("resnet50", "not those of resnet50"), ("resnet", "no network 'resnet'"), ("small_resnet", "not those of small_resnet"), (None, "add --arch")])
 def test_wrong_network(networks, arch, message):
-    with pytest.raises(Refused, match=message): open_classifier(networks[0]/"net.pth", arch)
+    with pytest.raises(MirrorError, match=message): open_classifier(networks[0]/"net.pth", arch)
 
 def test_network_without_gap(monkeypatch):
     from mirrorcfe.core import MirrorError
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2), torch.nn.Flatten(), torch.nn.Linear(4*31*31, 2)).eval()
-    monkeypatch.setattr(own, "_torchvision", lambda *a: net)
+    monkeypatch.setattr(runs, "_torchvision_network", lambda *a: net)
     with pytest.raises(MirrorError, match="not the spatial mean of a map"): open_network("flat", net.state_dict())
 
 def test_opened_network_comes_back(networks, tmp_path):
@@ -367,12 +383,12 @@ def trained(pets, tmp_path_factory):
     "What `mirrorcfe train` leaves, and what it prints."
     out = tmp_path_factory.mktemp("trained")/"out"
     with pytest.MonkeyPatch.context() as m, contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
-        m.setattr(own, "LEAST", 10); m.setattr(own, "EVERY", 2)
+        m.setattr(own, "CLASSIFIER_STEPS", 10); m.setattr(own, "CHECKPOINT_STEPS", 2)
         assert main(["train", "--data", str(pets), "--size", "16", "--pair", "three", "ei ght", "--steps", "4", "--n", "2", "--measure", "4", "--out", str(out), "--device", "cpu"]) == 0
     return out, said.getvalue()
 
 def quick(monkeypatch, every=2):
-    monkeypatch.setattr(own, "LEAST", 10); monkeypatch.setattr(own, "EVERY", every)
+    monkeypatch.setattr(own, "CLASSIFIER_STEPS", 10); monkeypatch.setattr(own, "CHECKPOINT_STEPS", every)
 
 def test_train_whole(trained):
     out, said = trained
@@ -394,15 +410,15 @@ def test_what_is_taken_for_a_third_class_is_left_out(small, tmp_path, capsys):
     c = net(dls.test.dataset[:][0]).argmax(1)
     of = MirrorCFE(net, pair=(int(c[0]), int(c[0] + 1) % 10), seed=0)
     of.model = MirrorCFE(net, pair=of.pair, steps=1).fit(get_dls("digits", size=16, pair=of.pair, n_train=64, device="cpu"), progress=False).model
-    x, y, gone = held_out(of, dls, 9)
+    x, y, gone = pick_test_images(of, dls, 9)
     assert gone == sum(int(v) not in of.pair for v in c) and len(x) == len(c) - gone
-    with NewFolder(tmp_path/"out") as new: r = finish(new, of, oracle, dls, 1, 9, 0., dataset="digits", preset="robust", seed=0)
+    with NewFolder(tmp_path/"out") as new: r = finish_run(new, of, oracle, dls, 1, 9, 0., dataset="digits", preset="robust", seed=0)
     assert r["images"] == len(x) and ("left out" in capsys.readouterr().out) == (gone > 0)
 
 def test_killed_training_goes_on(pets, tmp_path, monkeypatch, capsys, trained):
     "Stopped after the first checkpoint, the same command ends with the weights of an unbroken run."
     quick(monkeypatch)
-    from mirrorcfe.training import Checkpoint
+    from mirrorcfe.game import Checkpoint
     argv = ["train", "--data", str(pets), "--size", "16", "--pair", "three", "ei ght", "--steps", "4", "--n", "2", "--measure", "4", "--out", str(tmp_path/"out"), "--device", "cpu"]
     after_epoch = Checkpoint.after_epoch
     def stop(self):
@@ -412,7 +428,7 @@ def test_killed_training_goes_on(pets, tmp_path, monkeypatch, capsys, trained):
         m.setattr(Checkpoint, "after_epoch", stop)
         assert main(argv) == 130
     assert "the same command goes on from there" in capsys.readouterr().err and os.listdir(tmp_path) == ["out.unfinished"]
-    monkeypatch.setattr(cli, "_warn", lambda *a, **k: None)
+    monkeypatch.setattr(cli, "show_warning", lambda *a, **k: None)
     assert "of another training (steps 4, now 6)" in refused(capsys, *argv, "--steps", "6")
     with monkeypatch.context() as m:
         m.setattr(own, "train_network", lambda *a: 1/0)
@@ -442,12 +458,12 @@ def test_train_refusals(pets, tmp_path, monkeypatch, capsys, argv, message):
     kw = {} if "--data" in argv else {"--data": str(pets)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        monkeypatch.setattr(cli, "_warn", lambda *a, **k: None)
+        monkeypatch.setattr(cli, "show_warning", lambda *a, **k: None)
         assert message in refused(capsys, "train", *sum(map(list, kw.items()), []), "--out", "out", *argv)
     assert os.listdir() == ["one"], "nothing is left behind"
 
 def test_wrong_classes_are_named(pets, small, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "_warn", lambda *a, **k: None)
+    monkeypatch.setattr(cli, "show_warning", lambda *a, **k: None)
     save_network(small[1], tmp_path/"net")
     assert "the classifier knows no ei ght, three: its classes are 0, 1" in refused(capsys, "train", "--data", pets, "--classifier", tmp_path/"net", "--out", tmp_path/"out")
 
@@ -460,11 +476,15 @@ def test_fewer_classes_than_the_classifier(small, tmp_path):
     assert dls.c == 10 and set(dls.train.dataset.y.tolist()) == {2, 5} and dls.train.dataset.vocab == small[1].classes and dls.train.dataset.x.shape[1] == 1
 
 def test_explain_lists_and_skips(trained, pets, tmp_path, capsys):
-    assert main(["explain", str(pets/"three"), "--explainer", str(trained[0]), "--out", str(tmp_path/"res"), "--device", "cpu"]) == 0
-    said = capsys.readouterr().out
-    assert "note: 1 of 31 images are left out: " in said and "broken.jpg cannot be read as an image: its contents are of no known kind" in said
-    got = rows(tmp_path/"res"/"samples.csv")
-    assert len(got) == 30 and {r["truth"] for r in got} == {"three"} and got[0]["file"] == "00.jpg"
+    (tmp_path/"three").mkdir()
+    for f in ("00.jpg", "05.png", "broken.jpg"): shutil.copy(pets/"three"/f, tmp_path/"three"/f)
+    out = tmp_path/"res"
+    assert main(["explain", str(tmp_path/"three"), "--explainer", str(trained[0]), "--out", str(out), "--device", "cpu"]) == 0
+    said = capsys.readouterr().err
+    assert "note: 1 of 3 images are left out: " in said
+    assert "broken.jpg cannot be read as an image: its contents are of no known kind" in said
+    got = rows(out/"samples.csv")
+    assert [r["file"] for r in got] == ["00.jpg", "05.png"] and {r["truth"] for r in got} == {"three"}
 
 @pytest.mark.parametrize("argv,message", [(["--target-confidence", "1"], "neither included: found 1"), (["--target-confidence", "much"], "such as .8: found much"),
                                           (["--target", "far"], "no class 'far'"), (["--target-confidence"], "expected at least one argument")])
@@ -475,7 +495,7 @@ def test_wishes(here, saved, capsys):
     got = rows("res/target_confidence.csv")
     assert [(r["image"], float(r["p"])) for r in got] == [("one.png", .5), ("one.png", .99), ("two.jpg", .5), ("two.jpg", .99)]
     page = Path("res/results.md").read_text(encoding="utf-8")
-    assert "## Wished confidences" in page and all((Path("res")/r["picture"]).is_file() for r in got)
+    assert "## Target confidences" in page and all((Path("res")/r["picture"]).is_file() for r in got)
 
 def test_all_targets(here, saved, capsys):
     assert main(["explain", "one.png", "--target", "all", "--explainer", str(saved), "--out", "res", "--device", "cpu"]) == 0
@@ -487,9 +507,9 @@ def test_evaluate_whole(trained, pets, tmp_path, capsys):
     got = rows(tmp_path/"res"/"results.csv")
     assert {r["direction"] for r in got} <= {"three to ei ght", "ei ght to three"} and {r["image"] for r in got} == {"first counterfactual", "reflection"}
     assert all(0 <= float(r[k]) <= 1 for r in got for k in ("validity", "oracle", "denoised_validity", "confidence_error", "found"))
-    assert {k for k in got[0] if not k.endswith(("_low", "_high"))} - {"direction", "image"} <= set(COLUMNS), "every column is explained"
+    assert {k for k in got[0] if not k.endswith(("_low", "_high"))} - {"direction", "image"} <= set(EVALUATION_COLUMNS), "every column is explained"
     page = (tmp_path/"res"/"results.md").read_text()
-    assert "95 % bootstrap intervals" in page and "| validity | the classifier says the target |" in page and "Results in" in capsys.readouterr().out
+    assert "95 % bootstrap intervals" in page and "| validity | share that the classifier takes for the target |" in page and "Results in" in capsys.readouterr().out
 
 def test_evaluate_makes_an_oracle(trained, tmp_path, monkeypatch, capsys):
     quick(monkeypatch)
@@ -499,7 +519,7 @@ def test_evaluate_makes_an_oracle(trained, tmp_path, monkeypatch, capsys):
     assert "training oracle" in capsys.readouterr().out
 
 def test_evaluate_refusals(trained, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_warn", lambda *a, **k: None)
+    monkeypatch.setattr(cli, "show_warning", lambda *a, **k: None)
     for argv, message in ((["--data", "nowhere"], "nowhere is neither"), (["--data", "digits"], "knows no 0"), (["--pair", "three", "three"], "both are three"), (["--n", "0"], "--n must be 1")):
         assert message in refused(capsys, "evaluate", "--explainer", trained[0], "--out", tmp_path/"res", *argv)
     shutil.copytree(trained[0]/"explainer", tmp_path/"mine")
@@ -510,7 +530,7 @@ def test_evaluate_refusals(trained, tmp_path, capsys, monkeypatch):
 
 def test_animate_whole(trained, pets, tmp_path, capsys, monkeypatch):
     from mirrorcfe.core import MirrorError
-    import mirrorcfe.animate
+    import mirrorcfe.animate, mirrorcfe.outcomes
     argv = ["animate", "--explainer", str(trained[0]), "--n", "1", "--frames", "3", "--size", "160", "--device", "cpu", "--out", str(tmp_path/"films")]
     assert main(argv + ["--format", "gif"]) == 0
     films = rows(tmp_path/"films"/"films.csv")
@@ -520,7 +540,7 @@ def test_animate_whole(trained, pets, tmp_path, capsys, monkeypatch):
         assert f["film"].endswith("correct.gif" if right else "error.gif") and (right or f["target"] == f["truth"]) and f["target"] != f["predicted"]
         with Image.open(tmp_path/"films"/f["film"]) as im: assert im.n_frames == 3
     def no_ffmpeg(): raise MirrorError("no ffmpeg for an MP4")
-    monkeypatch.setattr(mirrorcfe.animate, "find_ffmpeg", no_ffmpeg)
+    for module in (mirrorcfe.animate, mirrorcfe.outcomes): monkeypatch.setattr(module, "find_ffmpeg", no_ffmpeg)
     assert main([argv[0], str(pets/"three"/"05.png"), *argv[1:-1], str(tmp_path/"one")]) == 0
     assert "the films are GIFs" in capsys.readouterr().out and any("(GT_three)_to_" in f and f.endswith(".gif") for f in os.listdir(tmp_path/"one"))
     assert "no ffmpeg" in refused(capsys, *argv[:-1], tmp_path/"two", "--format", "mp4")
@@ -529,16 +549,16 @@ def test_animate_whole(trained, pets, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("argv", [["explain", "one.png"], ["evaluate"], ["animate"], ["train"], ["demo"]])
 def test_read_only_place(here, saved, capsys, monkeypatch, argv):
-    "Refused in one line, before anything is read or trained."
+    "MirrorError in one line, before anything is read or trained."
     access = os.access
     monkeypatch.setattr(os, "access", lambda p, mode, **k: False if Path(p) == here else access(p, mode, **k))
     line = refused(capsys, *argv, *([] if argv[0] in ("train", "demo") else ["--explainer", saved]), "--out", "new")
     assert "cannot be written to: give another place by --out" in line and not Path("new").exists()
-    with pytest.raises(Refused, match="is a file, not a folder"): check_writable("one.png/new")
+    with pytest.raises(MirrorError, match="is a file, not a folder"): check_writable("one.png/new")
 
 def test_folder_cannot_be_made(here, saved, capsys, monkeypatch):
     def no(*a, **k): raise OSError(errno.EROFS, "Read-only file system")
-    monkeypatch.setattr(cli.tempfile, "mkdtemp", no)
+    monkeypatch.setattr(runs.tempfile, "mkdtemp", no)
     assert "no folder can be made in" in refused(capsys, "explain", "one.png", "--explainer", saved, "--out", "new")
 
 @pytest.mark.parametrize("where", ["write_pictures", "write_results", "write_target_confidence"])
@@ -552,7 +572,7 @@ def test_disk_full(here, saved, capsys, monkeypatch, where):
 def test_disk_full_while_training(pets, tmp_path, capsys, monkeypatch):
     "The networks trained so far stay, and the same command goes on."
     quick(monkeypatch)
-    monkeypatch.setattr(cli, "_warn", lambda *a, **k: None)
+    monkeypatch.setattr(cli, "show_warning", lambda *a, **k: None)
     argv = ["train", "--data", str(pets), "--size", "16", "--steps", "1", "--n", "1", "--measure", "2", "--out", str(tmp_path/"out"), "--device", "cpu"]
     def full(*a, **k): raise OSError(errno.ENOSPC, "No space left on device")
     with monkeypatch.context() as m:
