@@ -88,7 +88,7 @@ def fit(self:MirrorCFE,
         self.classifier = GapClassifier.wrap(self.classifier, dls.train.one_batch()[0])
     self.learn = mirror_learner(self.classifier, dls, self.recipe, self.pair, self.seed, folder, self.amp,
                                 self.channels_last)
-    try: self.model = self.learn.fit_mirror(epochs, progress).model
+    try: self.model = self.learn.fit_game(epochs, progress).model.mirror
     except (OSError, RuntimeError) as e:
         if folder is None or not _is_disk(e): raise
         why = getattr(e, 'strerror', None) or e
@@ -106,10 +106,8 @@ def _load_last_good(self:MirrorCFE):
     file = Path(self.learn.folder or '')/'checkpoint.pt'
     loss = getattr(self.learn, 'loss', torch.zeros(()))
     if not self.learn.folder or not file.exists() or torch.isfinite(loss).all(): return 0
-    state = torch.load(file, map_location=self.classifier.W.device, weights_only=True)
-    self.model = self.learn.model
-    self.model.G.load_state_dict(state['G'])
-    return state['epoch'] + 1
+    self.model = self.learn.model.mirror
+    return self.learn.model.load_generators(file)
 
 # %% ../nbs/31_explainer.ipynb #91795b95
 def _rows(encoded, i):
