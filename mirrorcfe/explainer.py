@@ -30,7 +30,7 @@ class MirrorCFE:
     "A classifier and the generator that shows what it would have to see to change its mind (Mirror-CFE, ICCV 2025)."
     def __init__(self,
                  classifier:nn.Module,         # a `GapClassifier`, or a network of that form, to be wrapped when data comes
-                 preset:str|Recipe='robust',   # 'robust', 'near', 'paper' or a `Recipe`
+                 preset:str|Recipe='robust',   # 'robust', 'paper' or a `Recipe`
                  pair:tuple|None=None,         # two classes: only the way between them; None: all pairs in one model
                  seed:int=0,                   # decides weights, order and noise
                  amp:bool|None=None,           # bf16 autocast while training; None: where the machine is fast at it
@@ -75,7 +75,7 @@ def fit(self:MirrorCFE,
     self.pair = getattr(dls, 'pair', None) if self.pair is None else self.pair
     if not isinstance(self.classifier, GapClassifier): self.classifier = GapClassifier.wrap(self.classifier, dls.train.one_batch()[0])
     self.learn = mirror_learner(self.classifier, dls, self.recipe, self.pair, self.seed, folder, self.amp, self.channels_last)
-    try: self.model = self.learn.fit_mirror(epochs, progress).model
+    try: self.model = self.learn.fit_game(epochs, progress).model.mirror
     except MirrorError as e:
         if done := self._last_good(): raise MirrorError(f"{e}. This explainer keeps the generator of epoch {done} from {self.learn.folder}: use it, or save it") from e
         raise
@@ -89,10 +89,8 @@ def _last_good(self:MirrorCFE):
     "After a loss that was no number: load the generator of the last checkpoint, and return how many epochs it has; 0 for none."
     file = Path(self.learn.folder or '')/'checkpoint.pt'
     if not self.learn.folder or not file.exists() or torch.isfinite(getattr(self.learn, 'loss', torch.zeros(()))).all(): return 0
-    state = torch.load(file, map_location=self.classifier.W.device, weights_only=True)
-    self.model = self.learn.model
-    self.model.G.load_state_dict(state['G'])
-    return state['epoch'] + 1
+    self.model = self.learn.model.mirror
+    return self.learn.model.load_generators(file)
 
 # %% ../nbs/31_explainer.ipynb #c50c120e
 def _class_id(c, names):

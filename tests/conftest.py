@@ -59,6 +59,12 @@ def stop_after():
             if self.epoch + 1 == self.n: raise KeyboardInterrupt('killed')
     return StopAfter
 
+@pytest.fixture
+def short_epochs(monkeypatch):
+    "Epochs of three steps for the trained baselines, so that few steps have several checkpoints."
+    from mirrorcfe.baselines import base
+    monkeypatch.setattr(base, 'EPOCH_STEPS', 3)
+
 # --- for the commands ------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="session")

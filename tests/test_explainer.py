@@ -23,34 +23,34 @@ def weights(learn): return learn.model.G.state_dict()
 def same(a, b): return all(torch.equal(a[n], b[n]) for n in a)
 
 def test_fit_follows_from_the_seed(clf):
-    fit = lambda seed: weights(mirror_learner(clf, loaders(), seed=seed, steps=4, amp=False).fit_mirror(progress=False))
+    fit = lambda seed: weights(mirror_learner(clf, loaders(), seed=seed, steps=4, amp=False).fit_game(progress=False))
     a, b, c = fit(1), fit(1), fit(2)
     assert same(a, b) and not same(a, c)
 
 def test_the_classifier_does_not_change(clf):
     before = copy.deepcopy(clf.state_dict())
-    mirror_learner(clf, loaders(), steps=2, amp=False).fit_mirror(progress=False)
+    mirror_learner(clf, loaders(), steps=2, amp=False).fit_game(progress=False)
     assert same(before, clf.state_dict()) and not clf.training
 
 @pytest.mark.parametrize('changes', [dict(preset='paper'), dict(mode='skip'), dict(mode='no-csp'), dict(residual=False), dict(kfe='location'),
                                      dict(solver='prob'), dict(solver='naive'), dict(solver='lbfgs', steps=1), dict(amp=True), dict(channels_last=False)],
                          ids=lambda c: ' '.join(f'{k}={v}' for k, v in c.items()))
 def test_every_switch_trains(clf, changes):
-    learn = mirror_learner(clf, loaders(steps=1), **{'steps': 1, 'amp': False} | changes).fit_mirror(progress=False)
+    learn = mirror_learner(clf, loaders(steps=1), **{'steps': 1, 'amp': False} | changes).fit_game(progress=False)
     assert all(v.isfinite().all() for v in weights(learn).values() if v.is_floating_point())
 
 def test_a_loss_that_is_no_number_stops_with_advice(clf):
     learn = mirror_learner(clf, loaders(), steps=2, rec=float('nan'), amp=False)
-    with pytest.raises(Exception, match='lower lr='): learn.fit_mirror(progress=False)
+    with pytest.raises(Exception, match='lower lr='): learn.fit_game(progress=False)
 
 def test_recipes():
-    assert set(PRESETS) == {'paper', 'robust', 'near'} and get_recipe(get_recipe('paper'), a=.4).a == .4
+    assert set(PRESETS) == {'paper', 'robust'} and get_recipe(get_recipe('paper'), a=.4).a == .4
     paper = get_recipe('paper')
     assert (paper.cls, paper.adv, paper.rec, paper.fea, paper.tri, paper.a) == (1, 1, 1, 1, 2, .2)
 
 def test_data_of_another_kind_is_refused(clf):
     with pytest.raises(MirrorError, match='28x28|32x32'): mirror_learner(clf, loaders(size=28))
-    with pytest.raises(MirrorError, match='no training image of class'): mirror_learner(clf, loaders(pair=(4, 9)), steps=1).fit_mirror(progress=False)
+    with pytest.raises(MirrorError, match='no training image of class'): mirror_learner(clf, loaders(pair=(4, 9)), steps=1).fit_game(progress=False)
 
 def test_explain_is_the_same_alone_and_in_a_batch(cfe, x):
     ks = torch.linspace(0, 1, 11)

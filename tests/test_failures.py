@@ -2,7 +2,7 @@
 import errno, json, os, re, subprocess, sys
 from pathlib import Path
 import pytest, torch
-import mirrorcfe.explainer, mirrorcfe.training
+import mirrorcfe.explainer, mirrorcfe.game
 from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
@@ -127,10 +127,10 @@ def test_a_sound_one_is_read(cfe, clf, tmp_path):
 
 def nan_from(epoch):
     "A loss that is no number from this epoch on."
-    call = mirrorcfe.training.MirrorLoss.__call__
-    def broken(self, d, x, x_r):
+    loss = mirrorcfe.game.Game.weighted_loss
+    def broken(*args):
         broken.calls += 1
-        return call(self, d, x, x_r)*(float('nan') if broken.calls > epoch*broken.each else 1)
+        return loss(*args)*(float('nan') if broken.calls > epoch*broken.each else 1)
     broken.calls = 0
     return broken
 
@@ -138,19 +138,19 @@ def test_nan_stops_with_the_last_good_checkpoint(clf, tmp_path, monkeypatch):
     "Two epochs of two steps and their validation pass; the third breaks."
     fit = lambda folder, steps=6, **kw: MirrorCFE(clf, amp=False, steps=steps, **kw).fit(loaders(), folder=folder, progress=False)
     seen = []
-    call = mirrorcfe.training.MirrorLoss.__call__
+    loss = mirrorcfe.game.Game.weighted_loss
     with monkeypatch.context() as m:
-        m.setattr(mirrorcfe.training.MirrorLoss, '__call__', lambda *a: seen.append(1) or call(*a))
+        m.setattr(mirrorcfe.game.Game, 'weighted_loss', lambda *a: seen.append(1) or loss(*a))
         fit(tmp_path/'whole')
     broken = nan_from(2)
     broken.each = len(seen)//3
     cfe = MirrorCFE(clf, amp=False, steps=6)
     with monkeypatch.context() as m:
-        m.setattr(mirrorcfe.training.MirrorLoss, '__call__', lambda *a: broken(*a))
+        m.setattr(mirrorcfe.game.Game, 'weighted_loss', lambda *a: broken(*a))
         with pytest.raises(MirrorError, match='(?s)the loss is nan in epoch 2: lower lr=0.001.*keeps the generator of epoch 2') as e: cfe.fit(loaders(), folder=tmp_path/'f', progress=False)
     state = torch.load(tmp_path/'f/checkpoint.pt', weights_only=True)
     assert state['epoch'] == 1 and all(v.isfinite().all() for v in state['G'].values() if v.is_floating_point())
-    assert all(torch.equal(v, cfe.model.G.state_dict()[n]) for n, v in state['G'].items())
+    assert all(torch.equal(v, cfe.model.G.state_dict()[n.removeprefix('mirror.')]) for n, v in state['G'].items())
     x = loaders().test.one_batch()[0][:2]
     assert cfe.explain(x, ks=[0, 1]).path.isfinite().all()
     cfe.save(tmp_path/'e')
@@ -187,7 +187,7 @@ def test_a_training_whose_files_cannot_grow(tmp_path, root):
 def test_a_folder_that_cannot_be_written_is_said_before_training(clf, tmp_path, monkeypatch):
     (tmp_path/'file').write_text('')
     trained = []
-    monkeypatch.setattr(mirrorcfe.training.MirrorTurns, 'before_batch', lambda self: trained.append(1))
+    monkeypatch.setattr(mirrorcfe.game.Turns, 'before_batch', lambda self: trained.append(1))
     with pytest.raises(MirrorError, match='cannot write to'): MirrorCFE(clf, amp=False).fit(loaders(), folder=tmp_path/'file', progress=False)
     with pytest.raises(MirrorError, match='cannot write to'): MirrorCFE(clf, amp=False).fit(loaders(), folder=tmp_path/'file/f', progress=False)
     assert trained == [] and (tmp_path/'file').read_text() == ''
