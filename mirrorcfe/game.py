@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'BaseRecipe', 'pick_recipe', 'constant', 'one_cycle', 'Sampler', 'RealImages', 'Game', 'Turns',
-           'Checkpoint', 'RunLog', 'SampleGrid', 'weights_hash', 'game_learner', 'distributed_training']
+           'Checkpoint', 'RunLog', 'SampleGrid', 'game_learner', 'distributed_training']
 
 # %% ../nbs/28_game.ipynb #5ea7fad3
 import hashlib, math
@@ -26,7 +26,7 @@ from fastai.optimizer import OptimWrapper
 from fastcore.basics import AttrDict, patch, store_attr
 from .core import MirrorError
 from .features import GapClassifier
-from .storage import atomic
+from .storage import atomic, tensors_hash
 from .distributed import GroupLoader, ProcessGroup, join_group, whole_batch_statistics
 
 # %% ../nbs/28_game.ipynb #6a767ac1
@@ -469,14 +469,6 @@ class SampleGrid(Callback):
         atomic(Path(self.folder)/f'epoch_{self.epoch + 1:03}.png', write)
 
 # %% ../nbs/28_game.ipynb #8f6e0b4b
-def weights_hash(*nets:nn.Module)->str: # 12 hexadecimal digits
-    "Return a short hash of all weights and buffers."
-    h = hashlib.sha256()
-    for net in nets:
-        for n, p in net.state_dict().items():
-            h.update(f'{n}{tuple(p.shape)}'.encode() + p.detach().float().cpu().contiguous().numpy().tobytes())
-    return h.hexdigest()[:12]
-
 def game_learner(game:Game,     # trained in place
                  dls,           # DataLoaders of (x in [-1, 1], y int64)
                  seed:int=0,    # of order and noise
@@ -490,7 +482,7 @@ def game_learner(game:Game,     # trained in place
     learn.folder, learn.first_epoch = folder, 0
     learn.run_description = dict(game=type(game).__name__, classifier=game.F.fingerprint(), pair=str(game.pair), seed=seed,
                      **{n: str(v) for n, v in asdict(r).items()})
-    learn.run_description['fixed networks'] = weights_hash(game.fixed)
+    learn.run_description['fixed networks'] = tensors_hash(game.fixed)
     return learn
 
 # %% ../nbs/28_game.ipynb #61bbeeef

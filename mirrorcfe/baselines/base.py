@@ -7,7 +7,7 @@ __all__ = ['FILE_FORMAT', 'EPOCH_STEPS', 'Baseline', 'PreparedBaseline', 'Method
            'TrainedBaseline', 'ImageEncoder', 'ImageDecoder', 'ToImage', 'by_class', 'gan_loss']
 
 # %% ../../nbs/49_baseline.ipynb #47720bad
-import json, math
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
@@ -16,11 +16,9 @@ from torch.nn import functional as F
 from fastai.data.core import DataLoaders
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from .. import __version__
 from ..core import MirrorError, check_pair
-from ..storage import atomic, new_folder, read_about, read_nets, read_tensors, write_nets
+from ..storage import expand, new_folder, read_about, read_nets, read_tensors, write_nets, write_tensors
 from ..features import GapClassifier, check_images, check_target
 from ..data import TensorLoader
 from ..explanation import Explanation, two_ended
@@ -68,22 +66,18 @@ def save(self:PreparedBaseline,
          path:str|Path   # file to make, such as 'cem.safetensors'
         )->Path:
     "Write the tensors of a fitted method and its constants; an existing file is not replaced."
-    path = Path(path)
-    state = {n: v.detach().cpu().contiguous() for n, v in self.state().items()}
+    path, state = expand(path), self.state()
     if path.exists() or path.is_symlink():
         raise MirrorError(f"{path} exists: give another name, or remove it first; nothing was written")
     about = dict(format=FILE_FORMAT, version=__version__, method=type(self).__name__,
                  classifier=self.classifier.fingerprint(), constants=asdict(self.const))
-    try: atomic(path, lambda part: save_file(state, part, {'about': json.dumps(about)}))
-    except (OSError, SafetensorError) as e:
-        raise MirrorError(f"cannot write {path}: {e}; nothing was kept. "
-                          "Free space, or give a folder that can be written") from e
+    write_tensors(path, state, about)
     return path
 
 # %% ../../nbs/49_baseline.ipynb #4fafcaab
 def _read_file(path):
     "Return the description and the tensors of a file that `save` wrote."
-    about, state = read_tensors(path, 'about')
+    about, state = read_tensors(path, advice='fit and save again')
     needs = {'format', 'version', 'method', 'classifier', 'constants'}
     if not isinstance(about, dict) or needs - about.keys():
         raise MirrorError(f"{path} does not describe a baseline: it was not written by save(path)")
@@ -98,7 +92,7 @@ def load(cls:PreparedBaseline,
          classifier:GapClassifier   # the network it was fitted for
         )->PreparedBaseline:
     "Return the method as it was saved; a file of another method or for another classifier is refused."
-    path = Path(path)
+    path = expand(path)
     about, state = _read_file(path)
     method, fitted_for, found = about['method'], about['classifier'], classifier.fingerprint()
     if method != cls.__name__:
@@ -236,7 +230,7 @@ def load(cls:GameMethod,
     about = read_about(path, cls.__name__, classifier)
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in about['recipe'].items()}
     self = cls(classifier, type(cls.presets['paper'])(**fields), about['pair'], about['seed'])
-    for n, kind in cls.nested.items(): setattr(self, n, kind.load(Path(path)/n, classifier))
+    for n, kind in cls.nested.items(): setattr(self, n, kind.load(expand(path)/n, classifier))
     self.game = self.new_game(*about['form']).eval()
     read_nets(path, {n: getattr(self.game, n) for n in cls.keep})
     return self
