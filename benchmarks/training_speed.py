@@ -16,9 +16,10 @@ def learner(device, steps, kind, last, compiled):
     "A learner of one case; fp16 without scaling of the loss, so a little faster than one that could be trusted."
     learn = mirror_learner(small_resnet(), get_dls('digits', steps=steps, device=device), seed=0, amp=kind != 'single', channels_last=last)
     if kind == 'fp16':
-        learn.model.autocast = types.MethodType(lambda self, on=True: torch.autocast(device, torch.float16, enabled=on), learn.model)
+        mirror = learn.model.mirror
+        mirror.autocast = types.MethodType(lambda self, on=True: torch.autocast(device, torch.float16, enabled=on), mirror)
     if compiled:
-        for m in (learn.model.G, learn.mirror_turns.discriminator): m.compile()
+        for m in (learn.model.mirror.G, learn.model.D.real): m.compile()
     return learn
 
 def main(rounds=5, steps=4, compile=True):
@@ -31,7 +32,7 @@ def main(rounds=5, steps=4, compile=True):
             if c in failed: continue
             clock = time.process_time if device == 'cpu' else time.perf_counter
             start = clock()
-            try: learn.fit_mirror(1, progress=False)
+            try: learn.fit_game(1, progress=False)
             except Exception as e:
                 failed[c] = f'{type(e).__name__}: {str(e).splitlines()[0][:100]}'
                 continue
