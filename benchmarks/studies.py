@@ -148,10 +148,10 @@ def walk(n=200):
         src = task.sources()
         i = torch.cat([index[:3] for _, index in task.directions()])
         name = '-'.join(map(str, pair))
-        kept[f'{name} images'] = grey(torch.cat([src.x[i][:, None], method.traverse(src.x[i], src.target[i])], 1))
+        kept[f'{name} images'] = grey(torch.cat([src.x[i][:, None], method.path(src.x[i], src.target[i])], 1))
         with torch.no_grad():
             z = method.game.fixed.E(src.x)
-            moved = method.game.walk(z, src.source, 1)[-1] - z
+            moved = method.game.path(z, src.source, 1)[-1] - z
         kept[f'{name} moved'] = moved.abs().half().numpy()
     (OUT/'walk').mkdir(exist_ok=True)
     np.savez_compressed(OUT/'walk'/'walk.npz', **kept)

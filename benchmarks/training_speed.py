@@ -26,17 +26,18 @@ def learner(device, steps, case):
     learn = mirror_learner(small_resnet(), dls, seed=0, amp=case.precision != 'single',
                            channels_last=case.channels_last)
     def half(self, on=True): return torch.autocast(device, torch.float16, enabled=on)
-    if case.precision == 'fp16': learn.model.autocast = types.MethodType(half, learn.model)
+    mirror = learn.model.mirror
+    if case.precision == 'fp16': mirror.autocast = types.MethodType(half, mirror)
     if case.compiled:
-        learn.model.G.compile()
-        learn.mirror_turns.discriminator.compile()
+        mirror.G.compile()
+        learn.model.D.real.compile()
     return learn
 
 def time_round(learn, device, steps):
     "Seconds a step of one epoch; on a processor its own time is counted."
     clock = time.process_time if device == 'cpu' else time.perf_counter
     start = clock()
-    learn.fit_mirror(1, progress=False)
+    learn.fit_game(1, progress=False)
     if device == 'cuda': torch.cuda.synchronize()
     return (clock() - start)/steps
 

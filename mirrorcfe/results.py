@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['AT', 'PAPER', 'SHORT', 'Mark', 'Results', 'direction_name', 'labelled', 'jumps', 'show_table', 'origins', 'means',
-           'published', 'verdict', 'holds', 'reached', 'changes', 'ahead', 'show_curves', 'few_colours', 'cut_rows',
-           'image_rows', 'OpenLoop', 'c3lt_autoencoder', 'without_border']
+           'published', 'verdict', 'best_in_bold', 'marks', 'holds', 'reached', 'changes', 'ahead', 'show_curves',
+           'few_colours', 'cut_rows', 'image_rows', 'OpenLoop', 'c3lt_autoencoder', 'without_border']
 
 # %% ../nbs/62_results.ipynb #6a98aacb
-import json
+import json, re
 from collections import namedtuple
 from io import BytesIO
 from pathlib import Path
@@ -53,8 +53,9 @@ class Results:
 
 # %% ../nbs/62_results.ipynb #3afb2fad
 AT = {'first': 'first CFE', 'reflection': 'k = 1'}   # ends of a path, as the pages call them
-PAPER = {'MNIST': 'MNIST', 'Fashion-MNIST': 'F-MNIST', 'BloodMNIST': 'B-MNIST', 'blood_cells_128': 'B-MNIST', 'CelebA-HQ': 'CelebA-HQ'}
-SHORT = {'no Mouth_Slightly_Open': 'closed', 'Mouth_Slightly_Open': 'open'}   # class names that are too long for a table
+PAPER = {'MNIST': 'MNIST', 'Fashion-MNIST': 'F-MNIST', 'BloodMNIST': 'B-MNIST', 'blood_cells_128': 'B-MNIST',
+         'CelebA-HQ': 'CelebA-HQ'}                            # names of the data here and in the paper
+SHORT = {'no Mouth_Slightly_Open': 'closed', 'Mouth_Slightly_Open': 'open'}   # class names too long for a table
 
 def direction_name(direction:str   # as in a cell, such as '4->9'
                   )->str:
@@ -65,12 +66,13 @@ def direction_name(direction:str   # as in a cell, such as '4->9'
 def labelled(frame   # as `run_benchmark` or `load_results` returns
             )->pd.DataFrame:
     "Add the columns `data`, `at` and `row`, write directions with an arrow, and put the data in the order of `PAPER`."
-    if not len(frame): return pd.DataFrame(columns=['task', 'method', 'direction', 'end', 'N', 'status', 'data', 'at', 'row'])
+    if not len(frame): return pd.DataFrame(columns='task method direction end N status data at row'.split())
     at = frame['end'].map(AT)
     frame = frame.assign(data=frame['task'].str.split().str[0], at=at, row=frame['method'] + ', ' + at,
                          direction=frame['direction'].map(direction_name))
     order = {name: j for j, name in enumerate(PAPER)}
-    return frame.sort_values('data', key=lambda names: names.map(order).fillna(len(order)), kind='stable', ignore_index=True)
+    place = frame['data'].map(order).fillna(len(order))
+    return frame.loc[place.sort_values(kind='stable').index].reset_index(drop=True)
 
 # %% ../nbs/62_results.ipynb #d5e31de2
 def jumps(cell   # as `load_cells` returns
@@ -100,10 +102,14 @@ def table(self:Results,
 # %% ../nbs/62_results.ipynb #e869d1a6
 def show_table(frame,         # any table; nothing is shown of an empty one
                columns=None,  # names, in their order; those the table does not have are left out
-               title:str=''   # one line above
+               title:str='',  # one line above
+               intervals=None # metrics whose intervals are shown; None: all
               ):
     "Show a table in Markdown, with the arrows and intervals of the metrics."
     if not len(frame): return
+    if intervals is not None:
+        ends = [c for c in frame if c.endswith((' low', ' high'))]
+        frame = frame.drop(columns=[c for c in ends if c.rpartition(' ')[0] not in intervals])
     if columns is not None:
         known = set(frame) | {c.split('@')[0] for c in frame}
         columns = [c for c in columns if c in known]
@@ -112,13 +118,14 @@ def show_table(frame,         # any table; nothing is shown of an empty one
 # %% ../nbs/62_results.ipynb #fcda9c0f
 def origins(cells   # as `Results.cells` returns
            )->pd.DataFrame:
-    "Return where numbers come from: images, accuracies, training, seed, device, version and date, one row for each task."
+    "Return where numbers come from, one row for each task: images, accuracies, training, seed, device, version, date."
     rows = {}
     for c in cells:
         about = c['about']
-        row = dict(task=c['task'], images=about['N'], classifier=about['classifier_accuracy'], oracle=about['oracle_accuracy'])
         training = about.get('training') or {}
         recipe = training.get('recipe') or {}
+        row = dict(task=c['task'], images=about['N'])
+        row |= dict(classifier=about['classifier_accuracy'], oracle=about['oracle_accuracy'])
         row |= {'steps': recipe.get('steps', '–'), 'training images': training.get('images', '–')}
         rows[c['task']] = row | {n: about[n] for n in ('seed', 'device', 'torch', 'date')}
     return pd.DataFrame(list(rows.values()))
@@ -127,7 +134,7 @@ def origins(cells   # as `Results.cells` returns
 def means(frame,      # as `Results.table` returns
           by='row'    # column, or several: cells that agree in them become one row
          )->pd.DataFrame:
-    "Return means with intervals and the number of images; methods that were not measured on all tasks are left out and named."
+    "Return means with intervals; methods that were not measured on all tasks are left out and named."
     if not len(frame): return frame
     tasks = frame['task'].nunique()
     counts = frame.groupby('method')['task'].nunique()
@@ -164,19 +171,47 @@ def verdict(ours,                                    # one row: a mapping from m
         out[who].append(m)
     return out
 
+# %% ../nbs/62_results.ipynb #5f930eb0
+def best_in_bold(rows,         # label -> one row: a mapping from metric to number
+                 metrics,      # names in `METRICS`
+                 digits:int=2  # how many are shown, and compared
+                )->pd.DataFrame:
+    "Return the rows as text, the best number of each metric in bold unless all are equal; labels in the column `by`."
+    table = pd.DataFrame({'by': list(rows)})
+    for m in metrics:
+        values = [round(float(r[m]), digits) for r in rows.values()]
+        known = [v for v in values if v == v]
+        best = (min if METRICS[m].better == 'down' else max)(known, default=None)
+        bold = '**' if len(set(known)) > 1 else ''
+        words = [f'{v:.{digits}f}' if v == v else '–' for v in values]
+        table[m] = [f'{bold}{word}{bold}' if v == best else word for v, word in zip(values, words)]
+    return table
+
 # %% ../nbs/62_results.ipynb #4e6a76a1
-Mark = namedtuple('Mark', 'data at metric sign bound')   # such as Mark('MNIST', 'first CFE', 'L1', '≤', .16)
+Mark = namedtuple('Mark', 'data at metric sign bound')
 
-def holds(value:float, sign:str, bound:float)->bool:
-    "Say whether `value` is on the right side of `bound`; `sign` is '≤' or '≥'."
-    if sign not in ('≤', '≥'): raise MirrorError(f"a mark has the sign '≤' or '≥': found {sign!r}")
-    return bool(value <= bound + 1e-9 if sign == '≤' else value >= bound - 1e-9)
+def marks(data:str,  # name as in the column `data`
+          at:str,    # 'first CFE', 'k = 1', or 'all k' for a metric of the whole path
+          *lines     # such as 'L1 ≤ .16' or 'Val ≥ 1'
+         )->list:    # of `Mark`
+    "Read what is to be reached."
+    out = []
+    for line in lines:
+        found = re.fullmatch(r'(.+) ([≤≥]) ([\d.]+)', line)
+        if not found: raise MirrorError(f"a mark is written like 'L1 ≤ .16' or 'Val ≥ 1': found {line!r}")
+        out.append(Mark(data, at, found[1], found[2], float(found[3])))
+    return out
 
+def holds(mark:Mark, value:float)->bool:
+    "Say whether `value` reaches the mark."
+    return bool(value <= mark.bound + 1e-9 if mark.sign == '≤' else value >= mark.bound - 1e-9)
+
+# %% ../nbs/62_results.ipynb #bc02ec77
 def reached(frame,    # as `Results.table` returns
             marks,    # list of `Mark`
             methods   # label of columns -> name in the column `method`
            )->pd.DataFrame:
-    "Return one row for each mark: our mean, whether it reaches the mark, and in how many directions; a dash where nothing was measured."
+    "Return one row for each mark: the mean of each method, whether it reaches the mark, and in how many directions."
     rows = []
     for m in marks:
         row = dict(data=m.data, at=m.at, mark=f'{m.metric} {m.sign} {m.bound:g}')
@@ -187,9 +222,8 @@ def reached(frame,    # as `Results.table` returns
                 row |= {label: '–', f'{label}: reached': '–', f'{label}: directions': '–'}
                 continue
             values = here[m.metric]
-            passed = [holds(v, m.sign, m.bound) for v in values]
-            row |= {label: values.mean(), f'{label}: reached': 'yes' if holds(values.mean(), m.sign, m.bound) else '**no**',
-                    f'{label}: directions': f'{sum(passed)} of {len(values)}'}
+            row |= {label: values.mean(), f'{label}: reached': 'yes' if holds(m, values.mean()) else '**no**',
+                    f'{label}: directions': f'{sum(holds(m, v) for v in values)} of {len(values)}'}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -199,7 +233,7 @@ def changes(frame,    # as `Results.table` returns
             b:str,    # another
             metrics   # names of columns
            )->pd.DataFrame:
-    "Return `a → b` for each metric, one row for each task and place that both methods have; the mean over the directions."
+    "Return the means `a → b` of each metric, one row for each task and place that both methods have."
     if not len(frame): return frame
     metrics = [m for m in metrics if m in frame]
     mean = frame[frame['status'] == 'ok'].groupby(['task', 'at', 'method'], sort=False)[metrics].mean()
@@ -216,7 +250,7 @@ def ahead(frame,      # as `Results.table` returns
           first:str,  # name in the column `method`
           others      # names of others
          )->list:     # of dicts: claim, holds, numbers
-    "Ask whether `first` has the better mean of `metric` than each of `others`; methods that were not measured are left out."
+    "Ask whether `first` has a better mean of `metric` than each of `others`; what was not measured is left out."
     mean = frame.groupby('method')[metric].mean() if len(frame) else {}
     word = dict(up='higher', down='lower')[METRICS[metric].better]
     rows = []
@@ -240,12 +274,14 @@ def show_curves(cells,      # as `Results.cells` returns; those without a path a
     colours = dict(zip(methods, (PALETTE['achieved'], 'tab:green', 'tab:red', 'tab:purple')))
     columns = min(most, len(panels))
     rows = -(-len(panels)//columns)
-    fig, axs = plt.subplots(rows, columns, figsize=(width, 1.9*rows + .5), layout='constrained', squeeze=False, sharex=True, sharey=True)
+    fig, axs = plt.subplots(rows, columns, figsize=(width, 1.9*rows + .5), layout='constrained', squeeze=False,
+                            sharex=True, sharey=True)
     for ax in axs.flat[len(panels):]: ax.axis('off')
     for ax, panel in zip(axs.flat, panels):
         here = [c for c in cells if (c['task'], c['direction']) == panel]
         first = here[0]['curves']
-        if None not in first['intended']: ax.plot(first['ks'], first['intended'], c=PALETTE['intended'], lw=3, alpha=.6, label='intended')
+        if None not in first['intended']:
+            ax.plot(first['ks'], first['intended'], c=PALETTE['intended'], lw=3, alpha=.6, label='intended')
         for c in here:
             label = 'achieved' if len(methods) == 1 else c['method']
             ax.plot(c['curves']['ks'], c['curves']['achieved'], c=colours[c['method']], lw=1.2, label=label)
@@ -265,7 +301,9 @@ def few_colours(picture,    # a PIL image or a matplotlib figure
         plt.close(picture)
         picture = Picture.open(data)
     picture = picture.convert('RGB')
-    if scale != 1: picture = picture.resize((round(picture.width*scale), round(picture.height*scale)), Picture.Resampling.LANCZOS)
+    if scale != 1:
+        size = round(picture.width*scale), round(picture.height*scale)
+        picture = picture.resize(size, Picture.Resampling.LANCZOS)
     picture.quantize(colours, dither=Picture.Dither.NONE).save(data := BytesIO(), 'png', optimize=True)
     display(Image(data.getvalue()))
 
@@ -274,7 +312,8 @@ def cut_rows(picture,  # a PIL image
              of=8      # how many there are
             ):         # a PIL image
     "Return some of the rows of a strip, one below the other."
-    if bad := [r for r in rows if not 0 <= r < of]: raise MirrorError(f"a strip has the rows 0 to {of - 1}: found {bad[0]}")
+    bad = [r for r in rows if not 0 <= r < of]
+    if bad: raise MirrorError(f"a strip has the rows 0 to {of - 1}: found {bad[0]}")
     w, h = picture.width, picture.height//of
     out = Picture.new('RGB', (w, h*len(rows)), 'white')
     for j, r in enumerate(rows):
@@ -304,7 +343,8 @@ def image_rows(rows,        # label -> images in [-1, 1], (n, C, H, W); NaN wher
               ):            # a figure
     "Draw one row of images for each label."
     n = max(len(v) for v in rows.values())
-    fig, axs = plt.subplots(len(rows), n, figsize=(size*n + 1.6, size*1.04*len(rows)), squeeze=False, gridspec_kw=dict(wspace=.05, hspace=.05 if says is None else .3))
+    space = dict(wspace=.05, hspace=.05 if says is None else .3)
+    fig, axs = plt.subplots(len(rows), n, figsize=(size*n + 1.6, size*1.04*len(rows)), squeeze=False, gridspec_kw=space)
     for ax in axs.flat: ax.axis('off')
     for row, (label, images) in zip(axs, rows.items()):
         row[0].text(-.15, .5, label, transform=row[0].transAxes, ha='right', va='center', fontsize=8)
@@ -331,7 +371,7 @@ def c3lt_autoencoder(task,             # a `Task` with a pair of classes
                      classifier=None,  # another network to explain; None: that of the task
                      **changes         # fields of the recipes to replace, such as `steps`
                     ):                 # a fitted `GanAutoencoder`
-    "Return what the variants of C3LT share, from the cache or after fitting it once: a DCGAN of all classes and an encoder of the pair."
+    "Return what the variants of C3LT share, fitted once: a DCGAN of all classes and an encoder of the pair."
     gan = get_baseline(DCGAN, Task(task.data, size=task.size), classifier=classifier, **changes)
     return get_baseline(GanAutoencoder, task, classifier=classifier, gan=gan, **changes)
 

@@ -382,7 +382,7 @@ def test_an_explainer_is_trained_once(own_cache, capsys):
     assert len([p for p in own_cache.iterdir() if p.is_dir()]) == 3
 
 def test_a_killed_training_goes_on(own_cache, monkeypatch):
-    from mirrorcfe.training import Checkpoint
+    from mirrorcfe.game import Checkpoint
     saved, after = [], Checkpoint.after_epoch
     def stop(self):
         after(self)
@@ -398,7 +398,7 @@ def test_a_killed_training_goes_on(own_cache, monkeypatch):
 
 def test_a_damaged_explainer_is_trained_again(own_cache):
     quick()
-    next(own_cache.glob('*/generator.safetensors')).write_bytes(b'x')
+    next(own_cache.glob('*/nets.safetensors')).write_bytes(b'x')
     with pytest.warns(UserWarning, match='damaged'): quick()
     with warnings.catch_warnings():
         warnings.simplefilter('error')

@@ -6,7 +6,7 @@ from mirrorcfe.baselines.c3lt import C3LT, DCGAN, GanAutoencoder, LatentStep, ch
 from mirrorcfe.classifiers import get_classifier, small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
-from mirrorcfe.turns import TurnsLoss, weights_hash
+from tiny import fixed_sampler, hash_of, settle
 
 TINY = dict(steps=2, bs=8)
 
@@ -20,9 +20,13 @@ def dls(): return get_dls('digits', device='cpu')
 def x(): return get_dls('digits', pair=(4, 9), device='cpu').test.one_batch()[0][:6]
 
 @pytest.fixture(scope='module')
-def auto(clf, dls):
+def auto(clf, dls, x):
     gan = DCGAN(clf, 'cpu', width=4, **TINY).fit(dls, progress=False)
-    return GanAutoencoder(clf, 'cpu', pair=(4, 9), gan=gan, width=4, **TINY).fit(dls, progress=False)
+    settle(gan.game.G.G, torch.randn(64, 100, generator=torch.Generator().manual_seed(0)))
+    auto = GanAutoencoder(clf, 'cpu', pair=(4, 9), gan=gan, width=4, **TINY).fit(dls, progress=False)
+    settle(auto.game.G.E, dls.train.one_batch()[0])
+    assert gan.sample(6).std(0).mean() > .01 and auto.rebuild(x).std(0).mean() > .01, 'the tests below would compare constants'
+    return auto
 
 @pytest.fixture(scope='module')
 def c3lt(clf, dls, auto): return C3LT(clf, 'cpu', autoencoder=auto, **TINY).fit(dls, progress=False)
@@ -32,7 +36,7 @@ def test_the_paper_is_the_default(clf):
     assert (r.cls, r.prox, r.cyc, r.adv, r.n, r.hidden, r.lr, r.epochs, r.bs) == (1, .1, .1, .001, 1, 100, 1e-3, 200, 128)
 
 def test_the_rate_is_halved_every_25_of_200_epochs(c3lt):
-    assert [c3lt.game.schedule(e/200) for e in (0, 24.9, 25, 50, 199)] == [1, 1, .5, .25, .5**7]
+    assert [c3lt.game.schedule()(e/200)/1e-3 for e in (0, 24.9, 25, 50, 199)] == pytest.approx([1, 1, .5, .25, .5**7])
 
 @settings(max_examples=20, deadline=None)
 @given(scale=st.floats(1e-2, 1e2), seed=st.integers(0, 99))
@@ -47,11 +51,14 @@ def test_codes_keep_their_length(scale, seed):
 def test_a_code_of_length_0_stays(): assert torch.equal(LatentStep(5, 3)(torch.zeros(2, 5)), torch.zeros(2, 5))
 
 def test_no_step_is_the_reconstruction(clf, dls, auto, x):
-    still = C3LT(clf, 'cpu', autoencoder=auto, **TINY).fit(dls, progress=False)
-    assert not torch.allclose(still.explain(x).x_reflection, auto.rebuild(x), atol=1e-5)   # it has been trained
-    for p in still.game.G.parameters(): p.data.zero_()
-    assert torch.allclose(still.explain(x).x_reflection, auto.rebuild(x), atol=1e-5)
-    assert all(torch.allclose(v, auto.rebuild(x), atol=1e-5) for v in still.traverse(x, n=2).unbind(1))
+    c3lt, rebuilt = C3LT(clf, 'cpu', autoencoder=auto, **TINY).fit(dls, progress=False), auto.rebuild(x)
+    assert all(p.abs().max() > 0 for p in c3lt.game.G.parameters())   # the last layers began at 0 and have been trained
+    rng = torch.Generator().manual_seed(0)
+    for step in c3lt.game.G.step.values(): step.T[2].weight.data.normal_(generator=rng)
+    assert (c3lt.explain(x).x_reflection - rebuilt).abs().mean() > .01, 'a long step changes the image'
+    for p in c3lt.game.G.parameters(): p.data.zero_()
+    assert torch.allclose(c3lt.explain(x).x_reflection, rebuilt, atol=1e-5)
+    assert all(torch.allclose(v, rebuilt, atol=1e-5) for v in c3lt.path(x, n=2).unbind(1))
 
 def test_proximity_by_hand():
     torch.manual_seed(0)
@@ -74,33 +81,34 @@ def test_perceptual(clf, x):
     assert perceptual(clf, x, x.flip(2)).item() == pytest.approx(perceptual(clf, x.flip(2), x).item(), rel=1e-5)
 
 def test_weights_of_0_are_left_out(clf, auto, dls):
-    names = lambda **w: set(C3LT(clf, 'cpu', autoencoder=auto, **TINY, **w).fit(dls, progress=False).learn.loss_func.parts)
+    names = lambda **w: set(C3LT(clf, 'cpu', autoencoder=auto, **TINY, **w).fit(dls, progress=False).game.last_losses)
     assert names() == {'cls', 'prox', 'cyc', 'adv'} and names(prox=0, cyc=0, adv=0) == {'cls'} and names(cyc=0, adv=0) == {'cls', 'prox'}
 
 def test_what_is_frozen_stays(clf, dls, auto):
-    before = weights_hash(auto.game, auto.gan.game)
+    before = hash_of(auto.game, auto.gan.game)
     C3LT(clf, 'cpu', autoencoder=auto, **TINY).fit(dls, progress=False)
-    assert weights_hash(auto.game, auto.gan.game) == before
+    assert hash_of(auto.game, auto.gan.game) == before
     assert not auto.game.G.training and not auto.gan.game.G.training
 
 def test_there_and_back(c3lt, x):
-    "The batch of a turn: classes in turns, the walk back by the other step."
+    "A batch: classes in turns, and the way back by the other step."
     g = c3lt.game.train()
-    d = g(x, None, lambda t: x[:len(t)], None)
+    d = g(x, None, fixed_sampler(x))
     g.eval()
-    assert torch.equal(d['to'], torch.tensor([9, 4]*3))
-    back = torch.stack([g.G.step[str(t)](g.G.step[str(13 - t)](z[None]))[0] for z, t in zip(d['z'], d['to'].tolist())])
-    assert torch.allclose(back, d['back'], atol=1e-4)
+    assert torch.equal(d.target, torch.tensor([9, 4]*3))
+    back = torch.stack([g.G.step[str(t)](g.G.step[str(13 - t)](z[None]))[0] for z, t in zip(d.z, d.target.tolist())])
+    assert torch.allclose(back, d.back, atol=1e-4) and (d.back - d.z).abs().max() > 1e-3
 
-def test_traverse(c3lt, x):
-    way = c3lt.traverse(x, n=3)
-    assert way.shape == (6, 4, 1, 32, 32)
-    assert torch.allclose(way[:, 1], c3lt.explain(x).x_reflection, atol=1e-5)
-    assert c3lt.traverse(x, torch.full((6,), 7)).isnan().all()
+def test_path(c3lt, x):
+    path = c3lt.path(x, n=3)
+    assert path.shape == (6, 4, 1, 32, 32)
+    assert torch.allclose(path[:, 1], c3lt.explain(x).x_reflection, atol=1e-5)
+    assert all((a - b).abs().max() > 1e-4 for a, b in zip(path.unbind(1), path.unbind(1)[1:])), 'every step moves'
+    assert c3lt.path(x, torch.full((6,), 7)).isnan().all()
 
 def test_steps_of_the_recipe(clf, dls, auto, x):
     three = C3LT(clf, 'cpu', autoencoder=auto, n=3, **TINY).fit(dls, progress=False)
-    assert torch.allclose(three.explain(x).x_reflection, three.traverse(x, n=3)[:, 3], atol=1e-5)
+    assert torch.allclose(three.explain(x).x_reflection, three.path(x, n=3)[:, 3], atol=1e-5)
 
 def test_batched_is_one_by_one(c3lt, x):
     assert torch.allclose(torch.cat([c3lt.explain(v[None]).x_reflection for v in x]), c3lt.explain(x).x_reflection, atol=1e-5)
@@ -117,14 +125,14 @@ def test_save_and_load(c3lt, clf, x, tmp_path):
     auto = GanAutoencoder.load(kept/'autoencoder', clf)   # of use alone: another variant
     assert torch.equal(auto.rebuild(x), c3lt.autoencoder.rebuild(x))
     with pytest.raises(MirrorError, match='was trained for classifier'): C3LT.load(kept, small_resnet(10, classes=clf.classes))
-    with pytest.raises(MirrorError, match='is no C3LT'): C3LT.load(kept/'autoencoder', clf)
+    with pytest.raises(MirrorError, match='is not of a C3LT'): C3LT.load(kept/'autoencoder', clf)
 
 def test_whole_and_resumed(clf, dls, tmp_path):
     "A finished run is found again; a checkpoint made with other frozen networks is refused."
     gan = DCGAN(clf, 'cpu', width=4, **TINY).fit(dls, folder=tmp_path/'autoencoder'/'gan', progress=False)
     auto = GanAutoencoder(clf, 'cpu', (4, 9), gan=gan, width=4, **TINY).fit(dls, folder=tmp_path/'autoencoder', progress=False)
     a, b = (C3LT(clf, 'cpu', autoencoder=auto, bs=8).fit(dls, steps=2, folder=tmp_path, progress=False).game for _ in range(2))
-    assert weights_hash(a.G) == weights_hash(b.G) and len((tmp_path/'history.csv').read_text().splitlines()) == 2
+    assert hash_of(a.G) == hash_of(b.G) and len((tmp_path/'history.csv').read_text().splitlines()) == 2
     other = GanAutoencoder(clf, 'cpu', (4, 9), gan=gan, width=4, seed=1, **TINY).fit(dls, progress=False)
     with pytest.raises(MirrorError, match='belongs to another run'): C3LT(clf, 'cpu', autoencoder=other, bs=8).fit(dls, steps=2, folder=tmp_path, progress=False)
 

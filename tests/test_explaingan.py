@@ -1,12 +1,12 @@
 "ExplainGAN: what the mask leaves alone is the source, each term of the prior by hand, the shared loop resumed, refused input."
 import warnings
 import pytest, torch
-from torch.nn import functional as F
 from mirrorcfe.baselines.explaingan import ExplainGAN, mask_prior
 from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
-from mirrorcfe.turns import Down, Paint, TurnsLoss, Up, route, weights_hash
+from mirrorcfe.baselines.base import ImageDecoder, ImageEncoder, ToImage, by_class
+from tiny import fixed_sampler, hash_of
 
 TINY = dict(steps=2, bs=8, width=4, z=6)
 
@@ -93,21 +93,22 @@ def test_save_and_load(eg, clf, x, tmp_path):
     with pytest.raises(MirrorError, match='nothing was written'): eg.save(kept)
     with pytest.raises(MirrorError, match='was trained for classifier'): ExplainGAN.load(kept, small_resnet(10, classes=clf.classes))
     (kept/'nets.safetensors').write_bytes(b'half')
-    with pytest.raises(MirrorError, match='missing or damaged'): ExplainGAN.load(kept, clf)
+    with pytest.raises(MirrorError, match='is damaged'): ExplainGAN.load(kept, clf)
     assert not list(tmp_path.glob('.*'))
 
-def test_killed_and_resumed(clf, dls, tmp_path, stop_after):
-    "With batch norm, routed networks and discriminators, the loop ends at the same weights as if never stopped."
-    make = lambda: ExplainGAN(clf, 'cpu', **(TINY | dict(steps=102)))
+def test_killed_and_resumed(clf, dls, tmp_path, stop_after, short_epochs):
+    "With batch norm, networks by class and discriminators, the loop ends at the same weights as if never stopped."
+    make = lambda: ExplainGAN(clf, 'cpu', **(TINY | dict(steps=6)))
     whole = make().fit(dls, progress=False)
     with pytest.raises(KeyboardInterrupt): make().fit(dls, folder=tmp_path, progress=False, cbs=[stop_after(1)])
     resumed = make().fit(dls, folder=tmp_path, progress=False)
-    assert weights_hash(resumed.game.G, resumed.game.D) == weights_hash(whole.game.G, whole.game.D)
+    assert hash_of(resumed.game.G, resumed.game.D) == hash_of(whole.game.G, whole.game.D)
     assert len((tmp_path/'history.csv').read_text().splitlines()) == 3
     done = make().fit(dls, folder=tmp_path, progress=False)   # nothing left to do
-    assert weights_hash(done.game.G) == weights_hash(whole.game.G)
-    with pytest.raises(MirrorError, match='belongs to another run'): ExplainGAN(clf, 'cpu', **(TINY | dict(steps=102, z=7))).fit(dls, folder=tmp_path, progress=False)
-    assert weights_hash(make().fit(dls, steps=2, progress=False).game.G) != weights_hash(whole.game.G)
+    assert hash_of(done.game.G) == hash_of(whole.game.G)
+    with pytest.raises(MirrorError, match='belongs to another run'): ExplainGAN(clf, 'cpu', **(TINY | dict(steps=6, z=7))).fit(dls, folder=tmp_path, progress=False)
+    assert len(list((tmp_path/'samples').iterdir())) == 2
+    assert hash_of(make().fit(dls, steps=2, progress=False).game.G) != hash_of(whole.game.G)
 
 def test_the_classifier_is_untouched(clf, dls):
     before = clf.fingerprint()
@@ -121,25 +122,27 @@ def test_the_loop_refuses(clf, dls):
 def test_a_name_for_every_weight(clf, dls):
     "Every loss has a weight of its name, and the sum is what the recipe says."
     e = ExplainGAN(clf, 'cpu', **(TINY | dict(count=2.))).fit(dls, progress=False)
-    g, loss = e.game.train(), TurnsLoss(e.game)
-    x, y = dls.train.one_batch()
-    d = g(x[:8], y[:8], lambda t: x[:len(t)], torch.Generator().manual_seed(0))
-    parts = g.generator_losses(d)
-    assert set(parts) == set(g.parts)
-    assert loss(d).item() == pytest.approx(sum(getattr(e.recipe, n)*v.item() for n, v in parts.items()), rel=1e-4)
+    g = e.game.train()
+    x, y = (v[:8] for v in dls.train.one_batch())
+    sampler = fixed_sampler(x)
+    d = g(x, y, sampler)
+    losses = g.generator_losses(d, sampler)
+    assert set(losses) == set(g.loss_names)
+    total = sum(getattr(e.recipe, n)*v.item() for n, v in losses.items())
+    assert g.weighted_loss(d, y, sampler).item() == pytest.approx(total, rel=1e-4)
     g.eval()
 
-def test_routes(x):
+def test_by_class(x):
     nets = torch.nn.ModuleDict({'4': torch.nn.Flatten(), '9': torch.nn.Flatten()})
     c = torch.tensor([4, 9, 9, 4, 4, 9])
-    assert torch.equal(route(nets, x, c), x.flatten(1))
-    with pytest.raises(MirrorError, match='no network for class 3'): route(nets, x, c*0 + 3)
+    assert torch.equal(by_class(nets, x, c), x.flatten(1))
+    with pytest.raises(MirrorError, match='no network for class 3'): by_class(nets, x, c*0 + 3)
     v = x.clone().requires_grad_()
-    route(nets, v, c).sum().backward()
+    by_class(nets, v, c).sum().backward()
     assert torch.equal(v.grad, torch.ones_like(v))
 
 @pytest.mark.parametrize('size', [8, 16, 28, 32, 48])
 def test_sizes(size):
-    up = Up(5, size, 4)
-    im = Paint(up.out, 3, size)(up(torch.randn(2, 5)))
-    assert im.shape == (2, 3, size, size) and Down(3, size, 7, 4)(im).shape == (2, 7)
+    decoder = ImageDecoder(5, size, 4)
+    im = ToImage(decoder.out, 3, size)(decoder(torch.randn(2, 5)))
+    assert im.shape == (2, 3, size, size) and ImageEncoder(3, size, 7, 4)(im).shape == (2, 7)

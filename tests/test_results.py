@@ -1,5 +1,5 @@
 "The helper of the result pages on made-up cells; the numbers in the pages' prose; the README's lines as a stranger runs them."
-import json, re, subprocess, sys
+import json, os, re, subprocess, sys
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -38,6 +38,13 @@ def results(tmp_path_factory):
         for j, c in enumerate(cells): _write_cell(folder/group/"cells"/f"{j}.json", c)
     return R.Results(folder, "python measure.py")
 
+@pytest.fixture
+def shown(monkeypatch):
+    "What is displayed as Markdown, as a list of texts."
+    texts = []
+    monkeypatch.setattr(R, "display", lambda what: texts.append(what.data))
+    return texts
+
 def test_what_is_not_there_is_said(results, capsys):
     assert len(results.table("main", "faces")) == 8
     assert capsys.readouterr().out == "faces: not measured yet: run python measure.py faces\n"
@@ -47,14 +54,14 @@ def test_what_is_not_there_is_said(results, capsys):
     results.strips("nothing")
     assert "nothing: no picture stored yet" in capsys.readouterr().out
 
-def test_an_empty_table_passes_through(results, capsys):
+def test_an_empty_table_passes_through(results, shown):
     "A page about a group that was not measured shows sentences, no error."
     none = results.table("faces")
     R.show_table(R.means(none))
     R.show_curves(results.cells("faces"))
     R.show_table(R.changes(none, "a", "b", ["L1"]))
-    assert R.ahead(none, "L1", "a", ["b"]) == []
-    got = R.reached(none, [R.Mark("MNIST", "k = 1", "L1", "≤", .1)], dict(ours="ours"))
+    assert R.ahead(none, "L1", "a", ["b"]) == [] and shown == []
+    got = R.reached(none, R.marks("MNIST", "k = 1", "L1 ≤ .1"), dict(ours="ours"))
     assert got["ours: reached"].tolist() == ["–"]
 
 def test_one_answer_has_one_row(results):
@@ -73,12 +80,18 @@ def test_means_are_over_all_tasks_or_left_out(results, capsys):
 
 def test_marks(results):
     t = results.table("main")
-    marks = [R.Mark("MNIST", "k = 1", "L1", "≤", .3), R.Mark("MNIST", "k = 1", "L1", "≤", .29), R.Mark("MNIST", "all k", "Val", "≥", .97), R.Mark("MNIST", "first CFE", "L1", "≤", .2)]
-    got = R.reached(t, marks, dict(ours="ours"))
+    to_reach = R.marks("MNIST", "k = 1", "L1 ≤ .3", "L1 ≤ .29") + R.marks("MNIST", "all k", "Val ≥ .97") + R.marks("MNIST", "first CFE", "L1 ≤ .2")
+    got = R.reached(t, to_reach, dict(ours="ours"))
     assert got["ours: reached"].tolist() == ["yes", "**no**", "yes", "yes"]
     assert got["ours: directions"].tolist() == ["3 of 4", "1 of 4", "3 of 4", "3 of 4"]
     assert got["mark"].tolist()[0] == "L1 ≤ 0.3"
-    with pytest.raises(MirrorError, match="sign"): R.holds(1, "<", 2)
+
+@pytest.mark.parametrize("line", ["L1 < .3", "L1 ≤ .3 or so", "≤ .3", "L1 ≤"])
+def test_a_mark_that_cannot_be_read(line):
+    with pytest.raises(MirrorError, match="written like"): R.marks("MNIST", "k = 1", line)
+
+def test_metric_with_spaces():
+    assert R.marks("MNIST", "k = 1", "Oracle below real ≤ .03") == [R.Mark("MNIST", "k = 1", "Oracle below real", "≤", .03)]
 
 def test_one_against_the_other(results):
     t = results.table("main", "prox")
@@ -92,6 +105,16 @@ def test_verdict_to_the_digits_published():
     ours, theirs = dict(L1=.164, LPIPS=.2, Val=.994, D=0), dict(L1=.16, LPIPS=.3, Val=1., D=0)
     assert R.verdict(ours, theirs, ["L1", "LPIPS", "Val"]) == dict(published=["Val"], ours=["LPIPS"], equal=["L1"])
     assert R.verdict(dict(ours, L1=.166), theirs, ["L1"])["published"] == ["L1"]
+
+def test_best_in_bold():
+    got = R.best_in_bold(dict(a=dict(L1=.161, Val=1.), b=dict(L1=.158, Val=.999), c=dict(L1=.2, Val=float("nan"))), ["L1", "Val"])
+    assert got.values.tolist() == [["a", "**0.16**", "1.00"], ["b", "**0.16**", "1.00"], ["c", "0.20", "–"]]
+
+def test_intervals_can_be_left_out(results, shown):
+    R.show_table(results.table("prox"), ["row", "Val", "L1", "LPIPS"], "Title", intervals=["L1"])
+    text, = shown
+    assert text.startswith("**Title**\n\n| row | Val ↑ | L1 ↓ |")
+    assert "| jump, k = 1 | 1.000 | 0.150 [0.130, 0.170] |" in text
 
 def test_published_rows():
     assert R.published("Fashion-MNIST", "k=1", without="multi")["row"].tolist() == ["*published:* Mirror-CFE, k = 1 pairwise"]
@@ -117,7 +140,7 @@ def test_border():
 
 # --- numbers in prose ---------------------------------------------------------------------------------------------------------------
 
-NOT_YET = "70 73 74 76 81 index".split()
+NOT_YET = "70 73 74 75 76 81 index".split()
 PAGES = sorted(p for p in ROOT.glob("nbs/*.ipynb") if re.match(r"7\d_|8\d_|97_|98_|index", p.name) and p.stem.split("_")[0] not in NOT_YET)
 DECIMAL = re.compile(r"(?<![\w./\-])(?:\d[\d,]*)?\.\d+(?![\w/])")
 # Numbers that no cell of the page prints, with their origin.
@@ -156,3 +179,44 @@ def test_a_wrong_number_is_found(tmp_path):
                        dict(cell_type="markdown", source="L1 is .181, not .187; see [x](a/1.5) and `.999`.")])
     (tmp_path/"a.ipynb").write_text(json.dumps(page))
     assert unprinted(tmp_path/"a.ipynb") == [".187"]
+
+# --- the README as a stranger reads it -----------------------------------------------------------------------------------------------
+
+def fences(lang):
+    "The fenced blocks of README.md in one language."
+    return re.findall(rf"```{lang}\n(.*?)```", (ROOT/"README.md").read_text(encoding="utf-8"), re.S)
+
+def test_readme_lines_run_from_an_empty_folder(tmp_path):
+    "Its Python in order, with an empty cache and nothing but what the lines say; one epoch where the README has six."
+    source = "\n".join(fences("python"))
+    assert source.count(".fit(dls, 6,") == 1
+    source = source.replace(".fit(dls, 6,", ".fit(dls, 1,")
+    env = dict(os.environ, PYTHONPATH=str(ROOT), MIRRORCFE_CACHE=str(tmp_path/"cache"), OMP_NUM_THREADS="1")
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", source], cwd=tmp_path, env=env, text=True, capture_output=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    lines = run.stdout.splitlines()
+    head = next(j for j, l in enumerate(lines) if "first_k" in l)
+    assert lines[head].split() == ["source", "target", "status", "first_k", "confidence_last"]
+    assert [l.split()[1:3] for l in lines[head + 1:head + 5]] == [["4", "9"], ["9", "4"], ["4", "9"], ["9", "4"]]
+    assert "\n".join(lines[head + 5:]) in (ROOT/"README.md").read_text(encoding="utf-8"), "the reflection prints what the README shows"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cache"], "nothing else is left behind"
+
+def test_first_screen():
+    "Two sentences, a figure, the lines with their output, the two commands: in this order, before the first section about the method."
+    md = (ROOT/"README.md").read_text(encoding="utf-8")
+    order = ["# mirrorcfe", "![", "## Try it", "```python", "first_k", "make demo", "make test", "## What it is"]
+    assert [md.index(w) for w in order] == sorted(md.index(w) for w in order)
+    assert len(md[:md.index("## What it is")].splitlines()) < 60
+
+def test_map_names_every_module():
+    "A row for each module, with the notebook that exports it."
+    md = (ROOT/"README.md").read_text(encoding="utf-8")
+    section = md[md.index("## Map"):md.index("## Limits")]
+    for nb in ROOT.glob("nbs/*.ipynb"):
+        cells = json.loads(nb.read_text(encoding="utf-8"))["cells"]
+        named = [m for c in cells for m in re.findall(r"^#\| default_exp (\S+)", readme.text(c["source"]), re.M)]
+        for module in named:
+            row = next((l for l in section.splitlines() if f"nbs/{nb.name})" in l), "")
+            assert f"`mirrorcfe.{module}`" in row or (module.startswith("baselines.") and "`mirrorcfe.baselines`" in row), f"{nb.name}: {module}"
+    listed = re.findall(r"\(nbs/(\w+\.ipynb)\)", section)
+    assert [n for n in listed if not (ROOT/"nbs"/n).exists()] == []

@@ -1,6 +1,30 @@
-"A small explanation made by hand: a bar that walks to the right, with confidences of our choosing."
+"Small things made by hand: an explanation of a bar that moves to the right, random draws that are no surprise, networks that answer at once."
 import torch
+from torch import nn
 from mirrorcfe.explanation import Explanation
+from mirrorcfe.game import Sampler
+from mirrorcfe.storage import tensors_hash
+
+def fixed_sampler(x, seed=0):
+    "A sampler whose real images are the first ones of `x`, whatever class is asked for."
+    return Sampler(torch.Generator().manual_seed(seed), real=lambda classes, u: x[:len(classes)])
+
+def hash_of(*nets):
+    "A hash of the weights and buffers of some networks."
+    return tensors_hash(nn.ModuleList(nets))
+
+def settle(net, *batch):
+    """Give batch norm the statistics of one batch.
+
+    A network that was trained for a step or two has running statistics that are nearly those it began with. In eval mode it may then
+    draw the same image whatever it is given, on one processor and not on another, and a test that compares its images compares nothing."""
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    kept = [m.momentum for m in norms]
+    for m in norms: m.momentum = 1.
+    net.train()
+    with torch.no_grad(): net(*batch)
+    net.eval()
+    for m, momentum in zip(norms, kept): m.momentum = momentum
 
 def tiny(K=21, channels=1, size=16, classes=("left", "right", "up"), gains=(1., .9, .3), same=False):
     "One sample for each of `gains`, from class 0 to 1; a gain below .5 never flips. `same=True` adds one that is its target already."

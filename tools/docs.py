@@ -194,7 +194,7 @@ def plain(root=ROOT):
         link = lambda n, before="", after="": f'<a href="{pages[n]}">{before}{html.escape(titles[n])}{after}</a>'
         around = (link(order[i-1], before="&larr; ") if i else "<span></span>") + (link(order[i+1], after=" &rarr;") if i+1 < len(order) else "")
         page = PAGE.format(title=html.escape(titles[name]), site=cfg["title"], sidebar=nav(groups, titles, name, body, pages), body=body, around=around,
-                           heading=html.escape(titles[name]), blur_margin=md(fronts[name].get("description", "")).strip().removeprefix("<p>").removesuffix("</p>"))
+                           heading=html.escape(titles[name]), lead=md(fronts[name].get("description", "")).strip().removeprefix("<p>").removesuffix("</p>"))
         (site/pages[name]).write_text(relink(page, cfg["doc_host"] + cfg["doc_baseurl"], pages), encoding="utf-8")
     mend(site)
     return site

@@ -21,22 +21,27 @@ from .base import PreparedBaseline
 # %% ../../nbs/51_cem.ipynb #cc8b7114
 @dataclass(frozen=True)
 class CEMConstants:
-    "The constants of CEM; raises `MirrorError` for values that make no search."
+    "The constants of CEM; values that make no search are refused."
     c:float=10.          # weight of the hinge in the first round, above 0
     rounds:int=9         # of the search for the weight
     steps:int=1000       # of FISTA in a round
     lr:float=.01         # first step size, falling as (1 - i/steps)^.5, above 0
     beta:float=.1        # weight of the 1-norm, and the soft threshold
     gamma:float=100.     # weight of what the autoencoder cannot rebuild
-    kappa:float=0.       # lead of the target that is asked for, in logits
-    ae_steps:int=3750    # of the autoencoder, 64 images each
+    kappa:float=0.       # margin by which the target must be ahead of the other classes, in logits
+    ae_steps:int=3750    # training steps of the autoencoder, 64 images each
 
     def __post_init__(self):
-        for n in ('rounds', 'steps', 'ae_steps'):
-            if not isinstance(v := getattr(self, n), int) or isinstance(v, bool) or v < 1: raise MirrorError(f"{n} must be a whole number of 1 or more: found {v!r}")
-        for n, low in (('c', 'above 0'), ('lr', 'above 0'), ('beta', '0 or more'), ('gamma', '0 or more'), ('kappa', '0 or more')):
-            v = getattr(self, n)
-            if not isinstance(v, (int, float)) or not 0 <= v < float('inf') or (v == 0 and low == 'above 0'): raise MirrorError(f"{n} must be {low}: found {v!r}")
+        for name in ('rounds', 'steps', 'ae_steps'):
+            v = getattr(self, name)
+            if not isinstance(v, int) or isinstance(v, bool) or v < 1:
+                raise MirrorError(f"{name} must be a whole number of 1 or more: found {v!r}")
+        for name in ('c', 'lr', 'beta', 'gamma', 'kappa'):
+            v = getattr(self, name)
+            least = 'above 0' if name in ('c', 'lr') else '0 or more'
+            in_range = isinstance(v, (int, float)) and 0 <= v < float('inf')
+            if not in_range or (v == 0 and least == 'above 0'):
+                raise MirrorError(f"{name} must be a number, {least}: found {v!r}")
 
 # %% ../../nbs/51_cem.ipynb #0027730a
 class CEM(PreparedBaseline):
@@ -47,37 +52,26 @@ class CEM(PreparedBaseline):
 # %% ../../nbs/51_cem.ipynb #020d4632
 def hinge(logits:Tensor,   # (B, n_classes)
           target:Tensor,   # int64 (B,)
-          kappa:float=0.   # lead asked for, in logits
+          kappa:float=0.   # margin asked for, in logits
          )->Tensor:        # at least 0, (B,)
     "Return `max(0, max_{j != t} l_j - l_t + kappa)`."
     t = target[:, None]
-    return (logits.scatter(1, t, -torch.inf).amax(1) - logits.gather(1, t).squeeze(1) + kappa).clamp_min(0)
-
-# %% ../../nbs/51_cem.ipynb #b29fe11a
-def shrink(v:Tensor,     # where the gradient led
-           x:Tensor,     # the sources, same shape
-           beta:float    # threshold
-          )->Tensor:     # same shape
-    "Pull `v` toward `x` by exactly `beta`, and no further than `x`."
-    d = v - x
-    return x + d.sign()*(d.abs() - beta).clamp_min(0)
-
-def add_only(v:Tensor,   # images, in [-.5, .5] or beyond
-             x:Tensor    # the sources in [-.5, .5], same shape
-            )->Tensor:   # same shape
-    "Project onto the images in [-.5, .5] that are nowhere darker than `x`."
-    return torch.maximum(v.clamp(-.5, .5), x)
+    others = logits.scatter(1, t, -torch.inf).amax(1)
+    own = logits.gather(1, t).squeeze(1)
+    return (others - own + kappa).clamp_min(0)
 
 # %% ../../nbs/51_cem.ipynb #a34c7456
 @patch
 def fit(self:CEM,
-        dls,                   # DataLoaders; the training images are all that is used
-        progress:bool=False    # say that it trains
+        dls,                   # DataLoaders; only the training images are used
+        progress:bool=False    # print that it trains
        )->CEM:                 # itself
-    "Train the autoencoder; raises `MirrorError` for images the classifier does not take, or of an odd height or width."
-    x = check_images(torch.cat([b[0] for b in dls.train.new(shuffle=False, drop_last=False)]), self.classifier.in_channels, self.classifier.size)
+    "Train the autoencoder on the training images."
+    loader = dls.train.new(shuffle=False, drop_last=False)
+    x = torch.cat([b[0] for b in loader])
+    check_images(x, self.classifier.in_channels, self.classifier.size)
     epochs = -(-self.const.ae_steps*64//len(x))
-    if progress: print(f'training an autoencoder on {len(x):,} images, {epochs} times each', flush=True)
+    if progress: print(f'training an autoencoder on {len(x):,} images for {epochs} epochs', flush=True)
     self.ae = train_autoencoder(x, epochs)
     return self
 
@@ -88,8 +82,9 @@ def state(self:CEM):
 
 @patch
 def restore(self:CEM, state):
-    first, narrow = state['down.0.weight'], state['up.0.weight']
-    self.ae = AutoEncoder(first.shape[1], first.shape[0], narrow.shape[1]).to(first)
+    hidden, channels = state['down.0.weight'].shape[:2]
+    latent = state['up.0.weight'].shape[1]
+    self.ae = AutoEncoder(channels, hidden, latent).to(state['down.0.weight'])
     self.ae.load_state_dict(state)
     self.ae.eval().requires_grad_(False)
 
@@ -102,25 +97,44 @@ def smooth(self:CEM,
            c:Tensor         # weights of the hinge, (B,)
           )->Tensor:        # (B,)
     "Return the objective without its 1-norm."
-    size = lambda d: d.square().sum((1, 2, 3))
-    k, rebuilt = self.const, self.ae(2*v)/2
-    return c*hinge(self.classifier(2*v), target, k.kappa) + size(v - x) + k.gamma*size(v - rebuilt)
+    norm = lambda d: d.square().sum((1, 2, 3))
+    rebuilt = self.ae(2*v)/2
+    behind = hinge(self.classifier(2*v), target, self.const.kappa)
+    return c*behind + norm(v - x) + self.const.gamma*norm(v - rebuilt)
+
+# %% ../../nbs/51_cem.ipynb #b29fe11a
+def shrink(v:Tensor,     # images after a gradient step, (B, C, H, W)
+           x:Tensor,     # the sources, same shape
+           beta:float    # threshold
+          )->Tensor:     # same shape
+    "Pull `v` toward `x` by exactly `beta`, and no further than `x`."
+    d = v - x
+    return x + d.sign()*(d.abs() - beta).clamp_min(0)
+
+# %% ../../nbs/51_cem.ipynb #0471864c
+def add_only(v:Tensor,   # images, in [-.5, .5] or beyond
+             x:Tensor    # the sources in [-.5, .5], same shape
+            )->Tensor:   # same shape
+    "Project onto the images in [-.5, .5] that are nowhere darker than `x`."
+    return torch.maximum(v.clamp(-.5, .5), x)
 
 # %% ../../nbs/51_cem.ipynb #87b124c9
 @patch
 def step(self:CEM,
          x:Tensor,        # sources in [-.5, .5], (B, C, H, W)
-         v:Tensor,        # the answer so far
-         y:Tensor,        # the point ahead of it
+         v:Tensor,        # the answer so far, same shape
+         y:Tensor,        # the point ahead of it, same shape
          target:Tensor,   # int64 (B,)
          c:Tensor,        # weights of the hinge, (B,)
          i:int            # number of the step, from 0
         )->tuple[Tensor,Tensor]: # the next `v` and `y`
-    "Go one step of FISTA."
-    k, y = self.const, y.detach().requires_grad_()
+    "Take one step of FISTA."
+    k = self.const
+    y = y.detach().requires_grad_()
     with torch.enable_grad(): g = self.smooth(x, y, target, c).sum()
     grad, = torch.autograd.grad(g, y)
-    new = add_only(shrink(y.detach() - k.lr*(1 - i/k.steps)**.5*grad, x, k.beta), x)
+    lr = k.lr*(1 - i/k.steps)**.5
+    new = add_only(shrink(y.detach() - lr*grad, x, k.beta), x)
     return new, add_only(new + i/(i + 3)*(new - v), x)
 
 # %% ../../nbs/51_cem.ipynb #a3bd4ce7
@@ -129,28 +143,32 @@ def next_c(c:Tensor,       # weights of this round, (B,)
            high:Tensor,    # least that succeeded, (B,); infinite: none yet
            found:Tensor    # whether this round succeeded, bool (B,)
           )->tuple[Tensor,Tensor,Tensor]: # the next `c`, `low` and `high`
-    "Bisect where both bounds are known, else go up by ten."
-    low, high = torch.where(found, low, torch.maximum(low, c)), torch.where(found, torch.minimum(high, c), high)
+    "Go halfway between the bounds, or up by ten where no weight has succeeded yet."
+    low = torch.where(found, low, torch.maximum(low, c))
+    high = torch.where(found, torch.minimum(high, c), high)
     return torch.where(high.isfinite(), (low + high)/2, 10*c), low, high
 
 # %% ../../nbs/51_cem.ipynb #a2e35abf
-Pertinent = namedtuple('Pertinent', 'x found cost c')  # images in [-1, 1]; whether there is a solution; its norms, infinite for none; the weight it came with
+# Images in [-1, 1]; whether there is a solution; its norms, infinite where there is none; the weight it came with
+Pertinent = namedtuple('Pertinent', 'x found cost c')
 
 @patch
 @torch.no_grad()
 def keep(self:CEM,
-         best:Pertinent,  # what is best so far, images in [-.5, .5]
+         best:Pertinent,  # the best so far, images in [-.5, .5]
          x:Tensor,        # sources in [-.5, .5], (B, C, H, W)
          v:Tensor,        # an iterate, same shape
          target:Tensor,   # int64 (B,)
          c:Tensor         # the weights it came with, (B,)
-        )->tuple[Pertinent,Tensor]: # what is best now; which iterates are solutions, bool (B,)
-    "Keep the iterates that are solutions and cost less."
-    d, logits = v - x, self.classifier(2*v)
+        )->tuple[Pertinent,Tensor]: # the best now; which iterates are solutions, bool (B,)
+    "Keep the iterates that are solutions and cost less than the best so far."
+    d = v - x
+    logits = self.classifier(2*v)
     hit = (logits.argmax(1) == target) & (hinge(logits, target, self.const.kappa) == 0)
     cost = d.square().sum((1, 2, 3)) + self.const.beta*d.abs().sum((1, 2, 3))
     better = hit & (cost < best.cost)
-    return Pertinent(torch.where(better[:, None, None, None], v, best.x), best.found | hit, torch.where(better, cost, best.cost), torch.where(better, c, best.c)), hit
+    return Pertinent(torch.where(better[:, None, None, None], v, best.x), best.found | hit,
+                     torch.where(better, cost, best.cost), torch.where(better, c, best.c)), hit
 
 # %% ../../nbs/51_cem.ipynb #2d5f347d
 @patch
@@ -159,14 +177,21 @@ def search(self:CEM,
            target:Tensor,         # classes other than the predicted, int64 (B,)
            progress:bool=False    # show a bar
           )->Pertinent:           # images in [-1, 1]
-    "Minimise the objective for every sample with weights of its own; raises `MirrorError` before `fit`."
+    "Minimise the objective for every image, with weights of its own."
     if self.ae is None: raise MirrorError("no autoencoder yet: call fit(dls)")
-    k, x, self.ae = self.const, x/2, self.ae.to(x)
-    c, low, high = x.new_full((len(x),), k.c), x.new_zeros(len(x)), x.new_full((len(x),), torch.inf)
-    best, every = Pertinent(x, torch.zeros_like(target, dtype=torch.bool), high, torch.full_like(c, torch.nan)), range(k.rounds*k.steps)
-    for n in progress_bar(every, leave=False) if progress else every:
+    k = self.const
+    x = x/2
+    self.ae = self.ae.to(x)
+    c = x.new_full((len(x),), k.c)
+    low = torch.zeros_like(c)
+    high = torch.full_like(c, torch.inf)
+    best = Pertinent(x, torch.zeros_like(target, dtype=torch.bool), high, torch.full_like(c, torch.nan))
+    steps = range(k.rounds*k.steps)
+    for n in progress_bar(steps, leave=False) if progress else steps:
         i = n % k.steps
-        if i == 0: v, y, found = x, x, torch.zeros_like(best.found)
+        if i == 0:
+            v = y = x
+            found = torch.zeros_like(best.found)
         v, y = self.step(x, v, y, target, c, i)
         best, hit = self.keep(best, x, v, target, c)
         found = found | hit
@@ -181,7 +206,7 @@ def explain(self:CEM,
             truth=None,             # true classes, int64 (B,), where known
             progress:bool=False     # show a bar
            )->Explanation:          # ends in the source where nothing was found; `.found` says where it was
-    "Look for a pertinent negative of every image; raises `MirrorError` before `fit`, or for images or targets that do not fit."
+    "Look for a pertinent negative of every image."
     t = self.start(x, target)
     got = self.search(x, t, progress)
     e = two_ended(self.classifier, x, got.x, t, truth)

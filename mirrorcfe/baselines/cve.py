@@ -7,22 +7,21 @@ __all__ = ['Edit', 'cell_votes', 'edit_scores', 'Edits', 'CVEConstants', 'CVE', 
 
 # %% ../../nbs/52_cve.ipynb #0eeba3ad
 from collections import namedtuple
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from ..core import MirrorError
-from ..features import GapClassifier, cams, check_images
-from ..explanation import Explanation
-from ..explanation import two_ended
+from ..features import cams, check_images
+from ..explanation import Explanation, two_ended
 from .base import PreparedBaseline
 
 # %% ../../nbs/52_cve.ipynb #faef7e9b
 def cell_votes(f:Tensor,   # last map, (B, N, h, w)
                W:Tensor    # weights of the head, (n_classes, N)
-              )->Tensor:   # (B, n_classes, h*w): their sum is the logits without bias
-    "Return what each cell adds to each logit, `W phi_i/(h w)`; raises `MirrorError` if the channels differ."
+              )->Tensor:   # (B, n_classes, h*w)
+    "Return what each cell adds to each logit, `W phi_i/(h w)`; their sum is the logits without the bias."
     return cams(f, W).flatten(2)/f[0, 0].numel()
 
 def edit_scores(logits:Tensor,   # of the map as edited so far, (B, n_classes)
@@ -30,17 +29,16 @@ def edit_scores(logits:Tensor,   # of the map as edited so far, (B, n_classes)
                 u_d:Tensor,      # votes of the distractor's cells, same shape
                 target:Tensor    # int64 (B,)
                )->Tensor:        # log p_t after each edit (i, j), (B, hw, hw)
-    "Rank all edits in closed form."
-    l = logits[:, :, None, None] - u[:, :, :, None] + u_d[:, :, None, :]
-    return l.gather(1, target[:, None, None, None].expand(-1, 1, *l.shape[2:])).squeeze(1) - l.logsumexp(1)
+    "Return the target's log probability after every possible edit."
+    after = logits[:, :, None, None] - u[:, :, :, None] + u_d[:, :, None, :]
+    t = target[:, None, None, None].expand(-1, 1, *after.shape[2:])
+    return after.gather(1, t).squeeze(1) - after.logsumexp(1)
 
 # %% ../../nbs/52_cve.ipynb #0ec54c2a
-Edit = namedtuple('Edit', 'query distractor log_p')  # cell (row, column) that is replaced; cell it is replaced by; log p_t after it
-
 @dataclass
 class Edits:
     "Edits of the last map, in their order; unused places hold -1 and NaN."
-    i:Tensor        # cells of the query, int64 (B, E), row by row
+    i:Tensor        # cells of the query, int64 (B, E), numbered row by row
     j:Tensor        # cells of the distractor, int64 (B, E)
     log_p:Tensor    # log p_t of the edited map, (B, E)
     found:Tensor    # whether the edited map is predicted as the target, bool (B,)
@@ -49,9 +47,16 @@ class Edits:
     shape:tuple     # of the map, (h, w)
 
     def __len__(self): return len(self.i)
-    def __getitem__(self, n): return Edits(*[v if f.name == 'shape' else v[n:n + 1 or None] if isinstance(n, int) else v[n] for f in fields(self) for v in [getattr(self, f.name)]])
+
+    def __getitem__(self, n):
+        "A part of the batch; an integer gives a batch of one."
+        if isinstance(n, int): n = slice(n, n + 1 or None)
+        parts = {name: getattr(self, name)[n] for name in ('i', 'j', 'log_p', 'found', 'x_d', 'index')}
+        return replace(self, **parts)
 
 # %% ../../nbs/52_cve.ipynb #8690783c
+Edit = namedtuple('Edit', 'query distractor log_p')  # cells as (row, column); log p_t after the edit
+
 @patch(as_prop=True)
 def count(self:Edits)->Tensor: # int64 (B,)
     "How many edits each query took."
@@ -59,21 +64,25 @@ def count(self:Edits)->Tensor: # int64 (B,)
 
 @patch
 def lists(self:Edits)->list: # B lists of `Edit`
-    "Return the edits one by one."
+    "Return the edits one by one, without the unused places."
     cell = lambda n: divmod(n, self.shape[1])
-    return [[Edit(cell(i), cell(j), p) for i, j, p in zip(*row) if i >= 0] for row in zip(self.i.tolist(), self.j.tolist(), self.log_p.tolist())]
+    out = []
+    for row in zip(self.i.tolist(), self.j.tolist(), self.log_p.tolist()):
+        out.append([Edit(cell(i), cell(j), p) for i, j, p in zip(*row) if i >= 0])
+    return out
 
 # %% ../../nbs/52_cve.ipynb #fd85c4ae
 @dataclass(frozen=True)
 class CVEConstants:
-    "The constants of CVE; raises `MirrorError` for values that make no search."
+    "The constants of CVE; values that make no search are refused."
     max_edits:int|None=None   # most edits; None: as many as the map has cells
     per_class:int|None=None   # most training images kept of each class; None: all
 
     def __post_init__(self):
-        for n in ('max_edits', 'per_class'):
-            v = getattr(self, n)
-            if v is not None and (not isinstance(v, int) or isinstance(v, bool) or v < 1): raise MirrorError(f"{n} must be None or a whole number of 1 or more: found {v!r}")
+        for name in ('max_edits', 'per_class'):
+            v = getattr(self, name)
+            if v is not None and (not isinstance(v, int) or isinstance(v, bool) or v < 1):
+                raise MirrorError(f"{name} must be None or a whole number of 1 or more: found {v!r}")
 
 class CVE(PreparedBaseline):
     "Counterfactual visual explanations, the greedy search (Goyal et al., 2019)."
@@ -87,27 +96,32 @@ def fit(self:CVE,
         dls,                   # DataLoaders; the training images are the distractors
         progress:bool=False    # show a bar
        )->CVE:                 # itself
-    "Keep training images with their latents and the classes they are called; raises `MirrorError` for images the classifier does not take."
-    got, most, loader = [], self.const.per_class or float('inf'), dls.train.new(shuffle=False, drop_last=False)
+    "Keep training images, their latents and the classes they are called."
+    most = self.const.per_class or float('inf')
     seen = [0]*self.classifier.n_classes
+    loader = dls.train.new(shuffle=False, drop_last=False)
+    kept = []
     for x, *_ in progress_bar(loader, leave=False) if progress else loader:
         e = self.classifier.encode(check_images(x, self.classifier.in_channels, self.classifier.size))
-        called, new = e.logits.argmax(1), []
+        called = e.logits.argmax(1)
+        new = []
         for n, c in enumerate(called.tolist()):
             if seen[c] < most: new.append(n)
             seen[c] += 1
-        got.append((x[new], called[new], e.z[new]))
-    self.real, self.called, self.z = (torch.cat(v) for v in zip(*got))
+        kept.append((x[new], called[new], e.z[new]))
+    self.real, self.called, self.z = (torch.cat(v) for v in zip(*kept))
     return self
 
-# %% ../../nbs/52_cve.ipynb #5e692f18
 @patch
 def state(self:CVE):
     if self.real is None: raise MirrorError("nothing to save: call fit(dls) first")
     return dict(real=self.real, called=self.called, z=self.z)
 
 @patch
-def restore(self:CVE, state): self.real, self.called, self.z = state['real'], state['called'], state['z']
+def restore(self:CVE, state):
+    self.real = state['real']
+    self.called = state['called']
+    self.z = state['z']
 
 # %% ../../nbs/52_cve.ipynb #b751f2df
 @patch
@@ -116,12 +130,13 @@ def nearest(self:CVE,
             x:Tensor,       # queries in [-1, 1], (B, C, H, W)
             target:Tensor   # int64 (B,)
            )->Tensor:       # positions among the kept images, int64 (B,); -1 where none is called `target`
-    "Look up the kept image of the target class with the nearest latent; raises `MirrorError` before `fit`."
+    "Return which kept image of the target class has the nearest latent."
     if self.real is None: raise MirrorError("no distractors yet: call fit(dls), or give distractor=")
-    z, out = self.classifier.encode(x).z, torch.full_like(target, -1)
-    for n, (z_n, t) in enumerate(zip(z, target)):
+    z = self.classifier.encode(x).z
+    out = torch.full_like(target, -1)
+    for n, t in enumerate(target):
         of_t = (self.called == t).nonzero().squeeze(1)
-        if len(of_t): out[n] = of_t[(self.z[of_t].to(z_n) - z_n).norm(dim=1).argmin()]
+        if len(of_t): out[n] = of_t[(self.z[of_t].to(z) - z[n]).norm(dim=1).argmin()]
     return out
 
 # %% ../../nbs/52_cve.ipynb #61b24792
@@ -131,18 +146,23 @@ def distractors(self:CVE,
                 x:Tensor,           # queries in [-1, 1], (B, C, H, W)
                 target:Tensor,      # int64 (B,)
                 given:Tensor|None   # images in [-1, 1], (B, C, H, W), or one for all; None: the nearest
-               )->tuple[Tensor,Tensor]: # distractors, (B, C, H, W), NaN where there is none; their positions, -1 where given or none
-    "Choose the distractors, or check those given; raises `MirrorError` for one that is not called the target."
+               )->tuple[Tensor,Tensor]: # distractors, NaN where there is none; their positions, -1 where given or none
+    "Choose the distractors, or check those given."
     if given is None:
         index = self.nearest(x, target)
         return torch.where((index < 0)[:, None, None, None], torch.nan, self.real[index].to(x)), index
     d = check_images(given, self.classifier.in_channels, self.classifier.size)
-    if len(d) not in (1, len(x)) or d.shape[1:] != x.shape[1:]: raise MirrorError(f"distractors {tuple(d.shape)} for queries {tuple(x.shape)}: give one for all or one each")
+    if len(d) not in (1, len(x)) or d.shape[1:] != x.shape[1:]:
+        raise MirrorError(f"found distractors {tuple(d.shape)} for queries {tuple(x.shape)}: "
+                          "give one for all or one each")
     d = d.to(x).expand_as(x)
     called = self.classifier(d).argmax(1)
-    if (bad := called != target).any():
-        n, names = bad.nonzero()[0].item(), self.classifier.classes
-        raise MirrorError(f"distractor {n} is called {names[called[n]]}, the target is {names[target[n]]}: give an image that the classifier calls {names[target[n]]}")
+    wrong = (called != target).nonzero().flatten().tolist()
+    if wrong:
+        n = wrong[0]
+        names = self.classifier.classes
+        raise MirrorError(f"distractor {n} is called {names[called[n]]}, the target is {names[target[n]]}: "
+                          f"give an image that the classifier calls {names[target[n]]}")
     return d, torch.full_like(target, -1)
 
 # %% ../../nbs/52_cve.ipynb #8d07f234
@@ -151,45 +171,66 @@ def distractors(self:CVE,
 def edit(self:CVE,
          x:Tensor,             # queries in [-1, 1], (B, C, H, W)
          target:Tensor,        # int64 (B,)
-         distractor=None,      # images called the target, (B, C, H, W) or one for all; None: the nearest training images
+         distractor=None,      # images called the target, (B, C, H, W) or one for all; None: the nearest
          progress:bool=False   # show a bar
         )->Edits:
-    "Edit the last map greedily; raises `MirrorError` before `fit` where no distractor is given, or for one that is not called the target."
+    "Edit the last map greedily until the head says the target."
     x_d, index = self.distractors(x, target, distractor)
-    e, e_d, rows = self.classifier.encode(x), self.classifier.encode(x_d.nan_to_num(0)), torch.arange(len(x), device=x.device)
-    u, u_d, logits = cell_votes(e.maps[-1], self.classifier.W), cell_votes(e_d.maps[-1], self.classifier.W), e.logits
+    there = ~x_d.isnan().flatten(1).any(1)
+    e = self.classifier.encode(x)
+    e_d = self.classifier.encode(x_d.nan_to_num(0))
+    u = cell_votes(e.maps[-1], self.classifier.W)
+    u_d = cell_votes(e_d.maps[-1], self.classifier.W)
+    logits = e.logits
     hw = u.shape[2]
-    E, used, there = min(self.const.max_edits or hw, hw), u.new_zeros(len(x), hw, hw, dtype=torch.bool), ~x_d.isnan().flatten(1).any(1)
-    ij, log_p = torch.full((2, len(x), E), -1, device=x.device), u.new_full((len(x), E), torch.nan)
+    E = min(self.const.max_edits or hw, hw)
+    used = u.new_zeros(len(x), hw, hw, dtype=torch.bool)   # pairs that are no longer free
+    i_all = torch.full((len(x), E), -1, device=x.device)
+    j_all = i_all.clone()
+    log_p = u.new_full((len(x), E), torch.nan)
+    rows = torch.arange(len(x), device=x.device)
     for n in progress_bar(range(E), leave=False) if progress else range(E):
         on = rows[there & (logits.argmax(1) != target)]
         if not len(on): break
-        s, best = edit_scores(logits[on], u[on], u_d[on], target[on]).masked_fill(used[on], -torch.inf).flatten(1).max(1)
-        i, j = best//hw, best % hw
-        ij[0, on, n], ij[1, on, n], log_p[on, n] = i, j, s
-        used[on, i], used[on, :, j] = True, True
+        scores = edit_scores(logits[on], u[on], u_d[on], target[on]).masked_fill(used[on], -torch.inf)
+        log_p[on, n], best = scores.flatten(1).max(1)
+        i = best//hw
+        j = best % hw
+        i_all[on, n] = i
+        j_all[on, n] = j
+        used[on, i] = True
+        used[on, :, j] = True
         logits = logits.index_add(0, on, u_d[on, :, j] - u[on, :, i])
-    return Edits(*ij, log_p, there & (logits.argmax(1) == target), x_d, index, tuple(e.maps[-1].shape[2:]))
+    found = there & (logits.argmax(1) == target)
+    return Edits(i_all, j_all, log_p, found, x_d, index, tuple(e.maps[-1].shape[2:]))
 
 # %% ../../nbs/52_cve.ipynb #7d3b8274
 def _cells(size, n):
-    "Cell of every pixel, and first pixel of every cell, along one side."
+    "Return the cell of every pixel along one side, and the first and the last pixel of every cell."
     cell = torch.arange(size)*n//size
-    return cell, torch.searchsorted(cell, torch.arange(n))
+    first = torch.searchsorted(cell, torch.arange(n))
+    last = torch.searchsorted(cell, torch.arange(n), right=True) - 1
+    return cell, first, last
 
 def paste(x:Tensor,       # queries, (B, C, H, W)
           edits:Edits     # which cells of which distractors go where
          )->Tensor:       # same shape
     "Paste the distractor's patches over the query's."
-    (h, w), (B, _, H, W) = edits.shape, x.shape
-    (row, top), (col, left) = ([v.to(x.device) for v in _cells(*s)] for s in ((H, h), (W, w)))
-    of = torch.full((B, h*w + 1), -1, device=x.device).scatter(1, edits.i % (h*w + 1), edits.j)[:, :-1]   # unused places fall into a cell too many
-    j = of.view(B, h, w)[:, row][:, :, col]
-    last = lambda start, size, cell: torch.cat([start[1:], start.new_tensor([size])])[cell] - 1
-    down, along = (torch.arange(H, device=x.device) - top[row])[:, None], torch.arange(W, device=x.device) - left[col]
-    a, b = j.clamp_min(0)//w, j.clamp_min(0) % w
-    r, c = torch.minimum(top[a] + down, last(top, H, a)), torch.minimum(left[b] + along, last(left, W, b))
-    patch = edits.x_d.transpose(0, 1)[:, torch.arange(B, device=x.device)[:, None, None], r, c].transpose(0, 1)
+    B, _, H, W = x.shape
+    h, w = edits.shape
+    row, top, bottom = (v.to(x.device) for v in _cells(H, h))
+    col, left, right = (v.to(x.device) for v in _cells(W, w))
+    # The distractor's cell for each cell of the query, -1 for none; unused places go to one cell too many
+    source = torch.full((B, h*w + 1), -1, device=x.device).scatter(1, edits.i % (h*w + 1), edits.j)[:, :-1]
+    j = source.view(B, h, w)[:, row][:, :, col]   # the same for each pixel, (B, H, W)
+    r = j.clamp_min(0)//w
+    c = j.clamp_min(0) % w
+    down = torch.arange(H, device=x.device) - top[row]
+    along = torch.arange(W, device=x.device) - left[col]
+    from_row = torch.minimum(top[r] + down[:, None], bottom[r])
+    from_col = torch.minimum(left[c] + along, right[c])
+    batch = torch.arange(B, device=x.device)[:, None, None]
+    patch = edits.x_d.movedim(1, -1)[batch, from_row, from_col].movedim(-1, 1)
     return torch.where((j >= 0)[:, None], patch, x)
 
 # %% ../../nbs/52_cve.ipynb #25963975
@@ -199,11 +240,12 @@ def explain(self:CVE,
             target=None,            # None: the runner-up; int or int64 (B,)
             truth=None,             # true classes, int64 (B,), where known
             progress:bool=False,    # show a bar
-            distractor=None         # images called the target, (B, C, H, W) or one for all; None: the nearest training images
-           )->Explanation:          # ends in the pasted image, or in the source where no list was found; `.edits` has the lists
-    "Edit every image toward its target; raises `MirrorError` before `fit`, or for images, targets or distractors that do not fit."
+            distractor=None         # images called the target, (B, C, H, W) or one for all; None: the nearest
+           )->Explanation:          # ends in the pasted image, or in the source; `.edits` has the lists
+    "Edit every image toward its target."
     t = self.start(x, target)
     edits = self.edit(x, t, distractor, progress)
-    e = two_ended(self.classifier, x, torch.where(edits.found[:, None, None, None], paste(x, edits), x), t, truth)
+    answer = torch.where(edits.found[:, None, None, None], paste(x, edits), x)
+    e = two_ended(self.classifier, x, answer, t, truth)
     e.edits = edits
     return e

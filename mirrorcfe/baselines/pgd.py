@@ -21,31 +21,39 @@ class PGD(Baseline):
     "Targeted projected gradient descent (Madry et al., 2018)."
     def __init__(self,
                  classifier:GapClassifier,  # the network explained; frozen
-                 eps:float=64/255,          # radius of the ball, largest change of a pixel, in [0, 1] units
-                 alpha:float=1/255,         # step, in [0, 1] units
-                 steps:int=1000,            # how many
-                 early_stop:bool=False,     # leave a sample alone once it is predicted as the target
+                 eps:float=64/255,          # radius of the ball: largest change of a pixel, in units of [0, 1] images
+                 alpha:float=1/255,         # change of a pixel in a step, in units of [0, 1] images
+                 steps:int=1000,            # number of steps
+                 early_stop:bool=False,     # leave an image as it is once the classifier calls it the target
                  seed:int=0                 # of the random start
                 ):
-        if not (0 < eps <= 1 and 0 < alpha <= 1): raise MirrorError(f"eps and alpha lie in (0, 1], units of [0, 1] images: found {eps} and {alpha}")
+        if not (0 < eps <= 1 and 0 < alpha <= 1):
+            raise MirrorError(f"eps and alpha must lie in (0, 1], in units of [0, 1] images: found {eps} and {alpha}")
         if steps < 1: raise MirrorError(f"steps must be 1 or more: found {steps}")
         super().__init__(classifier)
-        self.eps, self.alpha, self.steps, self.early_stop, self.seed = eps, alpha, steps, early_stop, seed
+        self.eps = eps
+        self.alpha = alpha
+        self.steps = steps
+        self.early_stop = early_stop
+        self.seed = seed
 
 # %% ../../nbs/50_pgd.ipynb #794a857f
 @patch
 def step(self:PGD,
          x:Tensor,       # sources in [0, 1], (B, C, H, W)
-         x_adv:Tensor,   # where the attack is
+         x_adv:Tensor,   # images as attacked so far, same shape
          target:Tensor   # int64 (B,)
-        )->Tensor:       # where it is next
-    "Go down the cross entropy by `alpha`, back into the ball, back into [0, 1]."
+        )->Tensor:       # images after the step, same shape
+    "Go down the cross entropy by `alpha`, then back into the ball and into [0, 1]."
     x_adv = x_adv.detach().requires_grad_()
     with torch.enable_grad(): logits = self.classifier(x_adv*2 - 1)
     grad, = torch.autograd.grad(F.cross_entropy(logits, target, reduction='sum'), x_adv)
-    new = (x + (x_adv.detach() - self.alpha*grad.sign() - x).clamp(-self.eps, self.eps)).clamp(0, 1)
+    x_adv = x_adv.detach()
+    change = (x_adv - self.alpha*grad.sign() - x).clamp(-self.eps, self.eps)
+    new = (x + change).clamp(0, 1)
     if not self.early_stop: return new
-    return torch.where((logits.argmax(1) == target)[:, None, None, None], x_adv.detach(), new)
+    done = logits.argmax(1) == target
+    return torch.where(done[:, None, None, None], x_adv, new)
 
 # %% ../../nbs/50_pgd.ipynb #e3e121df
 @patch
@@ -54,10 +62,12 @@ def explain(self:PGD,
             target=None,            # None: the runner-up; int or int64 (B,)
             truth=None,             # true classes, int64 (B,), where known
             progress:bool=False     # show a bar
-           )->Explanation:
-    "Attack every image; raises `MirrorError` for images or targets that do not fit."
+           )->Explanation:          # two steps: the source and the attacked image
+    "Attack every image toward its target."
     t = self.start(x, target)
-    x01, rng = (x + 1)/2, torch.Generator(x.device).manual_seed(self.seed)
+    x01 = (x + 1)/2
+    rng = torch.Generator(x.device).manual_seed(self.seed)
     x_adv = (x01 + self.eps*(2*torch.rand(x.shape, generator=rng, device=x.device) - 1)).clamp(0, 1)
-    for _ in progress_bar(range(self.steps), leave=False) if progress else range(self.steps): x_adv = self.step(x01, x_adv, t)
+    steps = range(self.steps)
+    for _ in progress_bar(steps, leave=False) if progress else steps: x_adv = self.step(x01, x_adv, t)
     return two_ended(self.classifier, x, x_adv*2 - 1, t, truth)

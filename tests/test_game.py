@@ -1,0 +1,185 @@
+"The adversarial loop: the discriminators move first, the average of the generators, checkpoints of other runs, random numbers."
+import pytest, torch
+from dataclasses import dataclass
+from torch import nn
+from fastai.callback.core import Callback
+from fastcore.basics import AttrDict
+from mirrorcfe.classifiers import small_resnet
+from mirrorcfe.core import MirrorError
+from mirrorcfe.data import get_dls
+from mirrorcfe.distributed import ProcessGroup
+from mirrorcfe.game import BaseRecipe, Game, RealImages, Sampler, game_learner
+from tiny import hash_of
+
+@dataclass(frozen=True)
+class GreyRecipe(BaseRecipe):
+    steps:int = 6
+    lr:float = .05
+    betas:tuple = (0., .9)
+    adv:float = 1.
+
+class Value(nn.Module):
+    "One number, and one that counts how often it was used: a buffer of the generator."
+    def __init__(self):
+        super().__init__()
+        self.v = nn.Parameter(torch.zeros(()))
+        self.register_buffer('used', torch.zeros(()))
+
+class GreyGame(Game):
+    "A grey value with noise against a line; it writes down whose turn it was and with which weights."
+    loss_names, score_names = ('adv',), ('off',)
+    def __init__(self, classifier, recipe=GreyRecipe()):
+        torch.manual_seed(0)
+        super().__init__(classifier, recipe, dict(value=Value()), dict(line=nn.Linear(1, 1)))
+        self.moves, self.validated = [], []
+
+    def weights(self): return self.G.value.v.item(), self.D.line.bias.item()
+    def judge(self, x): return self.D.line(x.mean((1, 2, 3))[:, None])
+    def forward(self, x, y, sampler):
+        if self.training: self.G.value.used += 1
+        return AttrDict(x=x, drawn=self.G.value.v + .1*sampler.randn(len(x), *x.shape[1:]))
+
+    def generator_losses(self, d, sampler):
+        if self.training:
+            assert d.drawn.requires_grad and not any(p.requires_grad for p in self.D.parameters())
+            self.moves.append(('G', *self.weights()))
+        return dict(adv=(self.judge(d.drawn) - 1).pow(2).mean())
+
+    def discriminator_loss(self, d, sampler):
+        assert not d.drawn.requires_grad and all(p.requires_grad for p in self.D.parameters())
+        self.moves.append(('D', *self.weights()))
+        return (self.judge(d.x) - 1).pow(2).mean() + self.judge(d.drawn).pow(2).mean()
+
+    def score(self, d):
+        self.validated.append(self.G.value.v.item())
+        return dict(off=d.drawn.mean())
+
+class OtherGame(GreyGame): pass
+
+class Follow(Callback):
+    "The grey value after every step."
+    def __init__(self): self.values = []
+    def after_batch(self):
+        if self.training: self.values.append(self.model.G.value.v.item())
+
+@pytest.fixture(scope='module')
+def clf(): return small_resnet(widths=(8, 16), size=16)
+
+@pytest.fixture(scope='module')
+def dls(): return get_dls('digits', bs=8, n_train=64, steps=2, size=16, device='cpu')
+
+def play(clf, dls, kind=GreyGame, folder=None, seed=0, cbs=(), **changes):
+    return game_learner(kind(clf, GreyRecipe(**changes)), dls, seed, folder).fit_game(progress=False, cbs=cbs).model
+
+def test_the_discriminators_move_first(clf, dls):
+    turns = play(clf, dls).moves
+    assert [who for who, *_ in turns] == ['D', 'G']*6
+    for (_, v, bias), (_, v_after, bias_after) in zip(turns[::2], turns[1::2]):
+        assert v_after == v, 'the generators wait for the discriminators'
+        assert bias_after != bias, 'the generators answer to discriminators that have just moved'
+    for (_, v, bias), (_, v_next, bias_next) in zip(turns[1::2], turns[2::2]):
+        assert v_next != v and bias_next == bias
+
+def test_the_loop_is_a_plain_loop(clf, dls):
+    "Discriminator, then generator, on detached images, AdamW on both sides, noise that follows from seed and epoch."
+    follow = Follow()
+    play(clf, dls, cbs=[follow])
+    game, values = GreyGame(clf).train(), []
+    opts = [torch.optim.AdamW(m.parameters(), lr=.05, betas=(0., .9), weight_decay=0.) for m in (game.D, game.G)]
+    def move(opt, loss):
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    for epoch in range(3):
+        sampler = play_sampler(clf, dls, epoch)
+        for x, y in dls.train.set_epoch(epoch):
+            drawn = game.G.value.v + .1*sampler.randn(len(x), *x.shape[1:])
+            move(opts[0], (game.judge(x) - 1).pow(2).mean() + game.judge(drawn.detach()).pow(2).mean())
+            move(opts[1], (game.judge(drawn) - 1).pow(2).mean())
+            values.append(game.G.value.v.item())
+    assert follow.values == values
+
+def play_sampler(clf, dls, epoch):
+    "The random numbers of an epoch."
+    turns = game_learner(GreyGame(clf), dls).turns
+    turns.reseed(ProcessGroup(), 'train', epoch)
+    return turns.sampler
+
+def test_no_average_unless_asked_for(clf, dls):
+    plain, off, on = (play(clf, dls, **how) for how in ({}, dict(ema=0.), dict(ema=.5)))
+    assert hash_of(plain.G, plain.D) == hash_of(off.G, off.D) != hash_of(on.G, on.D)
+
+def test_the_average(clf, dls, tmp_path, stop_after):
+    "Training is the same with it; what is validated and kept is the moving average, after a resumption as well."
+    raw, follow = Follow(), Follow()
+    plain = play(clf, dls, cbs=[raw])
+    kept = play(clf, dls, cbs=[follow], ema=.7)
+    assert follow.values == raw.values and hash_of(kept.D) == hash_of(plain.D)
+    means = [raw.values[0]]
+    for v in raw.values[1:]: means.append(.7*means[-1] + .3*v)
+    assert kept.G.value.v.item() == pytest.approx(means[-1], rel=1e-5) != raw.values[-1]
+    assert kept.validated[::len(kept.validated)//3] == pytest.approx(means[1::2], rel=1e-5)
+    assert kept.G.value.used == 6   # buffers are those of the generator itself
+    with pytest.raises(KeyboardInterrupt): play(clf, dls, folder=tmp_path, ema=.7, cbs=[stop_after(1)])
+    again = play(clf, dls, folder=tmp_path, ema=.7)
+    assert hash_of(again.G, again.D) == hash_of(kept.G, kept.D)
+    fresh = GreyGame(clf)
+    assert fresh.load_generators(tmp_path/'checkpoint.pt') == 3 and hash_of(fresh.G) == hash_of(kept.G)
+
+@pytest.mark.parametrize('ema', [-.1, 1., 2., float('nan')])
+def test_a_decay_that_is_none(ema):
+    with pytest.raises(MirrorError, match='decay'): GreyRecipe(ema=ema)
+
+def test_the_average_costs_no_pass(clf, dls):
+    calls = []
+    class Counting(GreyGame):
+        def forward(self, *args):
+            calls.append(self.training)
+            return super().forward(*args)
+    for ema, want in ((0., None), (.9, None)):
+        calls.clear()
+        play(clf, dls, Counting, ema=ema)
+        assert calls.count(True) == 6
+
+def test_killed_and_resumed(clf, dls, tmp_path, stop_after):
+    whole = play(clf, dls)
+    with pytest.raises(KeyboardInterrupt): play(clf, dls, folder=tmp_path, cbs=[stop_after(2)])
+    resumed = play(clf, dls, folder=tmp_path)
+    assert hash_of(resumed.G, resumed.D) == hash_of(whole.G, whole.D) and len(resumed.moves) == 4
+    assert [line.split(',')[0] for line in (tmp_path/'history.csv').read_text().splitlines()] == ['epoch', '0', '1', '2']
+    assert hash_of(play(clf, dls, folder=tmp_path).G) == hash_of(whole.G), 'nothing is left to do'
+
+@pytest.mark.parametrize('how, says', [(dict(kind=OtherGame), r'\(game GreyGame, here OtherGame\)'), (dict(kind=OtherGame, lr=.1), r'\(game GreyGame, here OtherGame\)'),
+                                       (dict(seed=1), r'\(seed 0, here 1\)'), (dict(lr=.1, adv=2.), r'\(lr 0.05, here 0.1, adv 1.0, here 2.0\)'),
+                                       (dict(epochs=2), 'length 3 epochs of 2 steps, here 2 epochs of 2 steps'), (dict(ema=.5), 'ema 0.0, here 0.5')])
+def test_a_checkpoint_of_another_run_is_refused_by_name(clf, dls, tmp_path, how, says):
+    play(clf, dls, folder=tmp_path)
+    before = (tmp_path/'checkpoint.pt').read_bytes()
+    with pytest.raises(MirrorError, match=f'belongs to another run .*{says}.*: give another folder, or delete it'): play(clf, dls, folder=tmp_path, **how)
+    assert (tmp_path/'checkpoint.pt').read_bytes() == before
+
+def test_a_checkpoint_for_another_classifier_is_refused(clf, dls, tmp_path):
+    play(clf, dls, folder=tmp_path)
+    with pytest.raises(MirrorError, match='belongs to another run .classifier'): play(small_resnet(widths=(8, 16), size=16), dls, folder=tmp_path)
+
+@pytest.mark.parametrize('content', [b'half a file', b''])
+def test_a_file_that_is_no_checkpoint(clf, dls, tmp_path, content):
+    (tmp_path/'checkpoint.pt').write_bytes(content)
+    with pytest.raises(MirrorError, match='cannot be read .*delete it'): play(clf, dls, folder=tmp_path)
+
+def test_a_loss_that_is_not_finite(clf, dls):
+    with pytest.raises(MirrorError, match='the loss is nan in epoch 0: lower lr=0.05$'): play(clf, dls, adv=float('nan'))
+
+def test_what_is_drawn_for_a_process_is_its_part_of_the_whole():
+    def draw(rank, world_size):
+        s, n = Sampler(torch.Generator().manual_seed(3), ProcessGroup(rank, world_size)), 6//world_size
+        return [s.rand(n), s.randn(n, 2), s.randint(2, 5, n), s.draw(lambda n, **how: torch.rand(2, n, **how), n, 1).T]
+    for whole, *parts in zip(draw(0, 1), *(draw(i, 3) for i in range(3))):
+        for i, part in enumerate(parts): assert torch.equal(part, whole[i::3])
+    assert {*Sampler(torch.Generator().manual_seed(0)).randint(2, 5, 100).tolist()} == {2, 3, 4}
+
+def test_real_images_are_of_the_classes_asked_for(dls):
+    real, (x, y) = RealImages(dls.train, range(10)), dls.train.dataset[:]
+    c = torch.arange(10).repeat(3)
+    for u in (0., .5, .999):
+        for image, j in zip(real(c, torch.full((30,), u)), c): assert any(torch.equal(image, v) for v in x[y == j])
