@@ -4,8 +4,8 @@ import matplotlib.pyplot as plt, numpy as np, pytest, torch
 from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.explainer import MirrorCFE
-from mirrorcfe.show import (PALETTE, Panel, _largest, _outline, _share_inside, check_sample, class_name, evidence, headline, prediction_kind,
-                            step_name, strip_panels, to_rgb)
+from mirrorcfe.show import (PALETTE, Panel, _largest, _outline, _share_inside, check_sample, class_name, evidence,
+                            headline, prediction_kind, step_name, strip_panels, to_rgb)
 from mirrorcfe.training import MirrorModel
 from tiny import tiny
 
@@ -122,7 +122,8 @@ def test_first_cfe_is_framed(ex):
 
 def test_grid_rows_are_the_samples_asked_for(ex):
     shown = [a.images[0].get_array() for a in ex.show_grid([2, 0], steps=2).axes]
-    for image, want in zip(shown, (ex.x[2], ex.path[2, -1], ex.x[0], ex.path[0, -1])): np.testing.assert_array_equal(image, to_rgb(want))
+    wanted = ex.x[2], ex.path[2, -1], ex.x[0], ex.path[0, -1]
+    for image, want in zip(shown, wanted): np.testing.assert_array_equal(image, to_rgb(want))
     said = {t.get_text() for t in ex.show_grid([2], steps=2).findobj(plt.Text)}
     assert "never\nflipped" in said and "left →\nright" in said
 
@@ -194,7 +195,9 @@ def test_outline_goes_round_the_mask():
     _, ax = plt.subplots()
     _outline(ax, np.array([[0, 1, 0], [0, 0, 0]]), (8, 6))
     lines = {tuple(map(tuple, line.tolist())) for line in ax.collections[0].get_segments()}
-    assert lines == {((1.5, -.5), (3.5, -.5)), ((1.5, 3.5), (3.5, 3.5)), ((1.5, -.5), (1.5, 3.5)), ((3.5, -.5), (3.5, 3.5))}
+    left, right, top, bottom = 1.5, 3.5, -.5, 3.5
+    assert lines == {((left, top), (right, top)), ((left, bottom), (right, bottom)),
+                     ((left, top), (left, bottom)), ((right, top), (right, bottom))}
     plt.close()
 
 def test_evidence_averages_to_the_margin():
