@@ -306,7 +306,7 @@ def test_every_stored_cell_is_read_and_the_tables_are_of_the_cells(group):
     assert len(cells) == len(files) > 0
     for cell, file in ((json.loads(f.read_text()), f) for f in files):
         who = [cell['task'], cell['method'], cell['direction']]
-        assert file.name.endswith(f'-{b._short_hash(who)[:6]}.json') and cell['status'] == 'ok'
+        assert file.name.endswith(f'-{b.json_hash(who)[:6]}.json') and cell['status'] == 'ok'
         assert len(file.read_text().splitlines()) < 400   # a curve of a hundred steps is one line
     stored, now = pd.read_csv(group/'results.csv'), b.load_results(group)
     assert list(stored) == list(now) and stored['method'].tolist() == now['method'].tolist()
