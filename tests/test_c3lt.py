@@ -6,8 +6,7 @@ from mirrorcfe.baselines.c3lt import C3LT, DCGAN, GanAutoencoder, LatentStep, ch
 from mirrorcfe.classifiers import get_classifier, small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
-from mirrorcfe.game import weights_hash
-from tiny import fixed_sampler, settle
+from tiny import fixed_sampler, hash_of, settle
 
 TINY = dict(steps=2, bs=8)
 
@@ -86,9 +85,9 @@ def test_weights_of_0_are_left_out(clf, auto, dls):
     assert names() == {'cls', 'prox', 'cyc', 'adv'} and names(prox=0, cyc=0, adv=0) == {'cls'} and names(cyc=0, adv=0) == {'cls', 'prox'}
 
 def test_what_is_frozen_stays(clf, dls, auto):
-    before = weights_hash(auto.game, auto.gan.game)
+    before = hash_of(auto.game, auto.gan.game)
     C3LT(clf, 'cpu', autoencoder=auto, **TINY).fit(dls, progress=False)
-    assert weights_hash(auto.game, auto.gan.game) == before
+    assert hash_of(auto.game, auto.gan.game) == before
     assert not auto.game.G.training and not auto.gan.game.G.training
 
 def test_there_and_back(c3lt, x):
@@ -133,7 +132,7 @@ def test_whole_and_resumed(clf, dls, tmp_path):
     gan = DCGAN(clf, 'cpu', width=4, **TINY).fit(dls, folder=tmp_path/'autoencoder'/'gan', progress=False)
     auto = GanAutoencoder(clf, 'cpu', (4, 9), gan=gan, width=4, **TINY).fit(dls, folder=tmp_path/'autoencoder', progress=False)
     a, b = (C3LT(clf, 'cpu', autoencoder=auto, bs=8).fit(dls, steps=2, folder=tmp_path, progress=False).game for _ in range(2))
-    assert weights_hash(a.G) == weights_hash(b.G) and len((tmp_path/'history.csv').read_text().splitlines()) == 2
+    assert hash_of(a.G) == hash_of(b.G) and len((tmp_path/'history.csv').read_text().splitlines()) == 2
     other = GanAutoencoder(clf, 'cpu', (4, 9), gan=gan, width=4, seed=1, **TINY).fit(dls, progress=False)
     with pytest.raises(MirrorError, match='belongs to another run'): C3LT(clf, 'cpu', autoencoder=other, bs=8).fit(dls, steps=2, folder=tmp_path, progress=False)
 

@@ -6,8 +6,7 @@ from mirrorcfe.baselines.cyclegan import CycleGAN, ImagePool, Patches, Translato
 from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
-from mirrorcfe.game import weights_hash
-from tiny import fixed_sampler
+from tiny import fixed_sampler, hash_of
 
 TINY = dict(steps=2, bs=4, width=4, blocks=1)
 
@@ -79,12 +78,12 @@ def test_killed_and_resumed(clf, dls, tmp_path, stop_after, short_epochs):
     whole = make().fit(dls, progress=False)
     with pytest.raises(KeyboardInterrupt): make().fit(dls, folder=tmp_path, progress=False, cbs=[stop_after(1)])
     resumed = make().fit(dls, folder=tmp_path, progress=False)
-    assert weights_hash(resumed.game.G, resumed.game.D) == weights_hash(whole.game.G, whole.game.D)
+    assert hash_of(resumed.game.G, resumed.game.D) == hash_of(whole.game.G, whole.game.D)
 
 def test_it_is_blind_to_the_classifier(clf, dls):
     other = small_resnet(10, classes=clf.classes)
     a, b = (CycleGAN(f, 'cpu', **TINY).fit(dls, progress=False) for f in (clf, other))
-    assert weights_hash(a.game.G, a.game.D) == weights_hash(b.game.G, b.game.D)
+    assert hash_of(a.game.G, a.game.D) == hash_of(b.game.G, b.game.D)
 
 @pytest.mark.parametrize('size', [(28, 28), (30, 34), (32, 32), (33, 31)])
 def test_sizes(size): assert Translator(3, 4, 1)(torch.zeros(1, 3, *size)).shape == (1, 3, *size)

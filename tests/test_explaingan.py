@@ -6,8 +6,7 @@ from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
 from mirrorcfe.baselines.base import ImageDecoder, ImageEncoder, ToImage, by_class
-from mirrorcfe.game import weights_hash
-from tiny import fixed_sampler
+from tiny import fixed_sampler, hash_of
 
 TINY = dict(steps=2, bs=8, width=4, z=6)
 
@@ -103,13 +102,13 @@ def test_killed_and_resumed(clf, dls, tmp_path, stop_after, short_epochs):
     whole = make().fit(dls, progress=False)
     with pytest.raises(KeyboardInterrupt): make().fit(dls, folder=tmp_path, progress=False, cbs=[stop_after(1)])
     resumed = make().fit(dls, folder=tmp_path, progress=False)
-    assert weights_hash(resumed.game.G, resumed.game.D) == weights_hash(whole.game.G, whole.game.D)
+    assert hash_of(resumed.game.G, resumed.game.D) == hash_of(whole.game.G, whole.game.D)
     assert len((tmp_path/'history.csv').read_text().splitlines()) == 3
     done = make().fit(dls, folder=tmp_path, progress=False)   # nothing left to do
-    assert weights_hash(done.game.G) == weights_hash(whole.game.G)
+    assert hash_of(done.game.G) == hash_of(whole.game.G)
     with pytest.raises(MirrorError, match='belongs to another run'): ExplainGAN(clf, 'cpu', **(TINY | dict(steps=6, z=7))).fit(dls, folder=tmp_path, progress=False)
     assert len(list((tmp_path/'samples').iterdir())) == 2
-    assert weights_hash(make().fit(dls, steps=2, progress=False).game.G) != weights_hash(whole.game.G)
+    assert hash_of(make().fit(dls, steps=2, progress=False).game.G) != hash_of(whole.game.G)
 
 def test_the_classifier_is_untouched(clf, dls):
     before = clf.fingerprint()

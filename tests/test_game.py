@@ -8,7 +8,8 @@ from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
 from mirrorcfe.distributed import ProcessGroup
-from mirrorcfe.game import BaseRecipe, Game, RealImages, Sampler, game_learner, weights_hash
+from mirrorcfe.game import BaseRecipe, Game, RealImages, Sampler, game_learner
+from tiny import hash_of
 
 @dataclass(frozen=True)
 class GreyRecipe(BaseRecipe):
@@ -106,14 +107,14 @@ def play_sampler(clf, dls, epoch):
 
 def test_no_average_unless_asked_for(clf, dls):
     plain, off, on = (play(clf, dls, **how) for how in ({}, dict(ema=0.), dict(ema=.5)))
-    assert weights_hash(plain.G, plain.D) == weights_hash(off.G, off.D) != weights_hash(on.G, on.D)
+    assert hash_of(plain.G, plain.D) == hash_of(off.G, off.D) != hash_of(on.G, on.D)
 
 def test_the_average(clf, dls, tmp_path, stop_after):
     "Training is the same with it; what is validated and kept is the moving average, after a resumption as well."
     raw, follow = Follow(), Follow()
     plain = play(clf, dls, cbs=[raw])
     kept = play(clf, dls, cbs=[follow], ema=.7)
-    assert follow.values == raw.values and weights_hash(kept.D) == weights_hash(plain.D)
+    assert follow.values == raw.values and hash_of(kept.D) == hash_of(plain.D)
     means = [raw.values[0]]
     for v in raw.values[1:]: means.append(.7*means[-1] + .3*v)
     assert kept.G.value.v.item() == pytest.approx(means[-1], rel=1e-5) != raw.values[-1]
@@ -121,9 +122,9 @@ def test_the_average(clf, dls, tmp_path, stop_after):
     assert kept.G.value.used == 6   # buffers are those of the generator itself
     with pytest.raises(KeyboardInterrupt): play(clf, dls, folder=tmp_path, ema=.7, cbs=[stop_after(1)])
     again = play(clf, dls, folder=tmp_path, ema=.7)
-    assert weights_hash(again.G, again.D) == weights_hash(kept.G, kept.D)
+    assert hash_of(again.G, again.D) == hash_of(kept.G, kept.D)
     fresh = GreyGame(clf)
-    assert fresh.load_generators(tmp_path/'checkpoint.pt') == 3 and weights_hash(fresh.G) == weights_hash(kept.G)
+    assert fresh.load_generators(tmp_path/'checkpoint.pt') == 3 and hash_of(fresh.G) == hash_of(kept.G)
 
 @pytest.mark.parametrize('ema', [-.1, 1., 2., float('nan')])
 def test_a_decay_that_is_none(ema):
@@ -144,9 +145,9 @@ def test_killed_and_resumed(clf, dls, tmp_path, stop_after):
     whole = play(clf, dls)
     with pytest.raises(KeyboardInterrupt): play(clf, dls, folder=tmp_path, cbs=[stop_after(2)])
     resumed = play(clf, dls, folder=tmp_path)
-    assert weights_hash(resumed.G, resumed.D) == weights_hash(whole.G, whole.D) and len(resumed.moves) == 4
+    assert hash_of(resumed.G, resumed.D) == hash_of(whole.G, whole.D) and len(resumed.moves) == 4
     assert [line.split(',')[0] for line in (tmp_path/'history.csv').read_text().splitlines()] == ['epoch', '0', '1', '2']
-    assert weights_hash(play(clf, dls, folder=tmp_path).G) == weights_hash(whole.G), 'nothing is left to do'
+    assert hash_of(play(clf, dls, folder=tmp_path).G) == hash_of(whole.G), 'nothing is left to do'
 
 @pytest.mark.parametrize('how, says', [(dict(kind=OtherGame), r'\(game GreyGame, here OtherGame\)'), (dict(kind=OtherGame, lr=.1), r'\(game GreyGame, here OtherGame\)'),
                                        (dict(seed=1), r'\(seed 0, here 1\)'), (dict(lr=.1, adv=2.), r'\(lr 0.05, here 0.1, adv 1.0, here 2.0\)'),

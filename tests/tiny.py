@@ -3,10 +3,15 @@ import torch
 from torch import nn
 from mirrorcfe.explanation import Explanation
 from mirrorcfe.game import Sampler
+from mirrorcfe.storage import tensors_hash
 
 def fixed_sampler(x, seed=0):
     "A sampler whose real images are the first ones of `x`, whatever class is asked for."
     return Sampler(torch.Generator().manual_seed(seed), real=lambda classes, u: x[:len(classes)])
+
+def hash_of(*nets):
+    "A hash of the weights and buffers of some networks."
+    return tensors_hash(nn.ModuleList(nets))
 
 def settle(net, *batch):
     """Give batch norm the statistics of one batch.

@@ -1,0 +1,86 @@
+"Numbers and films of a saved explainer."
+import json, os, shutil
+import pytest
+from PIL import Image
+import mirrorcfe.cli as cli, mirrorcfe.outcomes as outcomes
+from mirrorcfe.cli import main
+from mirrorcfe.core import MirrorError
+from mirrorcfe.outcomes import EVALUATION_COLUMNS, EVALUATION_METRICS, evaluation_rows, film_name
+from commands import refused, rows, train_quickly
+from tiny import tiny
+
+def test_evaluate_whole(trained, tmp_path, capsys):
+    argv = ["--explainer", str(trained[0]), "--n", "3", "--steps", "5", "--out", str(tmp_path/"res"), "--device", "cpu"]
+    assert main(["evaluate", *argv]) == 0
+    got = rows(tmp_path/"res"/"results.csv")
+    assert {r["direction"] for r in got} <= {"three to ei ght", "ei ght to three"}
+    assert {r["image"] for r in got} == {"first counterfactual", "reflection"}
+    for column in ("validity", "oracle", "denoised_validity", "confidence_error", "found"):
+        assert all(0 <= float(r[column]) <= 1 for r in got), column
+    columns = {k for k in got[0] if not k.endswith(("_low", "_high"))} - {"direction", "image"}
+    assert columns <= set(EVALUATION_COLUMNS), "every column is explained"
+    page = (tmp_path/"res"/"results.md").read_text()
+    assert "95 % bootstrap intervals" in page and "Results in" in capsys.readouterr().out
+    assert "| validity | share that the classifier takes for the target |" in page
+
+def test_columns_of_the_table():
+    "What was not measured is left out; intervals stand beside the three means that have one."
+    assert set(EVALUATION_METRICS.values()) < set(EVALUATION_COLUMNS)
+    value = dict(mean=.5, low=.4, high=.6)
+    of_end = dict(coverage=1., metrics={"Val": value, "COUT": value, "L1": dict(mean=None, low=None, high=None)})
+    first, last = evaluation_rows(dict(images=2, rows=dict(first=of_end, reflection=of_end)))
+    assert first == dict(image="first counterfactual", images=2, found=1., validity=.5, validity_low=.4, validity_high=.6, cout=.5)
+    assert last == first | dict(image="reflection")
+
+def test_evaluate_makes_an_oracle(trained, tmp_path, monkeypatch, capsys):
+    train_quickly(monkeypatch)
+    shutil.copytree(trained[0]/"explainer", tmp_path/"mine")
+    for f in (tmp_path/"mine").glob("oracle.*"): f.unlink()
+    argv = ["--explainer", str(tmp_path/"mine"), "--n", "2", "--steps", "3", "--out", str(tmp_path/"res"), "--device", "cpu"]
+    assert main(["evaluate", *argv]) == 0
+    assert "training oracle" in capsys.readouterr().out
+
+def test_evaluate_refusals(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "show_warning", lambda *a, **k: None)
+    refusals = {"nowhere is neither": ["--data", "nowhere"], "knows no 0": ["--data", "digits"],
+                "both are three": ["--pair", "three", "three"], "--n must be 1": ["--n", "0"]}
+    for message, argv in refusals.items():
+        assert message in refused(capsys, "evaluate", "--explainer", trained[0], "--out", tmp_path/"res", *argv)
+    shutil.copytree(trained[0]/"explainer", tmp_path/"mine")
+    file = tmp_path/"mine"/"classifier.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | dict(dataset="gone")))
+    line = refused(capsys, "evaluate", "--explainer", tmp_path/"mine", "--out", tmp_path/"res")
+    assert "the explainer was trained on gone: give the images by --data" in line
+    assert os.listdir(tmp_path) == ["mine"]
+
+def test_film_names():
+    ex = tiny(classes=("T-shirt/top", "猫", "up"))
+    assert film_name(ex, 0, 3, "mp4", 0) == "no3_T-shirt-top_(GT_T-shirt-top)_to_猫_correct.mp4"
+    assert film_name(ex, 0, 3, "gif", 2) == "no3_T-shirt-top_(GT_up)_to_猫_error.gif"
+    assert film_name(ex, 0, 1, "gif", -1) == film_name(ex, 0, 1, "gif") == "no1_T-shirt-top_to_猫.gif"
+
+@pytest.fixture
+def no_ffmpeg(monkeypatch):
+    "A machine without ffmpeg."
+    def find(): raise MirrorError("no ffmpeg for an MP4")
+    monkeypatch.setattr(outcomes, "find_ffmpeg", find)
+
+FILM = ["--frames", "3", "--size", "160", "--device", "cpu"]
+
+def test_films_of_held_out_images(trained, tmp_path):
+    out = tmp_path/"films"
+    assert main(["animate", "--explainer", str(trained[0]), "--n", "1", *FILM, "--format", "gif", "--out", str(out)]) == 0
+    films = rows(out/"films.csv")
+    assert {f["film"] for f in films} == set(os.listdir(out)) - {"films.csv"} and 1 <= len(films) <= 2
+    for f in films:
+        right = f["predicted"] == f["truth"]
+        assert f["film"].endswith("correct.gif" if right else "error.gif") and f["target"] != f["predicted"]
+        assert right or f["target"] == f["truth"]
+        with Image.open(out/f["film"]) as im: assert im.n_frames == 3
+
+def test_films_without_ffmpeg(trained, pets, tmp_path, capsys, no_ffmpeg):
+    argv = ["animate", str(pets/"three"/"05.png"), "--explainer", str(trained[0]), *FILM, "--out"]
+    assert main([*argv, str(tmp_path/"one")]) == 0
+    assert "the films are GIFs" in capsys.readouterr().out
+    assert any("(GT_three)_to_" in f and f.endswith(".gif") for f in os.listdir(tmp_path/"one"))
+    assert "no ffmpeg" in refused(capsys, *argv, tmp_path/"two", "--format", "mp4")

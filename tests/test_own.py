@@ -1,0 +1,180 @@
+"Your own classifier and your own images: what is read, what is refused, and a training that is killed."
+import errno, os, shutil, warnings
+from pathlib import Path
+import pytest, torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+import mirrorcfe.cli as cli, mirrorcfe.own as own, mirrorcfe.runs as runs
+from mirrorcfe.cli import main
+from mirrorcfe.core import MirrorError
+from mirrorcfe.own import CHECKPOINT_STEPS, CLASSIFIER_STEPS, match_classes, open_classifier, open_data, read_weights
+from mirrorcfe.runs import NORMALISE, load_explainer, load_network, open_network, save_network
+from mirrorcfe.game import Checkpoint
+from commands import TRAIN, refused, rows, train_quickly
+
+# --- classifiers from files ------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    "Weights of a resnet18 of two classes, in the forms in which they come."
+    from torchvision.models import resnet18
+    folder = tmp_path_factory.mktemp("networks")
+    torch.manual_seed(0)
+    net = resnet18(num_classes=2).eval()
+    weights = {k: v.contiguous() for k, v in net.state_dict().items()}
+    save_file(weights, folder/"net.safetensors")
+    torch.save(weights, folder/"net.pth")
+    torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in weights.items()}}, folder/"parallel.pt")
+    torch.save(net, folder/"whole.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)   # torch will give TorchScript up
+        torch.jit.script(torch.nn.Linear(2, 2)).save(folder/"script.pt")
+    torch.save([1, 2], folder/"list.pth")
+    (folder/"half.safetensors").write_bytes((folder/"net.safetensors").read_bytes()[:5000])
+    return folder, net
+
+@pytest.mark.parametrize("file", ["net.safetensors", "net.pth", "parallel.pt"])
+def test_weights_of_torchvision(networks, file):
+    folder, net = networks
+    ours = open_classifier(folder/file, "resnet18", ["a", "b"], normalise="none")
+    x = torch.rand(2, 3, 64, 64)*2 - 1
+    torch.testing.assert_close(ours(x), net(x), rtol=1e-4, atol=1e-4)
+    assert ours.classes == ["a", "b"]
+
+@pytest.mark.parametrize("normalise,change", [("unit", lambda x: (x + 1)/2), ("none", lambda x: x)])
+def test_normalise(networks, normalise, change):
+    folder, net = networks
+    x = torch.rand(2, 3, 64, 64)*2 - 1
+    ours = open_classifier(folder/"net.pth", "resnet18", normalise=normalise)
+    assert normalise in NORMALISE
+    torch.testing.assert_close(ours(x), net(change(x)), rtol=1e-4, atol=1e-4)
+
+@pytest.mark.parametrize("file,message", [
+    ("whole.pth", "whole model, save its weights alone"),
+    ("script.pt", "cannot be read as plain weights"),
+    ("list.pth", "holds no state dict"),
+    ("half.safetensors", "cannot be read as plain weights"),
+    ("none.pth", "no such file")])
+def test_nothing_is_executed(networks, file, message):
+    with pytest.raises(MirrorError, match=message): open_classifier(networks[0]/file, "resnet18")
+
+def test_a_pickle_does_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self): return (Path(tmp_path/"ran").touch, ())
+    torch.save({"weight": Evil()}, tmp_path/"evil.pth")
+    with pytest.raises(MirrorError, match="cannot be read as plain weights"): read_weights(tmp_path/"evil.pth")
+    assert not (tmp_path/"ran").exists()
+
+@pytest.mark.parametrize("arch,message", [
+    ("resnet50", "not those of resnet50"),
+    ("resnet", "no network 'resnet'"),
+    ("small_resnet", "not those of small_resnet"),
+    (None, "add --arch")])
+def test_wrong_network(networks, arch, message):
+    with pytest.raises(MirrorError, match=message): open_classifier(networks[0]/"net.pth", arch)
+
+def test_network_without_gap(monkeypatch):
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2), torch.nn.Flatten(), torch.nn.Linear(4*31*31, 2)).eval()
+    monkeypatch.setattr(runs, "_torchvision_network", lambda *a: net)
+    with pytest.raises(MirrorError, match="not the spatial mean of a map"): open_network("flat", net.state_dict())
+
+def test_opened_network_comes_back(networks, tmp_path):
+    net = open_network("resnet18", read_weights(networks[0]/"net.pth"), ["a", "b"], size=64)
+    save_network(net, tmp_path/"classifier")
+    again, about = load_network(tmp_path/"classifier")
+    assert again.fingerprint() == net.fingerprint() and about["kind"] == "torchvision"
+    by_folder, by_file = open_classifier(tmp_path), open_classifier(tmp_path/"classifier.safetensors")
+    assert by_folder.fingerprint() == by_file.fingerprint() == net.fingerprint()
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+def test_fewer_classes_than_the_classifier(small, tmp_path):
+    pixels = small[0].test.dataset.x[0, 0].numpy()
+    for c in ("5", "2"):
+        (tmp_path/c).mkdir()
+        for i in range(4): Image.fromarray(pixels).save(tmp_path/c/f"{i}.png")
+    dls = match_classes(open_data(tmp_path, 16), small[1].classes)
+    assert dls.c == 10 and set(dls.train.dataset.y.tolist()) == {2, 5}
+    assert dls.train.dataset.vocab == small[1].classes and dls.train.dataset.x.shape[1] == 1
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+def weights(out): return load_file(next((out/"explainer"/"generator").glob("*.safetensors")))
+
+def test_train_whole(trained):
+    out, said = trained
+    for words in ("2 of 62 images cannot be read and are left out", "held-out images right", "Results in", "training explainer"):
+        assert words in said
+    assert sorted(os.listdir(out.parent)) == ["out"], "the unfinished folder is gone"
+    model, oracle, about = load_explainer(out)
+    assert about["classes"] == ["ei ght", "three"] and model.pair == (1, 0) and about["fit"] == "middle"
+    assert about["in_channels"] == 1, "grey digits, some stored in colour"
+    assert oracle.accuracy is not None
+    assert {"results.md", "results.csv", "samples.csv", "training.csv", "explainer"} <= set(os.listdir(out))
+    page = (out/"results.md").read_text(encoding="utf-8")
+    assert page.startswith("# Mirror-CFE on pets")
+    assert all((out/link.split(")")[0]).is_file() for link in page.split("](")[1:])
+    assert len(rows(out/"training.csv")) == 2 and all("ei-ght" in f for f in os.listdir(out/"strips"))
+
+def test_steps_of_a_training(): assert 1 < CHECKPOINT_STEPS < CLASSIFIER_STEPS
+
+def test_killed_training_goes_on(pets, tmp_path, monkeypatch, capsys, trained):
+    "Stopped after the first checkpoint, the same command ends with the weights of an unbroken run."
+    train_quickly(monkeypatch)
+    monkeypatch.setattr(runs, "write_pictures", lambda *a: {})   # not the point here, and slow
+    argv = ["train", "--data", str(pets), *TRAIN, "--out", str(tmp_path/"out")]
+    after_epoch = Checkpoint.after_epoch
+    def stop(self):
+        after_epoch(self)
+        raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(Checkpoint, "after_epoch", stop)
+        assert main(argv) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err and os.listdir(tmp_path) == ["out.unfinished"]
+    monkeypatch.setattr(cli, "show_warning", lambda *a, **k: None)
+    assert "of another training (steps 4, now 6)" in refused(capsys, *argv, "--steps", "6")
+    with monkeypatch.context() as m:
+        m.setattr(own, "train_network", lambda *a: 1/0)
+        assert main(argv) == 0, "the networks are not trained again"
+    assert "Going on with the training in out.unfinished" in capsys.readouterr().out and os.listdir(tmp_path) == ["out"]
+    for k, v in weights(trained[0]).items(): torch.testing.assert_close(v, weights(tmp_path/"out")[k], rtol=0, atol=0)
+
+def test_disk_full_while_training(pets, tmp_path, capsys, monkeypatch):
+    "The networks trained so far stay, and the same command goes on."
+    train_quickly(monkeypatch)
+    monkeypatch.setattr(runs, "write_pictures", lambda *a: {})
+    monkeypatch.setattr(cli, "show_warning", lambda *a, **k: None)
+    argv = ["train", "--data", str(pets), *TRAIN, "--steps", "1", "--n", "1", "--measure", "2", "--out", str(tmp_path/"out")]
+    def full(*a, **k): raise OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as m:
+        m.setattr(torch, "save", full)
+        assert "No space left on device" in refused(capsys, *argv)
+    assert "classifier.safetensors" in os.listdir(tmp_path/"out.unfinished") and os.listdir(tmp_path) == ["out.unfinished"]
+    assert main(argv) == 0 and os.listdir(tmp_path) == ["out"]
+
+def test_train_for_weights_of_torchvision(pets, tmp_path, monkeypatch, capsys):
+    from torchvision.models import shufflenet_v2_x0_5
+    train_quickly(monkeypatch)
+    for module in (runs, own): monkeypatch.setattr(module, "write_pictures", lambda *a: {})
+    save_file(shufflenet_v2_x0_5(num_classes=2).state_dict(), tmp_path/"net.safetensors")
+    (tmp_path/"names.txt").write_text("three\nei ght\n")
+    network = ["--classifier", str(tmp_path/"net.safetensors"), "--arch", "shufflenet_v2_x0_5", "--size", "64"]
+    rest = ["--classes", str(tmp_path/"names.txt"), "--steps", "1", "--bs", "2", "--n", "1", "--measure", "1", "--device", "cpu"]
+    assert main(["train", "--data", str(pets), *network, *rest, "--out", str(tmp_path/"out")]) == 0
+    model, _, about = load_explainer(tmp_path/"out")
+    assert about["arch"] == "shufflenet_v2_x0_5" and model.classifier.classes == ["three", "ei ght"] and model.pair is None
+    argv = [str(pets/"three"/"05.png"), "--explainer", str(tmp_path/"out"), "--out", str(tmp_path/"mine"), "--device", "cpu"]
+    assert main(["explain", *argv]) == 0
+
+# --- explaining ------------------------------------------------------------------------------------------------------
+
+def test_explain_lists_and_skips(trained, pets, tmp_path, capsys):
+    (tmp_path/"three").mkdir()
+    for f in ("00.jpg", "05.png", "broken.jpg"): shutil.copy(pets/"three"/f, tmp_path/"three"/f)
+    argv = [str(tmp_path/"three"), "--explainer", str(trained[0]), "--out", str(tmp_path/"res"), "--device", "cpu"]
+    assert main(["explain", *argv]) == 0
+    said = capsys.readouterr().err
+    assert "note: 1 of 3 images are left out: " in said
+    assert "broken.jpg cannot be read as an image: its contents are of no known kind" in said
+    got = rows(tmp_path/"res"/"samples.csv")
+    assert [r["file"] for r in got] == ["00.jpg", "05.png"] and {r["truth"] for r in got} == {"three"}

@@ -1,0 +1,142 @@
+"What the commands share: folders that are whole or not there, networks on disk, numbers, names of files."
+import json, os, shutil
+from pathlib import Path
+import pytest, torch
+from hypothesis import given, strategies as st
+from mirrorcfe.classifiers import small_resnet
+from mirrorcfe.core import MirrorError
+from mirrorcfe.data import get_dls
+from mirrorcfe.explainer import MirrorCFE
+from mirrorcfe.runs import (RESULT_COLUMNS, NewFolder, Progress, finish_run, format_time, load_explainer, measure_explanation,
+                            measure_run, pick_test_images, save_network, slug, write_results)
+from commands import refused, rows
+from tiny import tiny
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+def test_new_folders_are_numbered(tmp_path):
+    (tmp_path/"out").mkdir()
+    for name in ("out", "out-2", "out-3"):
+        with NewFolder(tmp_path/"out") as new: (new.tmp/"a").touch()
+        assert new.path == tmp_path/name and (new.path/"a").exists()
+    assert sorted(os.listdir(tmp_path)) == ["out", "out-2", "out-3"]
+
+def test_folder_taken_meanwhile(tmp_path):
+    with NewFolder(tmp_path/"a"/"out") as new:
+        (new.tmp/"mine").touch()
+        new.out.mkdir()
+        (new.out/"theirs").touch()
+    assert new.path.name == "out-2" and os.listdir(new.path) == ["mine"] and os.listdir(new.out) == ["theirs"]
+
+@pytest.mark.parametrize("error", [MirrorError, KeyboardInterrupt])
+def test_failure_leaves_no_folder(tmp_path, error):
+    with pytest.raises(error):
+        with NewFolder(tmp_path/"out") as new:
+            (new.tmp/"a").touch()
+            raise error
+    assert os.listdir(tmp_path) == []
+
+def test_folder_is_for_others_too(tmp_path):
+    "The folder has the permissions of any new folder, not those of a temporary one."
+    (tmp_path/"plain").mkdir()
+    with NewFolder(tmp_path/"out") as new: pass
+    assert new.path.stat().st_mode == (tmp_path/"plain").stat().st_mode
+
+# --- progress --------------------------------------------------------------------------------------------------------
+
+def test_progress_in_a_pipe(capsys):
+    line = Progress("train")
+    for i in range(1, 101): line(i, 100)
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == 5 and "100%" in out[-1] and "left" in out[1]
+
+def test_time_left_counts_this_run_alone(monkeypatch, capsys):
+    "A training that continues at 50 of 100 and does 10 in 20 seconds has 80 seconds to go."
+    now = [0.]
+    monkeypatch.setattr("mirrorcfe.runs.time.monotonic", lambda: now[0])
+    line = Progress("train", first=50)
+    now[0] = 20.
+    line(60, 100)
+    assert f" {format_time(80)} left" in capsys.readouterr().out
+
+# --- networks --------------------------------------------------------------------------------------------------------
+
+def test_explainer_comes_back(small, saved):
+    dls, net, second, model = small
+    x = dls.test.dataset[:][0]
+    again, oracle, about = load_explainer(saved)
+    torch.testing.assert_close(again.classifier(x), net(x))
+    torch.testing.assert_close(oracle(x), second(x))
+    assert about["classes"] == list("0123456789")
+    a, b = (m.explain(x, ks=[0, 1]) for m in (model, again))
+    torch.testing.assert_close(a.path, b.path)
+    assert load_explainer(saved/"explainer")[2] == about
+
+def test_damaged_explainer(here, saved, capsys):
+    shutil.copytree(saved/"explainer", "mine")
+    Path("mine/classifier.safetensors").write_bytes(b"half")
+    assert "classifier is damaged" in refused(capsys, "explain", "one.png", "--explainer", "mine")
+    Path("mine/classifier.safetensors").unlink()
+    assert "classifier is missing" in refused(capsys, "explain", "one.png", "--explainer", "mine")
+
+def test_explainer_of_another_classifier(here, saved, capsys):
+    shutil.copytree(saved/"explainer", "mine")
+    other = small_resnet(10, 1, (4, 8), 16).freeze()
+    about = json.loads(Path("mine/classifier.json").read_text())
+    save_network(other, "mine/classifier", **{k: about[k] for k in ("look", "seed", "preset")})
+    assert "was trained for classifier" in refused(capsys, "explain", "one.png", "--explainer", "mine")
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+def test_numbers_of_an_explanation():
+    "Each column is what its name says, computed here from the explanation itself."
+    ex = tiny(gains=(1., .9, .3, 1.), same=True)
+    ex.target[2] = 2
+    bright = lambda x, column: x[:, 0, 8, column]   # the bar is there
+    classifier = lambda x: torch.stack([bright(x, 0), bright(x, -1), torch.zeros(len(x))], 1)
+    oracle = lambda x: torch.stack([torch.ones(len(x)), 2*bright(x, -1), torch.zeros(len(x))], 1)
+    r = measure_explanation(ex, classifier, oracle)
+    assert r["images"] == 3 and r["ks"] == len(ex.ks) and set(r) <= set(RESULT_COLUMNS)
+    assert r["val"] == r["oracle"] == r["coverage"] == pytest.approx(2/3)
+    assert r["confidence_error"] == pytest.approx(float((ex.intended - ex.achieved)[:3].abs().mean()))
+    assert r["l1_reflection"] == pytest.approx(float(ex.difference[:3, -1].mean()))
+    first = [ex.difference[i, ex.first_index[i]] for i in (0, 1)]
+    assert r["l1_first"] == pytest.approx(float(torch.stack(first).mean()))
+    without = measure_explanation(ex, classifier)
+    assert without["oracle"] != without["oracle"], "no oracle, no number"
+    nothing = measure_explanation(ex[3], classifier)
+    assert nothing["images"] == 0 and nothing["val"] != nothing["val"]
+
+def test_numbers_of_a_run_are_those_of_its_explanation(small):
+    dls, net, oracle, model = small
+    x, y = dls.test.dataset[:]
+    by_hand = measure_explanation(model.explain(x, ks=torch.linspace(0, 1, 5)), net, oracle)
+    assert measure_run(model, net, oracle, x, y, steps=5) == pytest.approx(by_hand, rel=1e-5, nan_ok=True)
+
+def test_what_is_taken_for_a_third_class_is_left_out(small, tmp_path, capsys):
+    dls, net, oracle, _ = small
+    c = net(dls.test.dataset[:][0]).argmax(1)
+    pair = int(c[0]), int(c[0] + 1) % 10
+    of_pair = get_dls("digits", size=16, pair=pair, n_train=64, device="cpu")
+    model = MirrorCFE(net, pair=pair, steps=1).fit(of_pair, progress=False)
+    x, y, left_out = pick_test_images(model, dls, 9)
+    assert left_out == sum(int(v) not in pair for v in c) and len(x) == len(c) - left_out
+    with NewFolder(tmp_path/"out") as new:
+        r = finish_run(new, model, oracle, dls, 1, 9, 0., dataset="digits", preset="robust", seed=0)
+    assert r["images"] == len(x) and ("left out" in capsys.readouterr().out) == (left_out > 0)
+
+def test_samples_have_rows_of_plain_values(tmp_path):
+    ex = tiny(same=True)
+    write_results(tmp_path, ex, measure_explanation(ex, lambda x: x[:, 0, 8, :3]), "T", {}, list("abcd")[:len(ex)])
+    got = rows(tmp_path/"samples.csv")
+    assert [r["file"] for r in got] == list("abcd")[:len(ex)] and got[-1]["status"] == "already target"
+    assert "nan" not in (tmp_path/"samples.csv").read_text() and "nan" not in (tmp_path/"results.md").read_text()
+    assert all(len(r["l1_last"]) <= 6 for r in got), "four digits behind the point"
+
+# --- file names ------------------------------------------------------------------------------------------------------
+
+@given(st.text(max_size=60))
+def test_slugs_are_safe(name):
+    s = slug(name)
+    assert s and len(s) <= 40 and s[0] != "-" and s[-1] != "-" and slug(s) == s
+    assert not set(s) & set('/\\:*?"<>|._\0\n ')
