@@ -16,7 +16,7 @@ def loaders(**kw): return get_dls('digits', **{'bs': 16, 'steps': 2, 'device': '
 def clf(): return get_classifier('digits', device='cpu')
 
 @pytest.fixture(scope='module')
-def cfe(clf): return MirrorCFE(clf, amp=False).fit(loaders(bs=32, steps=20), epochs=2, progress=False)
+def cfe(clf): return MirrorCFE(clf, amp=False).fit(loaders(steps=10), epochs=2, progress=False)
 
 @pytest.fixture(scope='module')
 def x(): return loaders().test.one_batch()[0]
@@ -86,8 +86,9 @@ def test_the_loop_inverts_the_curve(middle):
     assert torch.allclose(Curve(middle).drawn(ks.tolist(), blur_sigma=0), (ks + middle - .5).clamp(0, 1), atol=1e-4)
 
 def test_the_loop_starts_at_the_source_whatever_the_curve():
-    for curve in (Curve(-1.), Curve(.2)):
-        assert curve.drawn([0., 1.])[0] == 0 and curve.drawn([0., 1.], blur_sigma=0)[0] == 0
+    for curve in (Curve(-1.), Curve(.2), Curve(.8), Curve(1.2)):
+        assert curve.drawn([0., .01])[0] == 0 and curve.drawn([0., .01], blur_sigma=0)[0] == 0
+    assert Curve(.8).drawn([.01]) > .3
 
 def test_no_step_beyond_the_reflection_without_need():
     "The confidence of k = 1 is only reached at 1.3, but the flip is there at .8: the loop stops at 1."
@@ -117,6 +118,18 @@ def test_at_the_mirror_the_source_class_keeps_the_image():
 def test_where_nothing_survives_the_first_flip_must_do():
     drawn = Curve(.3, sturdy=9.).drawn([.5, .6, 1.])
     assert drawn.tolist() == pytest.approx([last_below(.3), .4, .8], abs=1e-4)
+
+class ThirdClass(Curve):
+    "A third class is ahead of the target until k' = .7, except in blurred images, which are the target from .6 on."
+    def logits(self, k, middle):
+        third = torch.where(k < .7, 2., -9.) if middle == .5 else torch.full_like(k, -9.)
+        return torch.stack([torch.zeros_like(k), 10*(k - middle), third], -1)
+    def drawn(self, ks):
+        encoded = Encoded([], torch.zeros(1, 1), torch.tensor([[5., -5, -9]]))
+        return self.calibrate(encoded, torch.tensor([0]), torch.tensor([1]), torch.tensor(ks))[0]
+
+def test_an_image_that_is_the_target_only_when_blurred_is_no_flip():
+    assert ThirdClass(.5, sturdy=.6).drawn([.51]).tolist() == pytest.approx([first_above(.7)], abs=1e-4)
 
 def test_inversion():
     steps = torch.tensor([[-4., -2, -3, 2, 6]])

@@ -221,6 +221,8 @@ def test_equality(ex):
     for f in fields(TargetConfidence):
         v = getattr(ex.target_confidence, f.name)
         assert ex.target_confidence != replace(ex.target_confidence, **{f.name: v + 1}), f.name
+    filled = replace(ex, path=ex.path.nan_to_num(0))
+    assert ex != filled and filled != ex, "NaN equals NaN only"
     with pytest.raises(TypeError, match="unhashable"): {ex}
 
 @pytest.mark.parametrize("module", ["explanation", "explainer"])
