@@ -44,7 +44,7 @@ def run(path, test=True, flags=(), quiet=False, timeout=3600):
     if test: env["IN_TEST"] = "1"
     if quiet: env["PYTHONWARNINGS"] = QUIET
     client = Client(nb, kernel_name="python3", timeout=timeout, record_timing=False, store_widget_state=False,
-                    resources={"metadata": {"path": str(path.parent)}})
+                    extra_arguments=["--log-level=ERROR"], resources={"metadata": {"path": str(path.parent)}})
     client.flags = flags
     client.execute(env=env)
     return nb
