@@ -6,8 +6,9 @@
 __all__ = ['learner_dls']
 
 # %% ../nbs/33_learner.ipynb #505344b1
-from pathlib import Path
-import numpy as np, torch
+import os
+import numpy as np
+import torch
 from torch import Tensor
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
@@ -15,57 +16,70 @@ from fastcore.basics import patch
 from .core import MirrorError
 from .features import GapClassifier
 from .data import ImageSet, TensorLoader
-from .images import read_picture
+from .images import from_bytes, read_image, to_bytes, to_tensor
 from .explainer import MirrorCFE
 from .explanation import Explanation
 from .wrap import plain_tensor, to_images
 
 # %% ../nbs/33_learner.ipynb #72e62738
-def _read(dl, back, n):
-    "Up to `n` images of a loader in [-1, 1], as bytes, and their labels."
-    xs, ys, have = [], [], 0
-    for b in dl:
-        x, y = back(plain_tensor(b[0])).cpu(), plain_tensor(b[-1]).cpu()
+def _read_images(dl, to_unit, n):
+    "Up to `n` images of a loader as bytes, and their labels; `to_unit` brings its batches to [-1, 1]."
+    images, labels, have = [], [], 0
+    for batch in dl:
+        x, y = to_unit(plain_tensor(batch[0])), plain_tensor(batch[-1]).cpu()
         if y.ndim != 1 or y.is_floating_point(): raise MirrorError(f"the learner's labels must be one class an image: found {tuple(y.shape)} of {y.dtype}")
-        xs.append(((x.float() + 1)*127.5).round().clamp(0, 255).byte()); ys.append(y.long()); have += len(y)
+        images.append(to_bytes(x).cpu())
+        labels.append(y.long())
+        have += len(y)
         if have >= n: break
     if not have: raise MirrorError("the learner has no images to learn from: give it DataLoaders with images")
-    return torch.cat(xs)[:n], torch.cat(ys)[:n]
+    return torch.cat(images)[:n], torch.cat(labels)[:n]
 
 def learner_dls(learn:Learner,   # with images and one class for each
                 n:int=20_000,    # training images to keep at most, in random order where there are more; a quarter of it for validation
                 bs:int=64,       # images in a batch
                 seed:int=0       # of the order
                )->DataLoaders:   # train and valid, (x in [-1, 1], y int64), in memory; `.vocab`, `.c`
-    "Read the images of a learner; raises `MirrorError` where there are none, or where labels are not classes."
-    dls, (back, _) = learn.dls, to_images(learn.dls)
-    plain = dict(after_batch=dls.valid.after_batch) if hasattr(dls.valid, 'after_batch') else {}
-    train = dls.train.new(shuffle=len(dls.train)*getattr(dls.train, 'bs', 64) > n, drop_last=False, **plain)
-    names = [str(c) for c in getattr(dls, 'vocab', None) or range(1 + int(max(y.max() for y in (_read(dls.valid, back, n)[1],))))]
-    sets = [ImageSet(*_read(dl, back, m), tuple(names)) for dl, m in ((train, n), (dls.valid, max(n//4, 1)))]
+    "Read the images of a learner into memory."
+    dls, (to_unit, _) = learn.dls, to_images(learn.dls)
+    not_augmented = dict(after_batch=dls.valid.after_batch) if hasattr(dls.valid, 'after_batch') else {}
+    too_many = len(dls.train)*getattr(dls.train, 'bs', 64) > n
+    train = _read_images(dls.train.new(shuffle=too_many, drop_last=False, **not_augmented), to_unit, n)
+    valid = _read_images(dls.valid, to_unit, max(n//4, 1))
+    classes = getattr(dls, 'vocab', None) or range(1 + int(max(train[1].max(), valid[1].max())))
+    names = [str(c) for c in classes]
     device = next(learn.model.parameters()).device
-    out = DataLoaders(TensorLoader(sets[0], bs, shuffle=True, drop_last=True, seed=seed, device=device), TensorLoader(sets[1], bs, device=device), device=device)
+    out = DataLoaders(TensorLoader(ImageSet(*train, names), bs, shuffle=True, drop_last=True, seed=seed, device=device),
+                      TensorLoader(ImageSet(*valid, names), bs, device=device), device=device)
     out.vocab, out.c, out.pair = names, len(names), None
     return out
 
 # %% ../nbs/33_learner.ipynb #ea6c5191
 @torch.no_grad()
 def _opened(learn):
-    "The network of a learner, opened, with its names; made sure by number that both say the same of a batch."
+    "The network of a learner, opened, with its names; compared on a batch with the learner's own logits."
     gap, x = GapClassifier.wrap(learn), learn.dls.valid.one_batch()[0]
     gap.classes = [str(c) for c in getattr(learn.dls, 'vocab', None) or gap.classes]
     was = learn.model.training
-    want, got = plain_tensor(learn.model.eval()(x)), gap(to_images(learn.dls)[0](plain_tensor(x)))
+    wanted = plain_tensor(learn.model.eval()(x))
+    found = gap(to_images(learn.dls)[0](plain_tensor(x)))
     learn.model.train(was)
-    off = (got - want).abs().max().item()
-    if off > 1e-2*want.abs().max().item(): raise MirrorError(f"the opened network is off by {off:.3g} in its logits on a batch of the learner: "
-        "its transforms are not a Normalize of images in [0, 1]; wrap the network yourself, GapClassifier.wrap(model, x, normalise=...), and use MirrorCFE")
+    off = (found - wanted).abs().max().item()
+    if off > 1e-2*wanted.abs().max().item():
+        raise MirrorError(f"the opened network is off by {off:.3g} in its logits on a batch of the learner: its transforms are not a Normalize of images in [0, 1]; "
+                          "wrap the network yourself, GapClassifier.wrap(model, x, normalise=...), and use MirrorCFE")
     return gap
 
 # %% ../nbs/33_learner.ipynb #39dc87da
+def _class_numbers(pair, names):
+    "A pair of classes, by number or name, as two numbers."
+    numbers = tuple(names.index(c) if isinstance(c, str) and c in names else c for c in pair)
+    if not all(isinstance(i, (int, np.integer)) for i in numbers): raise MirrorError(f"no classes {pair}: choose two of {', '.join(names)}")
+    return numbers
+
 @patch
 def mirror(self:Learner,
-           preset='robust',      # 'robust', 'near', 'paper' or a `Recipe`
+           preset='robust',      # 'robust', 'paper' or a `Recipe`
            pair=None,            # two classes by number or name; None: all pairs
            n:int=20_000,         # training images to use at most
            bs:int=64,            # images in a batch
@@ -74,39 +88,40 @@ def mirror(self:Learner,
            progress:bool=True,   # show bars with the time left
            **changes             # fields of the recipe to replace, such as steps=2000
           )->MirrorCFE:
-    "Return the explainer of this learner's network, fitted on its images at the first call; raises `MirrorError` for networks without a GAP head."
+    "Return the explainer of this learner's network, fitted on its images at the first call."
     gap = _opened(self)
-    wish = (gap.fingerprint(), str(preset), str(pair), n, bs, seed, str(sorted(changes.items())))
-    if getattr(self, 'mirror_made', (None,))[0] == wish: return self.mirror_made[1]
+    key = (gap.fingerprint(), str(preset), str(pair), n, bs, seed, str(sorted(changes.items())))
+    if getattr(self, 'mirror_made', (None,))[0] == key: return self.mirror_made[1]
     dls = learner_dls(self, n, bs, seed)
-    ids = None if pair is None else tuple(dls.vocab.index(c) if isinstance(c, str) and c in dls.vocab else c for c in pair)
-    if ids and not all(isinstance(i, (int, np.integer)) for i in ids): raise MirrorError(f"no classes {pair}: choose two of {', '.join(dls.vocab)}")
-    if ids: dls.train, dls.valid = [dl.new(dl.dataset.subset(torch.isin(dl.dataset.y, torch.tensor(ids, device=dl.dataset.y.device)))) for dl in dls.loaders[:2]]
-    cfe = MirrorCFE(gap, preset, ids, seed, **changes)
+    if pair is not None:
+        pair = _class_numbers(pair, dls.vocab)
+        def of_pair(dl): return dl.new(dl.dataset.subset(torch.isin(dl.dataset.y, torch.tensor(pair, device=dl.dataset.y.device))))
+        dls.train, dls.valid = of_pair(dls.train), of_pair(dls.valid)
+    cfe = MirrorCFE(gap, preset, pair, seed, **changes)
     dls.train.steps = min(100, cfe.recipe.steps)
-    self.mirror_made = wish, cfe.fit(dls, folder=folder, progress=progress)
+    self.mirror_made = key, cfe.fit(dls, folder=folder, progress=progress)
     return self.mirror_made[1]
 
 # %% ../nbs/33_learner.ipynb #d91b0f7e
-def _pictures(x, gap):
-    "Images (B, C, H, W) in [-1, 1] of what was given."
+def _as_images(x, gap):
+    "Images (B, C, H, W) in [-1, 1] of a tensor, a file or a list of files."
     if isinstance(x, Tensor): return plain_tensor(x)
-    files = [x] if isinstance(x, (str, Path)) else list(x)
-    c, (h, w) = gap.in_channels, gap.size
-    pictures = [read_picture(f, c).resize((w, h)) for f in files]
-    a = np.stack([np.asarray(p, dtype=np.uint8).reshape(h, w, -1) for p in pictures])
-    return torch.from_numpy(a).permute(0, 3, 1, 2).float()/127.5 - 1
+    files = [x] if isinstance(x, (str, os.PathLike)) else list(x)
+    height, width = gap.size
+    return torch.stack([from_bytes(to_tensor(read_image(f, gap.in_channels).resize((width, height)))) for f in files])
 
 @patch
 def explain(self:Learner,
             x=None,          # images in [-1, 1], (B, C, H, W); picture files; None: the first validation batch
             target=None,     # as for `MirrorCFE.explain`: class by name or number, one each, 'runner-up', 'closest'
-            mirror=None,     # a fitted `MirrorCFE`; None: `learn.mirror()`
+            mirror=None,     # a fitted `MirrorCFE`; None: the one that `learn.mirror` made last, or makes now
             **kwargs         # of `MirrorCFE.explain`: ks, closed_loop, target_confidence, truth, on_same ...
            )->Explanation:
-    "Explain images by this learner's own network; raises `MirrorError` as `mirror` and `MirrorCFE.explain` do."
-    cfe = self.mirror() if mirror is None else mirror
+    "Explain images by this learner's own network."
+    if mirror is None:
+        key, made = getattr(self, 'mirror_made', ((None,), None))
+        mirror = made if key[0] == _opened(self).fingerprint() else self.mirror()
     if x is None:
-        b, (back, _) = self.dls.valid.one_batch(), to_images(self.dls)
-        x, kwargs = back(plain_tensor(b[0])), dict(truth=plain_tensor(b[-1]).long()) | kwargs
-    return cfe.explain(_pictures(x, cfe.classifier), target, **kwargs)
+        batch, (to_unit, _) = self.dls.valid.one_batch(), to_images(self.dls)
+        x, kwargs = to_unit(plain_tensor(batch[0])), dict(truth=plain_tensor(batch[-1]).long()) | kwargs
+    return mirror.explain(_as_images(x, mirror.classifier), target, **kwargs)

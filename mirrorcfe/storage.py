@@ -9,7 +9,7 @@ __all__ = ['NETS_FORMAT', 'expand', 'cache_dir', 'sweep', 'workspace', 'CannotWr
            'write_nets', 'read_about', 'read_nets']
 
 # %% ../nbs/08_storage.ipynb #50982aec
-import errno, hashlib, json, os, re, secrets, shutil, stat, tempfile, time
+import errno, gzip, hashlib, json, os, re, secrets, shutil, stat, tempfile, time, zipfile, zlib
 from contextlib import contextmanager, suppress
 from pathlib import Path
 import torch
@@ -151,6 +151,9 @@ class MissingFile(MirrorError): "A file that is not there."
 
 class DamagedFile(MirrorError): "A file that was read and whose contents cannot be what was written."
 
+# what readers of JSON, safetensors, NumPy, zip and gzip raise for contents that are wrong; the last is an OSError like any other
+_WRONG = SafetensorError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile
+
 @contextmanager
 def reading(path:Path,                                            # the file
             kind:str='a file of this kind',                       # what it ought to be
@@ -162,11 +165,11 @@ def reading(path:Path,                                            # the file
         with open(path, 'rb'): pass   # safetensors reports any failure to open as a missing file
         yield
     except (FileNotFoundError, NotADirectoryError): raise MissingFile(f"no file {path}: the file is missing") from None
-    except OSError as e:
-        raise MirrorError(f"cannot read {path}: {e.strerror or e}; nothing is known to be wrong with it, so it is left as it is") from e
     except MirrorError: raise
-    except (SafetensorError, ValueError, KeyError, TypeError, EOFError) as e:
+    except _WRONG as e:
         raise DamagedFile(f"{path} is damaged ({str(e).strip()}): it is cut off, or not {kind}; {advice}") from None
+    except OSError as e:
+        raise MirrorError(f"cannot read {path}: {e.strerror or e}; it is left as it is, since nothing is known to be wrong with it: make it readable and try again") from e
 
 # %% ../nbs/08_storage.ipynb #5a0e0024
 def file_hash(path:Path   # a file

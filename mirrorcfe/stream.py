@@ -6,25 +6,24 @@
 __all__ = ['Files', 'InMemory', 'as_source', 'Streamed', 'read_stream']
 
 # %% ../nbs/32_stream.ipynb #4f915be3
-import csv, hashlib, json, os, time
+import csv, os, time, warnings
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-import numpy as np, torch
+import numpy as np
+import torch
 from fastcore.basics import patch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from .core import MirrorError
 from .data import ImageSet, TensorLoader
-from .storage import atomic
-from .images import list_images, read_picture, why_unreadable
 from .explainer import MirrorCFE
 from .explanation import Explanation
+from .images import UnreadableImage, find_images, from_bytes, printable, read_square, to_bytes
+from .storage import (CannotWrite, DamagedFile, MissingFile, atomic, check_files, expand, json_hash, read_json, read_tensors, reading, sweep, tensors_hash,
+                               write_checksums, write_json, write_tensors)
 
 # %% ../nbs/32_stream.ipynb #743be7f8
 class Files:
-    "Image files, read a piece at a time: cut to a square about their centre and scaled."
+    "Image files, read when they are needed: the square in the middle, scaled."
     def __init__(self,
                  files:list,   # paths
                  size:int,     # pixels wanted
@@ -32,121 +31,130 @@ class Files:
                  root=None     # names are relative to it
                 ):
         self.files, self.size, self.channels = [Path(f) for f in files], size, channels
-        self.names = [os.path.relpath(f, root) if root else str(f) for f in self.files]
+        self.names = [printable(os.path.relpath(f, root) if root else f) for f in self.files]
 
     def __len__(self): return len(self.files)
 
-    def read(self, i):
-        "One image, uint8 (C, size, size); an exception if it is none."
-        from PIL import Image, ImageOps
-        im = ImageOps.fit(read_picture(self.files[i], self.channels, near=self.size), (self.size, self.size), Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.array(im).reshape(self.size, self.size, self.channels).transpose(2, 0, 1))
-
     def key(self):
-        "What changes when a file does."
-        stat = lambda f: (f.stat().st_size, f.stat().st_mtime_ns) if f.exists() else None
-        return hashlib.sha256(repr([(n, stat(f)) for n, f in zip(self.names, self.files)]).encode()).hexdigest()[:16]
+        "A hash of the names, sizes and dates of the files."
+        def state(f):
+            try: found = os.stat(f)
+            except OSError: return None
+            return found.st_size, found.st_mtime_ns
+        return json_hash([(n, state(f)) for n, f in zip(self.names, self.files)])
+
+    def read(self,
+             start:int,   # first image
+             stop:int     # the one after the last
+            )->tuple:     # images in [-1, 1] (n, C, H, W), their numbers, and {number: why it cannot be read}
+        "Read images `start` to `stop`."
+        images, numbers, bad = [], [], {}
+        for i in range(start, stop):
+            try: images.append(read_square(self.files[i], self.size, self.channels))
+            except UnreadableImage as e: bad[i] = e.reason
+            else: numbers.append(i)
+        x = from_bytes(torch.stack(images)) if images else torch.zeros(0, self.channels, self.size, self.size)
+        return x, numbers, bad
 
 # %% ../nbs/32_stream.ipynb #46ef67bc
-@patch
-def piece(self:Files,
-          start:int,   # first image
-          stop:int     # the one after the last
-         )->tuple:     # images in [-1, 1] (n, C, H, W), their numbers, and {number: why it cannot be read}
-    "Read images `start` to `stop`."
-    xs, at, bad = [], [], {}
-    for i in range(start, stop):
-        try: xs.append(self.read(i)); at.append(i)
-        except Exception as e: bad[i] = why_unreadable(self.files[i], e) if self.files[i].exists() else 'it is gone'
-    x = torch.stack(xs).float()/127.5 - 1 if xs else torch.zeros(0, self.channels, self.size, self.size)
-    return x, at, bad
-
 class InMemory:
-    "The images of an `ImageSet`, a piece at a time."
+    "The images of an `ImageSet`."
     def __init__(self,
                  images:ImageSet    # all of them
-                ): self.images, self.names = images, [str(i) for i in range(len(images))]
-    def __len__(self): return len(self.images)
-    def key(self): return hashlib.sha256(repr(tuple(self.images.x.shape)).encode() + self.images.x[::max(1, len(self)//100)].cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
-    def piece(self, start, stop): return self.images[slice(start, stop)][0], list(range(start, stop)), {}
+                ):
+        self.images, self.names = images, [str(i) for i in range(len(images))]
 
-# %% ../nbs/32_stream.ipynb #2656293c
+    def __len__(self): return len(self.images)
+    def key(self): return tensors_hash(dict(x=self.images.x))
+    def read(self, start, stop): return self.images[slice(start, stop)][0], list(range(start, min(stop, len(self)))), {}
+
 def as_source(source,        # folder, list of files, `ImageSet` or `TensorLoader`
               size:int=32,   # pixels, for files
               channels:int=3 # 1 or 3, for files
              ):              # `Files` or `InMemory`
-    "Return something with `names` and `piece`; raises `MirrorError` for what has no images."
+    "Return a source of images."
     if isinstance(source, (Files, InMemory)): return source
     if isinstance(source, TensorLoader): source = source.dataset
     if isinstance(source, ImageSet): return InMemory(source)
-    if isinstance(source, (str, os.PathLike)): return Files(list_images(source), size, channels, Path(source).expanduser())
+    if isinstance(source, (str, os.PathLike)): return Files(find_images(source), size, channels, expand(source))
     if isinstance(source, (list, tuple)) and source and all(isinstance(f, (str, os.PathLike)) for f in source): return Files(source, size, channels)
     raise MirrorError(f"source must be a folder, a list of files, an ImageSet or a TensorLoader: found {type(source).__name__}")
 
 # %% ../nbs/32_stream.ipynb #0d62cc08
 _COLUMNS = ('image', 'source', 'target', 'status', 'first_k', 'confidence_first', 'l1_first', 'confidence_last', 'l1_last', 'confidence_error', 'reason')
 
-def _of_pair(cfe, x):
-    "Which images are predicted as a class that the explainer knows the way from, and the names of the predicted classes."
-    with torch.no_grad(): s = cfe.classifier(x.to(cfe.classifier.W)).argmax(1).cpu()
-    go = torch.ones(len(x), dtype=torch.bool) if cfe.pair is None else torch.isin(s, torch.tensor(cfe.pair))
-    return go, [cfe.classifier.classes[c] for c in s.tolist()]
+@torch.no_grad()
+def _predicted(cfe, x):
+    "The predicted class of each image by name, and whether the explainer was trained for it."
+    c = cfe.classifier(x.to(cfe.classifier.W)).argmax(1).cpu()
+    known = torch.ones(len(x), dtype=torch.bool) if cfe.pair is None else torch.isin(c, torch.tensor(cfe.pair))
+    return [cfe.classifier.classes[i] for i in c.tolist()], known
 
-def _rows(cfe, src, start, stop, bs, **kw):
-    "Explain images `start` to `stop` in batches: rows of the table by number, and the kept images."
-    rows, kept = {}, []
-    for a in range(start, stop, bs):
-        x, at, bad = src.piece(a, min(a + bs, stop))
-        rows |= {i: dict(image=src.names[i], status='unreadable', reason=why) for i, why in bad.items()}
-        go, said = _of_pair(cfe, x)
-        rows |= {i: dict(image=src.names[i], source=c, status='outside the pair', reason=f'the classifier says {c}') for i, c, g in zip(at, said, go.tolist()) if not g}
-        at = [i for i, g in zip(at, go.tolist()) if g]
-        if not at: continue
-        ex = cfe.explain(x[go], on_same='mark', **kw)
-        table = ex.table().to_dict('records')
-        rows |= {i: dict(image=src.names[i], **{k: r[k] for k in _COLUMNS[1:]}) for i, r in zip(at, table)}
-        kept.append((torch.tensor(at), _bytes(ex.x_cf), _bytes(ex.path[:, -1])))
-    return [rows[i] for i in range(start, stop)], kept
-
-def _bytes(x): return ((x.nan_to_num(-1).clamp(-1, 1) + 1)*127.5).round().byte().cpu()
+def _explain_chunk(cfe, source, start, stop, bs, **kw):
+    "Explain images `start` to `stop` in batches: a row for each, and (numbers, first counterfactuals, last images) of each batch."
+    rows, drawn = {}, []
+    for first in range(start, stop, bs):
+        x, numbers, bad = source.read(first, min(first + bs, stop))
+        for i, why in bad.items(): rows[i] = dict(status='unreadable', reason=why)
+        said, known = _predicted(cfe, x)
+        for i, name, ok in zip(numbers, said, known.tolist()):
+            if not ok: rows[i] = dict(source=name, status='outside the pair', reason=f'the classifier says {name}')
+        numbers = [i for i in numbers if i not in rows]
+        if not numbers: continue
+        ex = cfe.explain(x[known], on_same='mark', **kw)
+        for i, row in zip(numbers, ex.table().to_dict('records')): rows[i] = {k: row[k] for k in _COLUMNS[1:]}
+        drawn.append((torch.tensor(numbers), to_bytes(ex.x_cf).cpu(), to_bytes(ex.path[:, -1]).cpu()))
+    return [dict(image=source.names[i]) | rows[i] for i in range(start, stop)], drawn
 
 # %% ../nbs/32_stream.ipynb #6962ca7c
-def _write_chunk(folder, n, rows, kept, keep):
-    "Write chunk `n`; `MirrorError` where the disk refuses."
-    name = lambda end: folder/'chunks'/f'{n:05}.{end}'
-    def table(part):
+def _cell(v):
+    "A value as it stands in the table."
+    if v != v: return ''
+    return round(v, 5) if isinstance(v, float) else v
+
+def _write_table(path, rows):
+    def write(part):
         with open(part, 'w', newline='', encoding='utf-8') as f:
-            w = csv.DictWriter(f, _COLUMNS, restval='')
-            w.writeheader()
-            w.writerows([{k: '' if v != v else round(v, 5) if isinstance(v, float) else v for k, v in r.items()} for r in rows])
+            table = csv.DictWriter(f, _COLUMNS, restval='')
+            table.writeheader()
+            for row in rows: table.writerow({k: _cell(v) for k, v in row.items()})
+    atomic(path, write)
+
+def _write_chunk(stem, rows, drawn, keep):
+    "Write the files of a chunk, all named `stem`."
+    files = [stem.with_suffix('.csv')]
     try:
-        if keep == 'images' and kept:
-            at, first, last = (torch.cat(v) for v in zip(*kept))
-            atomic(name('safetensors'), partial(save_file, dict(number=at, first=first, last=last)))
-        atomic(name('csv'), table)
-    except (OSError, SafetensorError) as e:
-        raise MirrorError(f"cannot write {name('csv')}: {e}. The chunks before it are kept: free space and call again to go on") from e
+        if keep == 'images' and drawn:
+            numbers, first, last = (torch.cat(v) for v in zip(*drawn))
+            files.append(stem.with_suffix('.safetensors'))
+            write_tensors(files[-1], dict(number=numbers, first=first, last=last))
+        _write_table(files[0], rows)
+        write_checksums(stem.with_suffix('.sha256'), files)
+    except CannotWrite as e:
+        raise MirrorError(f"cannot write {e.filename}: {e.strerror}. The chunks before it are kept: free space and call again to go on") from e
+
+def _is_whole(stem):
+    "Whether the files of a chunk are there and what was written; a warning names one that is damaged."
+    try: return bool(check_files(stem.with_suffix('.sha256'), 'its chunk is drawn again'))
+    except MissingFile: return False
+    except DamagedFile as e:
+        warnings.warn(str(e))
+        return False
 
 # %% ../nbs/32_stream.ipynb #56f20489
-def _digest(model):
-    "A short hash of the generator's weights."
-    h = hashlib.sha256()
-    for n, v in model.G.state_dict().items(): h.update(n.encode() + v.detach().float().cpu().contiguous().numpy().tobytes())
-    return h.hexdigest()[:16]
-
-def _claim(out, about):
-    "Make the folder of a stream, or check that what is there is the same stream; raises `MirrorError` where it is not."
+def _open_stream(out, about):
+    "Make the folder of a stream, or check that what is there is the same stream."
     file = out/'stream.json'
-    try:
-        if not file.exists():
-            if out.exists() and any(out.iterdir()): raise MirrorError(f"{out} is not empty and holds no stream: give another folder")
-            (out/'chunks').mkdir(parents=True, exist_ok=True)
-            return atomic(file, lambda p: p.write_text(json.dumps(about, indent=1), encoding='utf-8'))
-        found = json.loads(file.read_text(encoding='utf-8'))
-    except OSError as e: raise MirrorError(f"cannot write to {out}: {e}; give a folder that can be written") from e
-    except ValueError as e: raise MirrorError(f"{file} is damaged ({e}): remove {out} and start again") from e
-    other = [k for k in about if not isinstance(found, dict) or found.get(k) != about[k]]
-    if other: raise MirrorError(f"{out} holds another stream ({', '.join(other)} differ): give another folder, or remove it")
+    try: found = read_json(file, advice='give another folder')
+    except MissingFile:
+        if out.is_dir():
+            sweep(out)   # of a run that was killed while it wrote the file
+            if any(out.iterdir()): raise MirrorError(f"{out} is not empty and holds no stream: give another folder") from None
+        try: write_json(file, about)
+        except CannotWrite as e: raise MirrorError(f"cannot write to {out}: {e.strerror}; give a folder that can be written") from e
+        return
+    other = [k for k in about if found.get(k) != about[k]]
+    if other: raise MirrorError(f"{out} holds another stream ({', '.join(other)} differ): give another folder")
 
 # %% ../nbs/32_stream.ipynb #51bad387
 @dataclass
@@ -162,14 +170,45 @@ class Streamed:
     def rate(self): return self.explained/max(self.seconds, 1e-9)
 
     def __repr__(self):
-        got = ', '.join(f'{v:,} {k}' for k, v in sorted(self.counts.items(), key=lambda kv: -kv[1]))
-        return f"{self.images:,} images: {got}; {self.explained:,} explained now, {self.rate:.1f} a second"
+        counts = ', '.join(f'{v:,} {k}' for k, v in sorted(self.counts.items(), key=lambda kv: -kv[1]))
+        return f"{self.images:,} images: {counts}; {self.explained:,} explained now, {self.rate:.1f} a second"
 
-def _left(done, n, seconds):
+def _table_rows(file):
+    "The rows of a table, one at a time."
+    with reading(file, 'a table'), open(file, newline='', encoding='utf-8') as f: yield from csv.DictReader(f)
+
+def _join_tables(out):
+    "Write `table.csv` from all chunks; return how many rows have each status."
+    counts = Counter()
+    def rows():
+        for file in sorted((out/'chunks').glob('*.csv')):
+            for row in _table_rows(file):
+                counts[row['status']] += 1
+                yield row
+    try: _write_table(out/'table.csv', rows())
+    except CannotWrite as e: raise MirrorError(f"cannot write {e.filename}: {e.strerror}. All chunks are kept: free space and call again") from e
+    return dict(counts)
+
+# %% ../nbs/32_stream.ipynb #83f052fd
+def _whole_number(v, low, high=None): return isinstance(v, (int, np.integer)) and not isinstance(v, bool) and low <= v and (high is None or v < high)
+
+@patch
+def _check_stream(self:MirrorCFE, source, target, keep, bs, chunk):
+    "Raise `MirrorError` for settings that would fail later."
+    if keep not in ('table', 'images'): raise MirrorError(f"keep must be 'table' or 'images': found {keep!r}")
+    for name, value in (('bs', bs), ('chunk', chunk)):
+        if not _whole_number(value, 1): raise MirrorError(f"{name} must be a whole number of 1 or more: found {value!r}")
+    if not len(source): raise MirrorError("the source has no images")
+    names = self.classifier.classes
+    by_name = isinstance(target, str) and target in (*names, 'runner-up', 'closest')
+    if target is not None and not by_name and not _whole_number(target, 0, len(names)):
+        raise MirrorError(f"target must be one class for all, by number or name ({', '.join(names[:10])}), 'runner-up' or 'closest': found {target!r}")
+
+# %% ../nbs/32_stream.ipynb #1892f8a4
+def _time_left(done, n, seconds):
     rate = done/max(seconds, 1e-9)
     return f"{rate:.1f} images a second, {(n - done)/max(rate, 1e-9)/60:.1f} min left"
 
-# %% ../nbs/32_stream.ipynb #1892f8a4
 @patch
 def explain_folder(self:MirrorCFE,
                    source,                # folder, list of files, `ImageSet` or `TensorLoader`
@@ -178,67 +217,36 @@ def explain_folder(self:MirrorCFE,
                    ks=None,               # steps; None: 21 from 0 to 1
                    keep:str='table',      # 'table', or 'images': first counterfactual and last image too
                    bs:int=32,             # images explained at once: memory grows with bs times steps
-                   chunk:int=256,         # images a file
+                   chunk:int=256,         # images in a chunk
                    closed_loop:bool=True, # as for `explain`
                    progress=True          # print a line a chunk; a function (done, total) is called instead
                   )->Streamed:
-    "Explain any number of images into `out`, in the memory of one batch; raises `MirrorError` for settings, images or folders that do not fit."
-    src, out, ks = self._source(source), Path(out).expanduser(), self.grid(torch.linspace(0, 1, 21) if ks is None else ks)
-    self._check_stream(src, target, keep, bs, chunk)
-    _claim(out, dict(format=1, images=src.key(), n=len(src), classifier=self.classifier.fingerprint(), generator=_digest(self.model), target=repr(target),
-                     ks=[round(k, 6) for k in ks.tolist()], keep=keep, chunk=int(chunk), closed_loop=bool(closed_loop)))
-    done, start = 0, time.monotonic()
-    for n, a in enumerate(range(0, len(src), chunk)):
-        b = min(a + chunk, len(src))
-        if not (out/'chunks'/f'{n:05}.csv').exists():
-            _write_chunk(out, n, *_rows(self, src, a, b, bs, target=target, ks=ks, closed_loop=closed_loop), keep)
-            done += b - a
-        if callable(progress): progress(b, len(src))
-        elif progress: print(f"{b:,} of {len(src):,}" + (f": {_left(done, len(src) - b + done, time.monotonic() - start)}" if done else ', there already'), flush=True)
-    return Streamed(out, len(src), _join(out), done, time.monotonic() - start)
-
-# %% ../nbs/32_stream.ipynb #83f052fd
-@patch
-def _source(self:MirrorCFE, source):
+    "Explain any number of images into `out`, in the memory of one batch."
     if self.model is None: raise MirrorError("this explainer has no generator yet: call fit(dls), or MirrorCFE.load(path, classifier)")
-    return as_source(source, self.model.size, self.model.channels)
-
-@patch
-def _check_stream(self:MirrorCFE, src, target, keep, bs, chunk):
-    "Raise `MirrorError` for settings that would fail later."
-    if keep not in ('table', 'images'): raise MirrorError(f"keep must be 'table' or 'images': found {keep!r}")
-    for n, v in (('bs', bs), ('chunk', chunk)):
-        if not isinstance(v, (int, np.integer)) or isinstance(v, bool) or v < 1: raise MirrorError(f"{n} must be a whole number of 1 or more: found {v!r}")
-    if not len(src): raise MirrorError("the source has no images")
-    names = self.classifier.classes
-    if not (target is None or target in names or isinstance(target, str) and target in ('runner-up', 'closest')
-            or isinstance(target, (int, np.integer)) and not isinstance(target, bool) and 0 <= target < len(names)):
-        raise MirrorError(f"target must be one class for all, by number or name ({', '.join(names[:10])}), 'runner-up' or 'closest': found {target!r}")
-
-def _join(out):
-    "Write `table.csv` from all chunks, a line at a time; return how many rows have each status."
-    counts = Counter()
-    def write(part):
-        with open(part, 'w', newline='', encoding='utf-8') as f:
-            w = csv.DictWriter(f, _COLUMNS)
-            w.writeheader()
-            for file in sorted((out/'chunks').glob('*.csv')):
-                with open(file, newline='', encoding='utf-8') as g:
-                    for row in csv.DictReader(g): w.writerow(row); counts[row['status']] += 1
-    try: atomic(out/'table.csv', write)
-    except OSError as e: raise MirrorError(f"cannot write {out/'table.csv'}: {e}. All chunks are kept: free space and call again") from e
-    return dict(counts)
+    source, out = as_source(source, self.model.size, self.model.channels), expand(out)
+    ks = self.grid(torch.linspace(0, 1, 21) if ks is None else ks)
+    self._check_stream(source, target, keep, bs, chunk)
+    _open_stream(out, dict(format=2, images=source.key(), n=len(source), classifier=self.classifier.fingerprint(), generator=tensors_hash(self.model.G),
+                           target=repr(target), ks=[round(k, 6) for k in ks.tolist()], keep=keep, chunk=int(chunk), closed_loop=bool(closed_loop)))
+    done, n, began = 0, len(source), time.monotonic()
+    for number, start in enumerate(range(0, n, chunk)):
+        stop, stem = min(start + chunk, n), out/'chunks'/f'{number:05}'
+        if not _is_whole(stem):
+            _write_chunk(stem, *_explain_chunk(self, source, start, stop, bs, target=target, ks=ks, closed_loop=closed_loop), keep)
+            done += stop - start
+        if callable(progress): progress(stop, n)
+        elif progress:
+            state = f": {_time_left(done, n - stop + done, time.monotonic() - began)}" if done else ', there already'
+            print(f"{stop:,} of {n:,}{state}", flush=True)
+    return Streamed(out, n, _join_tables(out), done, time.monotonic() - began)
 
 # %% ../nbs/32_stream.ipynb #a67d5ec1
 def read_stream(out    # folder that `explain_folder` made
                ):      # of (rows of the table as dicts, dict of tensors `number`, `first`, `last` or None)
-    "Go through the chunks of a stream; raises `MirrorError` for a folder that holds none, or a damaged file."
-    out = Path(out).expanduser()
+    "Go through the chunks of a stream; `DamagedFile` names one that is not what was written."
+    out, advice = expand(out), 'call explain_folder again, which draws its chunk anew'
     if not (out/'stream.json').exists(): raise MirrorError(f"no stream in {out}: stream.json is missing")
-    for file in sorted((out/'chunks').glob('*.csv')):
-        with open(file, newline='', encoding='utf-8') as f: rows = list(csv.DictReader(f))
-        images = file.with_suffix('.safetensors')
-        if not images.exists(): yield rows, None; continue
-        try:
-            with safe_open(images, 'pt') as f: yield rows, {k: f.get_tensor(k) for k in f.keys()}
-        except (OSError, SafetensorError) as e: raise MirrorError(f"{images} is damaged ({e}): remove it and its table, and call explain_folder again") from None
+    for listed in sorted((out/'chunks').glob('*.sha256')):
+        files = {f.suffix: f for f in check_files(listed, advice)}
+        images = read_tensors(files['.safetensors'], advice=advice)[1] if '.safetensors' in files else None
+        yield list(_table_rows(files['.csv'])), images

@@ -38,7 +38,7 @@ class Tiny(b.Task):
 @pytest.fixture(autouse=True)
 def _known(monkeypatch):
     monkeypatch.setattr(b, '_fingerprint', lambda *a: '0'*16)
-    b._real.cache_clear()
+    b._real_images.cache_clear()
 
 class Mirrored:
     "Swap the halves; of every batch leave out the images at `absent`."
@@ -77,7 +77,7 @@ def test_the_flag_needs_validity_and_disbelief(tmp_path):
     class Deaf(Tiny): oracle = network(-5.)
     Deaf.oracle.accuracy = 0.
     sees = Deaf('digits', (0, 1))
-    right = b._real(sees, (1,))[1]
+    right = b._real_images(sees, (1,))[1]
     assert right == 0   # an oracle that is never right cannot disbelieve
     assert not run({'mirrored': Mirrored}, sees, tmp_path, ['Val', 'Oracle'])['flag'].any()
     assert b.is_adversarial(1, .69) and not b.is_adversarial(1, .71) and not b.is_adversarial(.89, 0) and not b.is_adversarial(1, .3, at_end=False)
@@ -264,9 +264,9 @@ def test_provenance_is_in_cell_and_file(tmp_path):
 
 def test_a_method_is_known_by_what_it_does():
     a, c = 5, lambda steps: lambda t: PGD(t.classifier, steps=steps)
-    assert b.method_key(c(5)) == b.method_key(c(5)) != b.method_key(c(6))
-    assert b.method_key(partial(b.get_explainer, 'digits')) != b.method_key(partial(b.get_explainer, 'mnist'))
-    assert b.method_key(lambda t: [PGD(t, eps=a) for _ in 'a']) != b.method_key(lambda t: [PGD(t, alpha=a) for _ in 'a'])
+    assert b.method_fingerprint(c(5)) == b.method_fingerprint(c(5)) != b.method_fingerprint(c(6))
+    assert b.method_fingerprint(partial(b.get_explainer, 'digits')) != b.method_fingerprint(partial(b.get_explainer, 'mnist'))
+    assert b.method_fingerprint(lambda t: [PGD(t, eps=a) for _ in 'a']) != b.method_fingerprint(lambda t: [PGD(t, alpha=a) for _ in 'a'])
 
 # --- tables ---------------------------------------------------------------------------------------------------------------------------
 
@@ -306,7 +306,7 @@ def test_every_stored_cell_is_read_and_the_tables_are_of_the_cells(group):
     assert len(cells) == len(files) > 0
     for cell, file in ((json.loads(f.read_text()), f) for f in files):
         who = [cell['task'], cell['method'], cell['direction']]
-        assert file.name.endswith(f'-{b._hash(who)[:6]}.json') and cell['status'] == 'ok'
+        assert file.name.endswith(f'-{b._short_hash(who)[:6]}.json') and cell['status'] == 'ok'
         assert len(file.read_text().splitlines()) < 400   # a curve of a hundred steps is one line
     stored, now = pd.read_csv(group/'results.csv'), b.load_results(group)
     assert list(stored) == list(now) and stored['method'].tolist() == now['method'].tolist()
@@ -398,7 +398,7 @@ def test_a_killed_training_goes_on(own_cache, monkeypatch):
 
 def test_a_damaged_explainer_is_trained_again(own_cache):
     quick()
-    next(own_cache.glob('*/generator.safetensors')).write_bytes(b'x')
+    next(own_cache.glob('*/nets.safetensors')).write_bytes(b'x')
     with pytest.warns(UserWarning, match='damaged'): quick()
     with warnings.catch_warnings():
         warnings.simplefilter('error')

@@ -1,13 +1,14 @@
 "The classifiers: their form, their training, their cache, and what they reach."
-import json, os, subprocess, sys, warnings
+import errno, json, os, subprocess, sys, warnings
 import pytest, torch
 from torch.nn import functional as F
 from safetensors.torch import load_file
 import mirrorcfe.classifiers as C
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import DATASETS, ImageSet, TensorLoader, get_dls
+from mirrorcfe.storage import file_hash, read_json, write_json
 from mirrorcfe.classifiers import (EpochSeed, ResBlock, RECIPES, accuracy, class_table, classifier_learner, get_classifier, get_oracle, predict,
-                                   random_shift, small_resnet, train_classifier)
+                                   random_translation, small_resnet, train_classifier)
 
 SMALL = dict(widths=(8, 16), epochs=1, n_train=200, device="cpu", progress=False)
 
@@ -68,13 +69,13 @@ def test_class_table():
     t = class_table(Says(), TensorLoader(ImageSet(x, torch.tensor([0, 0, 1, 1, 1, 3])), 4), list("abcd"))
     assert t.values.tolist() == [["a", 2, 1., ""], ["b", 3, pytest.approx(1/3), "d (2)"], ["d", 1, 0., "b (1)"]]
 
-def test_random_shift_moves_each_image_by_itself():
+def test_random_translation_moves_each_image_by_itself():
     x = torch.full((400, 3, 11, 11), -1.)
     x[:, :, 5, 5] = 1
-    y = random_shift(x, 2, torch.Generator().manual_seed(0))
+    y = random_translation(x, 2, torch.Generator().manual_seed(0))
     where = (y[:, 0] == 1).nonzero()[:, 1:] - 5
     assert len(where) == 400 and {tuple(w.tolist()) for w in where} == {(i, j) for i in range(-2, 3) for j in range(-2, 3)}
-    assert torch.equal(y[:, 0], y[:, 2]) and torch.equal(random_shift(x, 0), x)
+    assert torch.equal(y[:, 0], y[:, 2]) and torch.equal(random_translation(x, 0), x)
 
 # --- training ---------------------------------------------------------------------------------------------------------------------
 
@@ -114,7 +115,7 @@ def test_options_learn(digits, kw):
 def test_what_does_not_fit_is_refused(digits, kw, message):
     with pytest.raises(MirrorError, match=message): train_classifier(tiny(**kw), digits, epochs=1)
 
-def test_a_loss_that_is_no_number_stops(digits):
+def test_a_loss_of_nan_stops(digits):
     with pytest.raises(MirrorError, match="training stopped: the loss is .*smaller lr"): train_classifier(tiny(), digits, epochs=2, lr=1e20, progress=False)
 
 def test_progress_is_shown_on_request(digits, capsys):
@@ -152,7 +153,7 @@ def test_force_trains_again(cache, capsys):
     nets = [get_classifier("digits", force=True, **SMALL) for _ in range(2)]
     assert capsys.readouterr().out.count("Training") == 2 and same(*nets)
 
-@pytest.mark.parametrize("harm", ["cut", "swapped", "not json", "no hash"])
+@pytest.mark.parametrize("harm", ["cut", "swapped", "not json", "no hash", "no accuracy", "another accuracy", "no weights inside"])
 def test_damaged_cache_is_told_and_trained_again(cache, harm):
     a = get_classifier("digits", **SMALL)
     about, weights = (cache/"classifiers"/f for f in files(cache))
@@ -160,8 +161,13 @@ def test_damaged_cache_is_told_and_trained_again(cache, harm):
     if harm == "swapped": weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
     if harm == "not json": about.write_text("{")
     if harm == "no hash": about.write_text("{}")
+    if harm == "no accuracy": write_json(about, {k: v for k, v in read_json(about).items() if k != "accuracy"})
+    if harm == "another accuracy": about.write_text(about.read_text().replace('"accuracy": 0.', '"accuracy": 1.'))
+    if harm == "no weights inside":
+        weights.write_bytes(b"half")
+        write_json(about, read_json(about) | dict(sha256=file_hash(weights)))
     with pytest.warns(UserWarning, match="cached classifier .* is damaged .* training it again"): b = get_classifier("digits", **SMALL)
-    assert same(a, b)
+    assert same(a, b), "from the seed, not from the weights that were found"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert same(a, get_classifier("digits", **SMALL))
@@ -177,6 +183,34 @@ def test_a_cache_that_cannot_be_written_costs_only_the_cache(monkeypatch, tmp_pa
     (tmp_path/"file").write_text("in the way")
     monkeypatch.setenv("MIRRORCFE_CACHE", str(tmp_path/"file"))
     with pytest.warns(UserWarning, match="not kept.*MIRRORCFE_CACHE"): assert get_classifier("digits", **SMALL).accuracy > 0
+
+@pytest.mark.parametrize("ending", [".json", ".safetensors"])
+def test_a_file_that_cannot_be_opened_is_left_alone(cache, monkeypatch, ending):
+    get_classifier("digits", **SMALL)
+    before = {f: (cache/"classifiers"/f).stat().st_mtime_ns for f in files(cache)}
+    real = os.stat
+    def busy(path, *a, **kw):
+        if str(path).endswith(ending): raise OSError(errno.EMFILE, "Too many open files", str(path))
+        return real(path, *a, **kw)
+    with monkeypatch.context() as m:
+        m.setattr(os, "stat", busy)
+        with pytest.raises(MirrorError, match="cannot read .*Too many open files; it is left as it is"): get_classifier("digits", **SMALL)
+    assert before == {f: (cache/"classifiers"/f).stat().st_mtime_ns for f in files(cache)}
+
+def test_what_an_earlier_version_kept_is_read(cache):
+    "Its JSON had no checksum of its own."
+    a = get_classifier("digits", **SMALL)
+    about = next((cache/"classifiers").glob("*.json"))
+    about.write_text(json.dumps(read_json(about)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert same(a, get_classifier("digits", **SMALL))
+
+def test_keys_are_those_of_earlier_versions():
+    "Classifiers that took minutes to train are found again."
+    settings = dict(dataset="digits", data="50a2e5155e1016ae", size=32, n_train=None, widths=[32, 64, 128], seed=0, bs=64, epochs=8, lr=4e-3, shift=2, bf16=True)
+    assert C._cache_file(settings).name == "digits-20d1310dd673d898.safetensors"
+    assert C._cache_file(settings | dict(dataset="folder:/a b/c")).parent == C._cache_file(settings).parent
 
 def test_a_newer_version_trains_anew(cache, monkeypatch):
     get_classifier("digits", **SMALL)

@@ -27,17 +27,24 @@ LOOK = """JSON.stringify((() => {
   math: all('math').length}})())"""
 # Run in the page of the slider: its first and its last step, the change, and another target.
 SLIDE = """new Promise(done => {
- const r = document.querySelector('canvas.y').closest('[id]'), $ = c => r.querySelector('.' + c), shot = () => $('y').toDataURL();
- const set = (c, v, kind) => { $(c).value = v; $(c).dispatchEvent(new Event(kind)) };
- const go = () => {
-  if (!r.dataset.ready) return setTimeout(go, 50);
-  const out = [];
-  for (const j of [0, $('k').max]) { set('k', j, 'input'); out.push([$('o').textContent, $('q').textContent, shot()]) }
-  $('c').click();
-  out.push(['', '', shot()]);
-  set('t', '1', 'change');
-  setTimeout(() => { out.push([$('h').textContent, '', shot()]); done(JSON.stringify(out)) }, 500)};
- go()})"""
+  const root = document.querySelector('[id^=path-]'), part = name => root.querySelector('.' + name);
+  const shot = () => part('after').toDataURL(), tell = (name, what) => part(name).dispatchEvent(new Event(what));
+  const go = () => {
+    if (!root.dataset.ready) return setTimeout(go, 50);
+    const out = [];
+    for (const j of [0, part('step').max]) {
+      part('step').value = j;
+      tell('step', 'input');
+      out.push([part('k').textContent, part('title').textContent, shot()]);
+    }
+    part('change').click();
+    out.push(['', '', shot()]);
+    part('target').value = '1';
+    tell('target', 'change');
+    setTimeout(() => { out.push([part('headline').textContent, '', shot()]); done(JSON.stringify(out)); }, 500);
+  };
+  go();
+})"""
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):

@@ -2,11 +2,11 @@
 import copy, json, pickle, subprocess, sys
 from dataclasses import fields, replace
 import numpy as np, pytest, torch
-from safetensors.torch import save_file
 from torch import nn
 from mirrorcfe.core import MirrorError
 from mirrorcfe.explanation import Explanation, TargetConfidence, two_ended
 from mirrorcfe.features import GapClassifier
+from mirrorcfe.storage import write_tensors
 from tiny import tiny
 
 NAN = [float("nan")]*3
@@ -245,7 +245,7 @@ def test_round_trip_of_everything(tmp_path, ex):
 
 def test_file_executes_nothing(tmp_path, ex):
     data = ex.save(tmp_path/"a.safetensors").read_bytes()
-    assert b"pickle" not in data and json.loads(data[8:8 + int.from_bytes(data[:8], "little")])["__metadata__"].keys() == {"explanation"}
+    assert b"pickle" not in data and json.loads(data[8:8 + int.from_bytes(data[:8], "little")])["__metadata__"].keys() == {"explanation", "sha256"}
 
 @pytest.mark.parametrize("name", ["a.pt", "a", "a.safetensors.txt"])
 def test_save_refuses_a_suffix(tmp_path, ex, name):
@@ -264,7 +264,7 @@ def broken(ex, file, **changes):
     from mirrorcfe.explanation import _tensors
     v = _tensors(ex, None) | {k: t for k, t in changes.items() if isinstance(t, torch.Tensor)}
     about = dict(format=1, version="0", classes=ex.classes, tol=None) | {k: t for k, t in changes.items() if k in ("format", "classes")}
-    save_file({k: t for k, t in v.items() if k != changes.get("drop")}, file, metadata=dict(explanation=json.dumps(about)))
+    write_tensors(file, {k: t for k, t in v.items() if k != changes.get("drop")}, about, "explanation")
     return file
 
 @pytest.mark.parametrize("changes,message", [
@@ -283,5 +283,5 @@ def test_load_refuses_rubbish(tmp_path, data):
     with pytest.raises(MirrorError, match="is damaged"): Explanation.load(tmp_path/"a.safetensors")
 
 def test_load_refuses_other_safetensors(tmp_path):
-    save_file({"x": torch.zeros(1)}, tmp_path/"a.safetensors")
+    write_tensors(tmp_path/"a.safetensors", {"x": torch.zeros(1)})
     with pytest.raises(MirrorError, match="holds no explanation"): Explanation.load(tmp_path/"a.safetensors")

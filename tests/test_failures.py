@@ -2,11 +2,12 @@
 import errno, json, os, re, subprocess, sys
 from pathlib import Path
 import pytest, torch
-import mirrorcfe.explainer, mirrorcfe.game
+import mirrorcfe.game, mirrorcfe.storage
 from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
-from mirrorcfe.explainer import FORMAT, MirrorCFE
+from mirrorcfe.explainer import MirrorCFE
+from mirrorcfe.storage import write_json, write_tensors
 
 def loaders(**kw): return get_dls('digits', **{'bs': 8, 'steps': 2, 'size': 16, 'device': 'cpu'} | kw)
 
@@ -22,19 +23,19 @@ def full(*_, **__): raise OSError(errno.ENOSPC, 'No space left on device')
 
 def tree(path): return sorted(p.relative_to(path).as_posix() for p in Path(path).rglob('*'))
 
-# --- saving ----------------------------------------------------------------------------------------------------------------------
+# --- saving ----------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('what', ['save_file', 'os.rename'])
+@pytest.mark.parametrize('what', ['save_file', 'rename'])
 def test_a_full_disk_leaves_nothing(cfe, tmp_path, monkeypatch, what):
-    if what == 'os.rename': monkeypatch.setattr(os, 'rename', full)
-    else: monkeypatch.setattr(mirrorcfe.explainer, what, full)
+    monkeypatch.setattr(mirrorcfe.storage if what == 'save_file' else os, what, full)
     with pytest.raises(MirrorError, match='No space left.*nothing was kept'): cfe.save(tmp_path/'e')
     assert tree(tmp_path) == []
 
 def test_a_full_disk_in_the_middle(cfe, tmp_path, monkeypatch):
     "The weights are written, the description is not."
     write = Path.write_text
-    monkeypatch.setattr(Path, 'write_text', lambda self, *a, **kw: full() if self.name == 'explainer.json' else write(self, *a, **kw))
+    def fails(self, *a, **kw): return full() if self.name == 'about.json' else write(self, *a, **kw)
+    monkeypatch.setattr(Path, 'write_text', fails)
     with pytest.raises(MirrorError, match='No space left'): cfe.save(tmp_path/'e')
     assert tree(tmp_path) == []
 
@@ -43,26 +44,36 @@ import sys, resource, signal, torch
 sys.path.insert(0, 'tests')
 from test_failures import loaders, small_resnet, MirrorCFE
 torch.manual_seed(0)
-cfe = MirrorCFE(small_resnet(10, 1, (4, 6, 8), 16).freeze(), amp=False, steps=4)
+clf = small_resnet(10, 1, (4, 6, 8), 16).freeze()
+fitted = MirrorCFE(clf, amp=False, steps=2).fit(loaders(), progress=False)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-if sys.argv[1] == 'save': cfe.fit(loaders(), progress=False)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-try:
-    if sys.argv[1] == 'save': cfe.save(sys.argv[2])
-    else: cfe.fit(loaders(), folder=sys.argv[2], progress=False)
-except BaseException as e: print(type(e).__name__, e, sep=': ')
+def says(f):
+    try: f()
+    except BaseException as e: print(type(e).__name__, e)
+    else: print('nothing')
+says(lambda: fitted.save(sys.argv[1] + '/e'))
+says(lambda: MirrorCFE(clf, amp=False, steps=4).fit(loaders(), folder=sys.argv[1] + '/f', progress=False))
 """
 
-def limited(what, path, root):
-    "Run in a process whose files may not grow beyond 20 kB: what a disk that fills up does to writing, for real."
+@pytest.fixture(scope='module')
+def limited(tmp_path_factory, root):
+    "A process whose files may not grow beyond 20 kB saves and trains: what a disk that fills up does, for real."
     pytest.importorskip('resource')
-    run = subprocess.run([sys.executable, '-W', 'ignore', '-c', LIMITED, what, str(path)], cwd=root, text=True, capture_output=True, timeout=300)
+    folder = tmp_path_factory.mktemp('limited')
+    run = subprocess.run([sys.executable, '-W', 'ignore', '-c', LIMITED, str(folder)], cwd=root, text=True, capture_output=True, timeout=300)
     assert run.returncode == 0, run.stderr
-    return run.stdout
+    return folder, *run.stdout.splitlines()
 
-def test_a_file_that_cannot_grow(tmp_path, root):
-    said = limited('save', tmp_path/'e', root)
-    assert said.startswith('MirrorError') and 'nothing was kept' in said and tree(tmp_path) == [], said
+def test_a_file_that_cannot_grow(limited):
+    folder, said, _ = limited
+    assert 'MirrorError' in said or 'CannotWrite' in said, said
+    assert 'cannot write' in said and 'nothing was kept' in said and not (folder/'e').exists(), said
+
+def test_a_training_whose_files_cannot_grow(limited):
+    folder, _, said = limited
+    assert 'MirrorError' in said and 'cannot write to' in said and 'no checkpoint yet' in said, said
+    assert not list(folder.rglob('*.part'))
 
 def test_the_parent_cannot_be_written(cfe, tmp_path, monkeypatch):
     (tmp_path/'file').write_text('')
@@ -73,40 +84,46 @@ def test_the_parent_cannot_be_written(cfe, tmp_path, monkeypatch):
     assert tree(tmp_path) == ['file']
 
 def test_what_is_there_stays(cfe, tmp_path):
+    (tmp_path/'file').write_text('mine')
+    (tmp_path/'folder').mkdir()
+    (tmp_path/'link').symlink_to('nowhere')
     for kind in ('file', 'folder', 'link'):
-        path = tmp_path/kind
-        path.write_text('mine') if kind == 'file' else path.mkdir() if kind == 'folder' else path.symlink_to('nowhere')
-        with pytest.raises(MirrorError, match='exists: give another folder'): cfe.save(path)
+        with pytest.raises(MirrorError, match='exists: give another folder'): cfe.save(tmp_path/kind)
     assert (tmp_path/'file').read_text() == 'mine' and tree(tmp_path) == ['file', 'folder', 'link']
 
-# --- loading ---------------------------------------------------------------------------------------------------------------------
+# --- loading ---------------------------------------------------------------------------------------------------------
 
 def change(path, **kw):
-    about = json.loads((path/'explainer.json').read_text()) | kw
-    (path/'explainer.json').write_text(json.dumps({k: v for k, v in about.items() if v != 'gone'}))
+    "Write the description again, with changes: a whole file of another content."
+    about = json.loads((path/'about.json').read_text()) | kw
+    write_json(path/'about.json', {k: v for k, v in about.items() if v != 'gone' and k != 'check'})
 
-def cut(path, name, share=.5): (path/name).write_bytes((path/name).read_bytes()[:int(share*(path/name).stat().st_size)])
+def cut(path, name, share=.5):
+    data = (path/name).read_bytes()
+    (path/name).write_bytes(data[:int(share*len(data))])
 
 class Evil:
     def __reduce__(self): return os.mkdir, ('executed',)
 
-CASES = {'no json': (lambda p: (p/'explainer.json').unlink(), 'explainer.json is missing'),
-         'no weights': (lambda p: (p/'generator.safetensors').unlink(), 'generator.safetensors is missing'),
-         'half a json': (lambda p: cut(p, 'explainer.json'), 'explainer.json is damaged'),
-         'half the weights': (lambda p: cut(p, 'generator.safetensors'), 'generator.safetensors is damaged'),
-         'one byte less': (lambda p: cut(p, 'generator.safetensors', .9999), 'generator.safetensors is damaged'),
-         'empty weights': (lambda p: cut(p, 'generator.safetensors', 0), 'generator.safetensors is damaged'),
-         'binary json': (lambda p: (p/'explainer.json').write_bytes(b'\xff\xfe\x00'), 'explainer.json is damaged'),
-         'a foreign json': (lambda p: (p/'explainer.json').write_text('{"model": "resnet"}'), 'does not describe an explainer: it lacks format'),
-         'a list': (lambda p: (p/'explainer.json').write_text('[1, 2]'), 'does not describe an explainer'),
-         'a pickle': (lambda p: torch.save(Evil(), p/'generator.safetensors'), 'no safetensors file'),
-         'a later format': (lambda p: change(p, format=FORMAT + 1, version='9.9'), 'written by mirrorcfe 9.9'),
-         'a field of another version': (lambda p: change(p, recipe={'magic': 1}), 'do not fit together'),
-         'no recipe': (lambda p: change(p, recipe='gone'), 'lacks recipe'),
+ABOUT, NETS = 'about.json', 'nets.safetensors'
+CASES = {'no json': (lambda p: (p/ABOUT).unlink(), 'about.json is missing'),
+         'no weights': (lambda p: (p/NETS).unlink(), 'nets.safetensors: the file is missing'),
+         'half a json': (lambda p: cut(p, ABOUT), 'about.json is damaged'),
+         'half the weights': (lambda p: cut(p, NETS), 'nets.safetensors is damaged'),
+         'one byte less': (lambda p: cut(p, NETS, .9999), 'nets.safetensors is damaged'),
+         'empty weights': (lambda p: cut(p, NETS, 0), 'nets.safetensors is damaged'),
+         'binary json': (lambda p: (p/ABOUT).write_bytes(b'\xff\xfe\x00'), 'about.json is damaged'),
+         'a foreign json': (lambda p: (p/ABOUT).write_text('{"model": "resnet"}'), 'about.json is damaged'),
+         'a list': (lambda p: (p/ABOUT).write_text('[1, 2]'), 'about.json is damaged'),
+         'a pickle': (lambda p: torch.save(Evil(), p/NETS), 'nets.safetensors is damaged'),
+         'a later format': (lambda p: change(p, format=99), 'found MirrorCFE in format 99'),
+         'another method': (lambda p: change(p, kind='CycleGAN'), 'found CycleGAN in format'),
+         'a field of another version': (lambda p: change(p, recipe={'magic': 1}), "describes no explainer of this version"),
+         'no recipe': (lambda p: change(p, recipe='gone'), "describes no explainer of this version ('recipe')"),
+         'shapes of no kind': (lambda p: change(p, shapes='x'), 'describes no explainer of this version'),
          'other shapes': (lambda p: change(p, shapes=[[4, 8], [6, 4]]), 'do not fit together'),
-         'shapes of no kind': (lambda p: change(p, shapes='x'), 'do not fit together'),
          'another classifier': (lambda p: change(p, classifier='0'*16), 'was trained for classifier 0000'),
-         'foreign weights': (lambda p: mirrorcfe.explainer.save_file({'w': torch.zeros(2)}, p/'generator.safetensors'), 'do not fit together')}
+         'foreign weights': (lambda p: write_tensors(p/NETS, {'w': torch.zeros(2)}), 'do not fit together')}
 
 @pytest.mark.parametrize('case', CASES)
 def test_files_that_are_not_whole_are_refused_by_name(cfe, clf, tmp_path, case, monkeypatch):
@@ -119,14 +136,16 @@ def test_files_that_are_not_whole_are_refused_by_name(cfe, clf, tmp_path, case, 
 
 def test_a_sound_one_is_read(cfe, clf, tmp_path):
     back = MirrorCFE.load(cfe.save(tmp_path/'e'), clf)
-    assert all(torch.equal(a, b) for a, b in zip(back.model.G.state_dict().values(), cfe.model.G.state_dict().values()))
-    about = json.loads((tmp_path/'e/explainer.json').read_text())
+    assert same(back.model.G.state_dict(), cfe.model.G.state_dict())
+    about = json.loads((tmp_path/'e/about.json').read_text())
     assert about['classes'] == clf.classes and about['classifier'] == clf.fingerprint() and about['version'] and about['torch']
 
-# --- training --------------------------------------------------------------------------------------------------------------------
+# --- training --------------------------------------------------------------------------------------------------------
+
+def same(a, b): return all(torch.equal(a[n], b[n]) for n in a)
 
 def nan_from(epoch):
-    "A loss that is no number from this epoch on."
+    "A loss of NaN from this epoch on."
     loss = mirrorcfe.game.Game.weighted_loss
     def broken(*args):
         broken.calls += 1
@@ -178,11 +197,6 @@ def test_a_disk_that_fills_while_training(clf, tmp_path, monkeypatch, error):
     with pytest.raises(MirrorError, match='(?s)cannot write to .*checkpoint of epoch 1 is whole'): cfe.fit(loaders(), folder=tmp_path/'f', progress=False)
     assert torch.load(tmp_path/'f/checkpoint.pt', weights_only=True)['epoch'] == 0 and not list((tmp_path/'f').glob('.*.part'))
     assert cfe.fit(loaders(), folder=tmp_path/'f', progress=False).model is not None and len(calls) == 4     # two more epochs, not three
-
-def test_a_training_whose_files_cannot_grow(tmp_path, root):
-    said = limited('fit', tmp_path/'f', root)
-    assert said.startswith('MirrorError') and 'cannot write to' in said and 'no checkpoint yet' in said, said
-    assert not list((tmp_path/'f').rglob('*.part'))
 
 def test_a_folder_that_cannot_be_written_is_said_before_training(clf, tmp_path, monkeypatch):
     (tmp_path/'file').write_text('')

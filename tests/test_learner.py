@@ -43,6 +43,7 @@ def test_explain_fits_once_and_again_after_training_on(learn, folder):
     assert ex.x.shape[1:] == (3, 32, 32) and ex.classes == ["eight", "three"] and len(ex.truth) == len(ex) and ex.x.abs().max() <= 1
     assert torch.allclose(cfe.classifier(ex.x), learn.model.eval()(learn.dls.valid.one_batch()[0]).as_subclass(torch.Tensor), atol=1e-4)
     assert learn.mirror(steps=2, bs=8, progress=False) is cfe
+    assert torch.equal(learn.explain(ex.x, on_same="mark", ks=[1]).path, cfe.explain(ex.x, on_same="mark", ks=[1]).path), "the one that was made is used"
     file = next((folder/"three").iterdir())
     assert learn.explain([file, str(file)], mirror=cfe, ks=[0, 1]).x.shape == (2, 3, 32, 32)
     with torch.no_grad(): learn.model[-1].bias += .1

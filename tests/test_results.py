@@ -1,5 +1,5 @@
 "The helper of the result pages on made-up cells; the numbers in the pages' prose; the README's lines as a stranger runs them."
-import json, re, subprocess, sys
+import json, os, re, subprocess, sys
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -179,3 +179,44 @@ def test_a_wrong_number_is_found(tmp_path):
                        dict(cell_type="markdown", source="L1 is .181, not .187; see [x](a/1.5) and `.999`.")])
     (tmp_path/"a.ipynb").write_text(json.dumps(page))
     assert unprinted(tmp_path/"a.ipynb") == [".187"]
+
+# --- the README as a stranger reads it -----------------------------------------------------------------------------------------------
+
+def fences(lang):
+    "The fenced blocks of README.md in one language."
+    return re.findall(rf"```{lang}\n(.*?)```", (ROOT/"README.md").read_text(encoding="utf-8"), re.S)
+
+def test_readme_lines_run_from_an_empty_folder(tmp_path):
+    "Its Python in order, with an empty cache and nothing but what the lines say; one epoch where the README has six."
+    source = "\n".join(fences("python"))
+    assert source.count(".fit(dls, 6,") == 1
+    source = source.replace(".fit(dls, 6,", ".fit(dls, 1,")
+    env = dict(os.environ, PYTHONPATH=str(ROOT), MIRRORCFE_CACHE=str(tmp_path/"cache"), OMP_NUM_THREADS="1")
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", source], cwd=tmp_path, env=env, text=True, capture_output=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    lines = run.stdout.splitlines()
+    head = next(j for j, l in enumerate(lines) if "first_k" in l)
+    assert lines[head].split() == ["source", "target", "status", "first_k", "confidence_last"]
+    assert [l.split()[1:3] for l in lines[head + 1:head + 5]] == [["4", "9"], ["9", "4"], ["4", "9"], ["9", "4"]]
+    assert "\n".join(lines[head + 5:]) in (ROOT/"README.md").read_text(encoding="utf-8"), "the reflection prints what the README shows"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cache"], "nothing else is left behind"
+
+def test_first_screen():
+    "Two sentences, a figure, the lines with their output, the two commands: in this order, before the first section about the method."
+    md = (ROOT/"README.md").read_text(encoding="utf-8")
+    order = ["# mirrorcfe", "![", "## Try it", "```python", "first_k", "make demo", "make test", "## What it is"]
+    assert [md.index(w) for w in order] == sorted(md.index(w) for w in order)
+    assert len(md[:md.index("## What it is")].splitlines()) < 60
+
+def test_map_names_every_module():
+    "A row for each module, with the notebook that exports it."
+    md = (ROOT/"README.md").read_text(encoding="utf-8")
+    section = md[md.index("## Map"):md.index("## Limits")]
+    for nb in ROOT.glob("nbs/*.ipynb"):
+        cells = json.loads(nb.read_text(encoding="utf-8"))["cells"]
+        named = [m for c in cells for m in re.findall(r"^#\| default_exp (\S+)", readme.text(c["source"]), re.M)]
+        for module in named:
+            row = next((l for l in section.splitlines() if f"nbs/{nb.name})" in l), "")
+            assert f"`mirrorcfe.{module}`" in row or (module.startswith("baselines.") and "`mirrorcfe.baselines`" in row), f"{nb.name}: {module}"
+    listed = re.findall(r"\(nbs/(\w+\.ipynb)\)", section)
+    assert [n for n in listed if not (ROOT/"nbs"/n).exists()] == []

@@ -28,7 +28,7 @@ def test_killed_training_resumes_to_the_same_weights(tmp_path):
     done = torch.load(state, weights_only=True)['epoch'] + 1
     assert 1 <= done < 4
     assert start(tmp_path/'b', tmp_path/'resumed').wait(300) == 0 and whole.wait(300) == 0
-    a, b = (load_file(tmp_path/n/'generator.safetensors') for n in ('whole', 'resumed'))
+    a, b = (load_file(tmp_path/n/'nets.safetensors') for n in ('whole', 'resumed'))
     assert all(torch.equal(a[n], b[n]) for n in a)
     lines = (tmp_path/'b/history.csv').read_text().splitlines()
     assert [line.split(',')[0] for line in lines] == ['epoch', '0', '1', '2', '3']
