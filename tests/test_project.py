@@ -74,8 +74,8 @@ def test_runtime_requirements_are_wide():
 
 # Where an import is not the name of the package that holds it.
 PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn", "imageio_ffmpeg": "imageio-ffmpeg"}
-# Packages that fastai, matplotlib or torch always bring along.
-BROUGHT = {"fastcore", "fastprogress", "numpy", "pandas", "scipy", "IPython"}
+# Packages that fastai, matplotlib, pooch or torch always bring along.
+BROUGHT = {"fastcore", "fastprogress", "numpy", "pandas", "scipy", "requests", "IPython"}
 
 def test_what_is_imported_is_required():
     "Every package that a module imports at its top is in `requirements`, or comes with one that is."
