@@ -1,114 +1,160 @@
-"""Time the closed form of the logit swap against L-BFGS on the same latents in one run, and write benchmarks/results/solvers.md.
+"""Time the closed form of the logit swap against L-BFGS on the same latents in one run; kept in results/solvers.md.
 
     python benchmarks/solvers.py [--device cuda] [--threads 2] [--n 4096 --features 512 --classes 10]
 
-A solver counts as converged where no entry of its latents is further than 1e-8 from the closed form's. L-BFGS gets every advantage: it
-stops at the first iteration that has converged (which a user cannot know), its fastest run counts against the closed form's median, and
-only the fastest of its settings is compared. Seconds mean something only on a quiet machine; the load is printed."""
+About a minute on two cores. A solver counts as converged where no entry of its latents is further than 1e-8 from the
+closed form's. L-BFGS gets every advantage: it stops at the first iteration that has converged (which a user cannot
+know), its fastest run counts against the closed form's median, and only the fastest of its settings is compared.
+Seconds mean something only on a quiet machine; the load is printed.
+"""
 import argparse, os, platform, sys, time
 from datetime import date
 from pathlib import Path
 import torch
 from mirrorcfe.multiclass import ClosedFormSolver, LBFGSSolver
 
-OUT, TOL = Path(__file__).parent/"results"/"solvers.md", 1e-8
+OUT = Path(__file__).parent/'results'/'solvers.md'
+TOLERANCE = 1e-8
+AS_PUBLISHED = dict(tolerance_grad=1e-7, tolerance_change=1e-9)   # PyTorch's own, with which it may stop early
 
-def problem(n, N, C, seed, device):
+def problem(n, features, classes, seed, device):
     "A random head and latents in double precision, the class predicted for each, and another one drawn at random."
-    g = torch.Generator().manual_seed(seed)
-    W, b, z = (torch.randn(*s, generator=g, dtype=torch.float64) for s in ((C, N), (C,), (n, N)))
-    W = W/N**.5
-    s = (z @ W.T + b).argmax(-1)
-    t = (s + torch.randint(1, C, (n,), generator=g)) % C
-    return [v.to(device) for v in (W, b, z, s, t)]
+    rng = torch.Generator().manual_seed(seed)
+    W = torch.randn(classes, features, generator=rng, dtype=torch.float64)
+    b = torch.randn(classes, generator=rng, dtype=torch.float64)
+    z = torch.randn(n, features, generator=rng, dtype=torch.float64)
+    W = W/features**.5
+    source = (z @ W.T + b).argmax(-1)
+    target = (source + torch.randint(1, classes, (n,), generator=rng)) % classes
+    return [v.to(device) for v in (W, b, z, source, target)]
 
 def clock(f, repeats=1):
     "Seconds of each of `repeats` calls, sorted, and the last result."
-    sync, seconds = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None, []
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    seconds = []
     for _ in range(repeats):
-        out = None                                                         # free the last result first, or its memory is asked for anew each time
-        sync(); start = time.perf_counter()
+        out = None   # free the last result first, or its memory is asked for anew each time
+        wait()
+        start = time.perf_counter()
         out = f()
-        sync(); seconds.append(time.perf_counter() - start)
+        wait()
+        seconds.append(time.perf_counter() - start)
     return sorted(seconds), out
 
 def first_converged(make, args, exact, most=60):
-    "The fewest inner iterations with which `make(iterations)` converges, or None."
-    low, high = 1, 1
-    while high <= most and (make(high)(*args) - exact).abs().max() > TOL: low, high = high + 1, high*2
+    "The fewest inner iterations with which `make(iterations)` converges, or None; found by doubling, then bisection."
+    def converged(n): return (make(n)(*args) - exact).abs().max() <= TOLERANCE
+    low = high = 1
+    while high <= most and not converged(high):
+        low = high + 1
+        high *= 2
     if high > most: return None
     while low < high:
-        mid = (low + high)//2
-        low, high = (low, mid) if (make(mid)(*args) - exact).abs().max() <= TOL else (mid + 1, high)
+        middle = (low + high)//2
+        if converged(middle): high = middle
+        else: low = middle + 1
     return high
 
 def row(name, iterations, n, timed, exact, out, seconds, closed):
     "One line of the table; seconds of a subset are scaled to all latents."
-    gap, seconds = (out - exact[:timed]).abs().max().item(), seconds*n/timed
-    return dict(name=name, iterations=iterations, timed=timed, gap=gap, seconds=seconds, ratio=seconds/closed)
+    scaled = seconds*n/timed
+    gap = (out - exact[:timed]).abs().max().item()
+    return dict(name=name, iterations=iterations, timed=timed, gap=gap, seconds=scaled, ratio=scaled/closed)
 
-def measure(a):
-    "All rows, closed form first."
-    W, b, z, s, t = problem(a.n, a.features, a.classes, a.seed, a.device)
+def measure(args):
+    "All rows, closed form first; the seconds of building it, and its largest residual."
+    W, b, z, source, target = problem(args.n, args.features, args.classes, args.seed, args.device)
     solver = ClosedFormSolver(W, b)
-    LBFGSSolver(W, b, steps=1, max_iter=2)(z[:8], s[:8], t[:8])            # the first use of the optimiser imports for seconds
-    clock(lambda: solver(z, s, t), 20)
-    seconds, exact = clock(lambda: solver(z, s, t), a.repeats)
+    LBFGSSolver(W, b, steps=1, max_iter=2)(z[:8], source[:8], target[:8])   # its first use imports for seconds
+    clock(lambda: solver(z, source, target), 20)
+    seconds, exact = clock(lambda: solver(z, source, target), args.repeats)
     closed = seconds[len(seconds)//2]
-    rows = [row("closed form", 0, a.n, a.n, exact, exact, closed, closed)]
-    print(f"closed form: median {closed*1e3:.2f} ms, fastest {seconds[0]*1e3:.2f}, slowest {seconds[-1]*1e3:.2f}", flush=True)
+    fastest, slowest = seconds[0], seconds[-1]
+    print(f'closed form: median {closed*1e3:.2f} ms, fastest {fastest*1e3:.2f}, slowest {slowest*1e3:.2f}', flush=True)
+    rows = [row('closed form', 0, args.n, args.n, exact, exact, closed, closed)]
     build = clock(lambda: ClosedFormSolver(W, b), 20)[0][10]
 
-    def add(name, make, timed, repeats):
-        args = z[:timed], s[:timed], t[:timed]
-        n = first_converged(make, args, exact[:timed])
-        if n is None: return print(f"{name}: not converged", flush=True)
-        seconds, out = clock(lambda: make(n)(*args), repeats)
-        rows.append(row(name, n, a.n, timed, exact, out, seconds[0], closed))
-        print(f"{name}: {n} iterations, {rows[-1]['seconds']*1e3:.0f} ms, {rows[-1]['ratio']:.0f} times the closed form", flush=True)
+    def some(timed): return z[:timed], source[:timed], target[:timed]
 
-    for search, label in (("strong_wolfe", "strong Wolfe, lr 1"), (None, "no line search, lr 1")):
-        setting = lambda h, **o: lambda n: LBFGSSolver(W, b, lr=1, steps=1, max_iter=n, line_search=search, history_size=h, **o)
-        for h in (1, 3, 10): add(f"L-BFGS, one problem, {label}, history {h}", setting(h), a.n, 5)
-        add(f"L-BFGS, a problem a latent, {label}, history 10", setting(10, per_sample=True), min(a.n, 128), 2)
-    published = dict(tolerance_grad=1e-7, tolerance_change=1e-9)            # PyTorch's own, with which it may stop early
-    for name, timed, o in (("a problem a latent", min(a.n, 16), dict(per_sample=True)), ("one problem", a.n, {})):
-        seconds, out = clock(lambda: LBFGSSolver(W, b, **published, **o)(z[:timed], s[:timed], t[:timed]))
-        rows.append(row(f"L-BFGS as published, lr .1, 10 x 20, {name}", "to 200", a.n, timed, exact, out, seconds[0], closed))
-        print(f"{rows[-1]['name']}: {rows[-1]['seconds']:.1f} s, {rows[-1]['ratio']:.0f} times the closed form", flush=True)
-    return rows, build, solver.residual(z, s, t).max().item()
+    def add(r):
+        rows.append(r)
+        print(f"{r['name']}: {r['iterations']} iterations, {r['seconds']*1e3:,.0f} ms, "
+              f"{r['ratio']:.0f} times the closed form", flush=True)
 
-def report(a, rows, build, residual, load):
+    def add_converged(name, make, timed, repeats):
+        "A row of the fastest of some runs that stop where they have converged."
+        iterations = first_converged(make, some(timed), exact[:timed])
+        if iterations is None: return print(f'{name}: not converged', flush=True)
+        seconds, out = clock(lambda: make(iterations)(*some(timed)), repeats)
+        add(row(name, iterations, args.n, timed, exact, out, seconds[0], closed))
+
+    for search, label in (('strong_wolfe', 'strong Wolfe, lr 1'), (None, 'no line search, lr 1')):
+        def setting(history, search=search, **options):
+            options |= dict(line_search=search, history_size=history)
+            return lambda n: LBFGSSolver(W, b, lr=1, steps=1, max_iter=n, **options)
+        for history in (1, 3, 10):
+            add_converged(f'L-BFGS, one problem, {label}, history {history}', setting(history), args.n, 5)
+        name = f'L-BFGS, a problem a latent, {label}, history 10'
+        add_converged(name, setting(10, per_sample=True), min(args.n, 128), 2)
+    ways_to_batch = [('a problem a latent', min(args.n, 16), dict(per_sample=True)), ('one problem', args.n, {})]
+    for batching, timed, options in ways_to_batch:
+        seconds, out = clock(lambda: LBFGSSolver(W, b, **AS_PUBLISHED, **options)(*some(timed)))
+        name = f'L-BFGS as published, lr .1, 10 x 20, {batching}'
+        add(row(name, 'to 200', args.n, timed, exact, out, seconds[0], closed))
+    return rows, build, solver.residual(z, source, target).max().item()
+
+def machine(device):
+    "What did it, in words."
+    if device == 'cuda': return torch.cuda.get_device_name()
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, 'get_capabilities') else {}
+    return f"{known.get('cpu_name', platform.machine())}, {torch.get_num_threads()} of {os.cpu_count()} cores"
+
+def report(args, rows, build, residual, load):
     "The page, and whether both goals were reached."
-    wolfe = min((r for r in rows if "Wolfe" in r["name"]), key=lambda r: r["ratio"])
-    any_, paper = min(rows[1:], key=lambda r: r["ratio"] if r["gap"] <= TOL else float("inf")), min((r for r in rows if "published" in r["name"]), key=lambda r: r["ratio"])
-    verdict = lambda got, want: f"{got:,.0f} times (goal {want}: {'reached' if got >= want else 'MISSED'})"
-    what = torch.cuda.get_device_name() if a.device == "cuda" else f"{torch.cpu.get_capabilities().get('cpu_name', platform.machine()) if hasattr(torch.cpu, 'get_capabilities') else platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} cores"
-    alone = hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER
-    lines = ["# Closed form against L-BFGS", "", f"`python benchmarks/solvers.py`: {a.n:,} latents, N = {a.features}, C = {a.classes}, float64, k = 1, seed {a.seed}, random head and targets. {what}, load at the start {load:.1f}{', run at real-time priority before all of it' if alone else ''}; "
-             f"Python {platform.python_version()}, PyTorch {torch.__version__}; {date.today()}.", "",
-             f"- Against the fastest converged L-BFGS with strong Wolfe ({wolfe['name'].removeprefix('L-BFGS, ')}): **{verdict(wolfe['ratio'], 50)}**",
-             f"- Against the fastest converged L-BFGS of any setting tried ({any_['name'].removeprefix('L-BFGS, ')}): {any_['ratio']:,.0f} times",
-             f"- Against the published settings, the faster of two ways to batch: **{verdict(paper['ratio'], 500)}**", "",
-             "| solver | inner iterations | latents timed | largest distance to the closed form | ms for all | closed form is faster by |", "|---|---|---|---|---|---|"]
-    lines += [f"| {r['name']} | {r['iterations']} | {r['timed']:,} | {r['gap']:.0e} | {r['seconds']*1e3:,.1f} | {r['ratio']:,.0f} |" for r in rows]
-    lines += ["", f"Closed form: median of {a.repeats} calls after 20; building it, once a head, takes {build*1e3:.1f} ms more. Largest residual of its logits: {residual:.0e}. "
-              "L-BFGS: fastest of 5 calls (one problem), of 2 (a problem a latent), one call (published); all but the published rows stop at the first iteration within 1e-8, found by bisection beforehand. "
-              "Where fewer latents were timed, the time is scaled to all. The published rows use PyTorch's default tolerances, so they may stop before 200 iterations."]
-    return "\n".join(lines) + "\n", wolfe["ratio"] >= 50 and paper["ratio"] >= 500
+    def ratio(r): return r['ratio']
+    wolfe = min((r for r in rows if 'Wolfe' in r['name']), key=ratio)
+    fastest = min((r for r in rows[1:] if r['gap'] <= TOLERANCE), key=ratio)
+    paper = min((r for r in rows if 'published' in r['name']), key=ratio)
+    def verdict(got, goal): return f"{got:,.0f} times (goal {goal}: {'reached' if got >= goal else 'MISSED'})"
+    def short(r): return r['name'].removeprefix('L-BFGS, ')
+    alone = hasattr(os, 'sched_getscheduler') and os.sched_getscheduler(0) != os.SCHED_OTHER
+    lines = [
+        '# Closed form against L-BFGS', '',
+        f'`python benchmarks/solvers.py`: {args.n:,} latents, N = {args.features}, C = {args.classes}, float64, k = 1, '
+        f'seed {args.seed}, random head and targets. {machine(args.device)}, load at the start {load:.1f}'
+        f"{', run at real-time priority before all of it' if alone else ''}; "
+        f'Python {platform.python_version()}, PyTorch {torch.__version__}; {date.today()}.', '',
+        f"- Against the fastest converged L-BFGS with strong Wolfe ({short(wolfe)}): **{verdict(wolfe['ratio'], 50)}**",
+        f"- Against the fastest converged L-BFGS of any setting tried ({short(fastest)}): "
+        f"{fastest['ratio']:,.0f} times",
+        f"- Against the published settings, the faster of two ways to batch: **{verdict(paper['ratio'], 500)}**", '',
+        '| solver | inner iterations | latents timed | largest distance to the closed form | ms for all | '
+        'closed form is faster by |', '|---|---|---|---|---|---|']
+    for r in rows:
+        lines.append(f"| {r['name']} | {r['iterations']} | {r['timed']:,} | {r['gap']:.0e} | {r['seconds']*1e3:,.1f} | "
+                     f"{r['ratio']:,.0f} |")
+    lines += ['', f'Closed form: median of {args.repeats} calls after 20; building it, once a head, takes '
+              f'{build*1e3:.1f} ms more. Largest residual of its logits: {residual:.0e}. L-BFGS: fastest of 5 calls '
+              '(one problem), of 2 (a problem a latent), one call (published); all but the published rows stop at the '
+              'first iteration within 1e-8, found by bisection beforehand. Where fewer latents were timed, the time is '
+              "scaled to all. The published rows use PyTorch's default tolerances, so they may stop before 200 "
+              'iterations.']
+    return '\n'.join(lines) + '\n', wolfe['ratio'] >= 50 and paper['ratio'] >= 500
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("n", 4096), ("features", 512), ("classes", 10), ("seed", 0), ("repeats", 200), ("threads", os.cpu_count())): p.add_argument(f"--{name}", type=int, default=default)
-    p.add_argument("--device", default="cpu")
-    p.add_argument("--out", type=Path, default=OUT)
-    a = p.parse_args()
-    torch.set_num_threads(a.threads)
+    "Measure and write the page; returns whether a goal was missed."
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    sizes = dict(n=4096, features=512, classes=10, seed=0, repeats=200, threads=os.cpu_count())
+    for name, default in sizes.items(): parser.add_argument(f'--{name}', type=int, default=default)
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--out', type=Path, default=OUT)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     load = os.getloadavg()[0]
-    page, reached = report(a, *measure(a), load)
-    a.out.parent.mkdir(exist_ok=True)
-    a.out.write_text(page, encoding="utf-8")
+    page, reached = report(args, *measure(args), load)
+    args.out.parent.mkdir(exist_ok=True)
+    args.out.write_text(page, encoding='utf-8')
     print(page)
     return not reached
 
-if __name__ == "__main__": sys.exit(main())
+if __name__ == '__main__': sys.exit(main())

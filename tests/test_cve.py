@@ -162,10 +162,10 @@ def test_patches_go_where_they_belong(size, shape):
     a, b = H//h, W//w
     rng = torch.Generator().manual_seed(0)
     x, d = torch.rand(2, 2, 3, *size, generator=rng)
-    i, j = [[0, h*w - 1], [1, -1]], [[h*w - 1, 2], [0, -1]]
+    i, j = [[0, h*w - 1, 1], [h*w - 1, -1, -1]], [[h*w - 1, 2, 1], [0, -1, -1]]   # unused places are behind the used
     cell = lambda n: (slice(None), slice(n//w*a, n//w*a + a), slice(n % w*b, n % w*b + b))
     want = x.clone()
-    for n, q, s in ((0, 0, h*w - 1), (0, h*w - 1, 2), (1, 1, 0)):
+    for n, q, s in ((0, 0, h*w - 1), (0, h*w - 1, 2), (0, 1, 1), (1, h*w - 1, 0)):
         want[n][cell(q)] = d[n][cell(s)]
     assert torch.equal(paste(x, edits_of(i, j, d, shape)), want)
 

@@ -117,9 +117,25 @@ async def visit(port, address, pages):
         narrow = json.loads(await tab.run(LOOK))
         out[page] = dict(seen, wrong=wrong, narrow=narrow["wide"], out=narrow["out"])
     await tab.open(f"{address}/widget.html")
-    moved = await tab.run("""new Promise(done=>{const r=document.querySelector('[id^=way-]'),$=c=>r.querySelector('.'+c),shot=()=>$('y').toDataURL();
-     const go=()=>{if(!r.dataset.ready)return setTimeout(go,50);const out=[];for(const j of [0,$('k').max]){$('k').value=j;$('k').dispatchEvent(new Event('input'));out.push([$('o').textContent,$('q').textContent,shot()])}
-      $('c').click();out.push(['','',shot()]);$('t').value='1';$('t').dispatchEvent(new Event('change'));setTimeout(()=>{out.push([$('h').textContent,'',shot()]);done(JSON.stringify(out))},500)};go()})""")
+    moved = await tab.run("""new Promise(done => {
+      const root = document.querySelector('[id^=path-]'), part = name => root.querySelector('.' + name);
+      const shot = () => part('after').toDataURL(), tell = (name, what) => part(name).dispatchEvent(new Event(what));
+      const go = () => {
+        if (!root.dataset.ready) return setTimeout(go, 50);
+        const out = [];
+        for (const j of [0, part('step').max]) {
+          part('step').value = j;
+          tell('step', 'input');
+          out.push([part('k').textContent, part('title').textContent, shot()]);
+        }
+        part('change').click();
+        out.push(['', '', shot()]);
+        part('target').value = '1';
+        tell('target', 'change');
+        setTimeout(() => { out.push([part('headline').textContent, '', shot()]); done(JSON.stringify(out)); }, 500);
+      };
+      go();
+    })""")
     return out, json.loads(moved)
 
 @pytest.fixture(scope="module")
