@@ -7,8 +7,8 @@ from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
 from mirrorcfe.explainer import MirrorCFE
-from mirrorcfe.runs import (RESULT_COLUMNS, NewFolder, Progress, finish_run, format_time, load_explainer, measure_explanation,
-                            measure_run, pick_test_images, save_network, slug, write_results)
+from mirrorcfe.runs import (RESULT_COLUMNS, NewFolder, Progress, finish_run, format_time, load_explainer,
+                            measure_explanation, measure_run, pick_test_images, save_network, slug, write_results)
 from commands import refused, rows
 from tiny import tiny
 
