@@ -249,7 +249,7 @@ def write_tensors(path:Path,         # .safetensors file to write
     for name, v in tensors.items():
         v = v.detach().cpu().contiguous()
         place = v.untyped_storage().data_ptr()
-        own[name] = v   # the format has no shared memory
+        own[name] = v.clone() if place in storages else v   # the format has no shared memory
         storages.add(place)
     text = json.dumps(about)
     header = {key: text, 'sha256': _tensors_check(text, own)}
