@@ -274,7 +274,7 @@ def show_curves(cells,      # as `Results.cells` returns; those without a path a
     colours = dict(zip(methods, (PALETTE['achieved'], 'tab:green', 'tab:red', 'tab:purple')))
     columns = min(most, len(panels))
     rows = -(-len(panels)//columns)
-    fig, axs = plt.subplots(rows, columns, figsize=(width, 1.9*rows + .5), layout='constrained', squeeze=False,
+    fig, axs = plt.subplots(rows, columns, figsize=(width, 2*rows + .5), layout='constrained', squeeze=False,
                             sharex=True, sharey=True)
     for ax in axs.flat[len(panels):]: ax.axis('off')
     for ax, panel in zip(axs.flat, panels):
@@ -285,7 +285,7 @@ def show_curves(cells,      # as `Results.cells` returns; those without a path a
         for c in here:
             label = 'achieved' if len(methods) == 1 else c['method']
             ax.plot(c['curves']['ks'], c['curves']['achieved'], c=colours[c['method']], lw=1.2, label=label)
-        ax.set_title(f'{panel[0].split()[0]} {direction_name(panel[1])}', fontsize=7)
+        ax.set_title(f'{panel[0].split()[0]}\n{direction_name(panel[1])}', fontsize=7)
     axs.flat[0].legend(fontsize=7)
     fig.supxlabel('step k', fontsize=9)
     fig.supylabel('confidence in the target', fontsize=9)

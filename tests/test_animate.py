@@ -32,7 +32,7 @@ def test_titles(ex):
     def title(j): film[j]; return film.title.get_text()
     first = int(ex.first_index[0])
     assert [title(j) for j in (0, first - 1, first, first + 1, 10)] == ["SFE (left)", "SFE (left)", "1st CFE (right)", "CFE (right)", "Reflection (right)"]
-    assert "S: 0.90  T: 0.05" in (film[0], film.want.get_text())[1] and "k = 0.00" in film.want.get_text()
+    assert "S: 0.90  T: 0.05" in (film[0], film.intended.get_text())[1] and "k = 0.00" in film.intended.get_text()
 
 def test_frame_is_the_nearest_step(ex):
     np.testing.assert_array_equal(np.asarray(ex.frame(0, .52, size=200)), Film(ex, 0, 200)[5])
@@ -66,7 +66,7 @@ def test_what_never_flipped_is_animated_too(ex): assert Film(ex, 2, 200)[10].sha
 
 def test_already_target(tmp_path):
     ex = tiny(K=11, same=True)
-    with pytest.raises(MirrorError, match="sample 2 has no way to animate: the classifier predicts right already"): ex.animate(tmp_path/"a.gif", 2)
+    with pytest.raises(MirrorError, match="sample 2 has no path to animate: the classifier predicts right already"): ex.animate(tmp_path/"a.gif", 2)
 
 @pytest.mark.parametrize("kw,message", [
     (dict(path="a.avi"), "ends in .gif or .mp4: found 'a.avi'"), (dict(path="a"), "found 'a'"), (dict(path="no/a.gif"), "no folder"),
@@ -127,5 +127,5 @@ def test_layout(ex):
     said = [t.get_text() for t in film.fig.findobj(lambda a: hasattr(a, "get_text"))]
     assert {"Source (left)", "Source", "Reflection", "1st CFE point", "K", "Target Class Confidence (right)", "intended", "predicted", "difference"} <= set(said)
     film[5]
-    assert film.dot.get_xdata()[0] == film.letter.get_position()[0] == film.line.get_xdata()[0] == .5
-    assert "intended" in film.want.get_text() and "predicted" in film.got.get_text()
+    assert film.dot.get_xdata()[0] == film.letter.get_position()[0] == film.now.get_xdata()[0] == .5
+    assert "intended" in film.intended.get_text() and "predicted" in film.predicted.get_text()
