@@ -190,6 +190,14 @@ def test_fingerprint():
     wider = GapClassifier([conv(1, 9), conv(9, 12)], make().head)
     assert wider.fingerprint() != mark
 
+def test_the_fingerprint_covers_statistics_and_layers_without_weights():
+    mark = make().fingerprint()
+    shifted = make()
+    shifted.stages[0][1].running_mean += .1
+    smooth = make()
+    smooth.stages[0][2] = nn.GELU()
+    assert len({mark, shifted.fingerprint(), smooth.fingerprint()}) == 3
+
 def test_normalise():
     for mean, std in ((.5, .5), ((.5,), (.5,))): near(Normalise(mean, std)(x), x, 1e-6)
     rgb = x.expand(-1, 3, -1, -1)

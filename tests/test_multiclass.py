@@ -303,6 +303,13 @@ def test_gradients(name):
     k = torch.tensor([.1, .5, .9], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda z, k: solver(z, s, t, k), (z.requires_grad_(), k))
 
+@each_solver
+def test_the_head_is_detached(make):
+    W, b = head()
+    z, s, t = scene(W, b)
+    solver = make(W.requires_grad_(), b.requires_grad_())
+    assert not solver(z, s, t).requires_grad and not solver.logits(z).requires_grad
+
 def test_lbfgs_gives_no_gradient_and_takes_none():
     W, b = head()
     z, s, t = scene(W, b)
