@@ -234,8 +234,8 @@ def test_the_curve_does_not_depend_on_the_batches(bs):
     assert achieved(bs) == pytest.approx(achieved(10))
 
 class Standing:
-    "Forty-one steps that all show the source; its solver intends latents that move by `k`."
-    model = SimpleNamespace(solve=lambda z, source, target, k: z + k)
+    "Forty-one steps that all show the source; its solver intends latents that move by `3*k`."
+    model = SimpleNamespace(solve=lambda z, source, target, k: z + 3*k)
     def explain(self, x, target, truth=None):
         ex = two_ended(task.classifier, x, x, target, truth)
         ks = torch.linspace(0, 1, 41)
@@ -244,7 +244,7 @@ class Standing:
         return dataclasses.replace(ex, ks=ks, path=path, achieved_probs=probs, intended_probs=probs)
 
 def test_the_feature_error_is_of_the_methods_own_solver_on_even_steps():
-    assert means(measure(Standing(), X, 1 - S, metrics=['feature error']), 'feature error') == pytest.approx([.5])
+    assert means(measure(Standing(), X, 1 - S, metrics=['feature error']), 'feature error') == pytest.approx([1.5])
 
 # --- the border that a dataset adds ----------------------------------------------------------------
 
@@ -347,6 +347,20 @@ def test_a_method_that_fails_holds_up_nobody_and_is_tried_again(tmp_path):
     assert t['status'][4].startswith('failed: 6 images were asked for, 1')
     assert 'failed: no way' in (tmp_path/'results.md').read_text()
     assert (run({'picky': Mirrored}, task, tmp_path, ['Val'])['Val'] == 1).all()
+
+def test_a_failed_cell_is_no_finished_one(tmp_path):
+    class Shaky:
+        "Raises an error the first time, and is one and the same method by its fingerprint."
+        fingerprint = staticmethod(lambda: 'shaky')
+        calls = 0
+        def __call__(self, t):
+            self.calls += 1
+            if self.calls == 1: raise MirrorError('not today')
+            return Mirrored(t)
+    shaky = Shaky()
+    assert set(run({'shaky': shaky}, task, tmp_path, ['Val'])['status']) == {'failed: not today'}
+    assert set(run({'shaky': shaky}, task, tmp_path, ['Val'])['status']) == {'ok'}
+    assert shaky.calls == 2
 
 def test_provenance_is_in_cell_and_file(tmp_path):
     run({'m': Mirrored}, task, tmp_path, ['Val'])

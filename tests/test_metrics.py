@@ -80,6 +80,16 @@ def test_kid_axioms():
     of_equals = [m.kid(features(60, seed=i), features(60, seed=i + 50)) for i in range(20)]
     assert abs(np.mean(of_equals)) < .05*far    # unbiased
 
+def test_kid_draws_other_subsets_each_time():
+    "The first fifty features are far apart, and subsets of fifty hold a quarter of them."
+    a = features(200)
+    b = features(200, seed=1)
+    b[:50] += 10
+    some = [m.kid(a, b, subset_size=50, subsets=40, seed=s) for s in (0, 1)]
+    assert some[0] != some[1]
+    assert some == [pytest.approx(m.kid(a, b), rel=.25)]*2   # those of the first fifty alone are sixteen times as far
+    assert m.kid(a[:50], b[:50]) > 4*m.kid(a, b)
+
 NO_FEATURES = [torch.zeros(4), torch.zeros(10, 5), torch.full((10, 6), torch.nan), torch.zeros(1, 6), None]
 
 @pytest.mark.parametrize("f", [m.fid, m.kid])
