@@ -8,16 +8,16 @@ __all__ = ['Film', 'find_ffmpeg']
 # %% ../nbs/41_animate.ipynb #d311835d
 import shutil, subprocess, tempfile
 from pathlib import Path
-import numpy as np, torch
+import numpy as np
 from PIL import Image
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb as to_rgb_color
 from matplotlib.figure import Figure
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from fastcore.basics import patch
 from .core import MirrorError
 from .storage import atomic
 from .explanation import Explanation
-from .show import PALETTE, check_sample, class_name, headline, step_name, to_rgb, _legend, _said
+from .show import PALETTE, check_sample, class_name, headline, legend_row, prediction_kind, step_name, to_rgb
 
 # %% ../nbs/41_animate.ipynb #a1d4e5bf
 class Film:
@@ -29,59 +29,72 @@ class Film:
                 ):
         if not isinstance(size, int) or size % 2 or not 160 <= size <= 2000:
             raise MirrorError(f"size must be an even number of pixels from 160 to 2000: found {size!r}")
-        self.ex, self.size = ex[check_sample(ex, i)], size
-        if self.ex.status[0] == 'already target': raise MirrorError(f"sample {i} has no way to animate: {self.ex.reason[0]}")
-        self.first = float(self.ex.first_k[0])
+        self.ex = ex[check_sample(ex, i)]
+        self.size = size
+        if self.ex.status[0] == 'already target':
+            raise MirrorError(f"sample {i} has no path to animate: {self.ex.reason[0]}")
+        self.first = float(self.ex.first_k[0])   # NaN if the prediction never flips
         self.fig = Figure(figsize=(6, 6), dpi=size/6)
-        self.canvas, self.moving = FigureCanvasAgg(self.fig), []
+        self.canvas = FigureCanvasAgg(self.fig)
+        self.moving = []
         self._images()
-        self._path()
+        self._line()
         self._curves()
         self.canvas.draw()
-        self.still = self.canvas.copy_from_bbox(self.fig.bbox)
+        self.background = self.canvas.copy_from_bbox(self.fig.bbox)
 
     def __len__(self): return len(self.ex.ks)
 
     def _moves(self, artist):
-        "Keep `artist` off the still background."
+        "Keep `artist` off the background, to be drawn in every frame."
         artist.set_animated(True)
         self.moving.append(artist)
         return artist
 
 # %% ../nbs/41_animate.ipynb #42abf828
+def _image_axes(fig, left, image, title):
+    "A picture with a title in the upper half: its axes, the picture, the title."
+    ax = fig.add_axes([left, .545, .36, .36])
+    ax.set(xticks=[], yticks=[])
+    for s in ax.spines.values(): s.set(color=PALETTE['quiet'], linewidth=1, zorder=3)
+    picture = ax.imshow(to_rgb(image), interpolation='nearest')
+    text = ax.text(.5, 1.04, title, transform=ax.transAxes, ha='center', va='bottom', fontsize=12, parse_math=False)
+    return ax, picture, text
+
 @patch
 def _images(self:Film):
     ex = self.ex
     line = headline(ex)
-    self.fig.text(.5, .975, line, ha='center', va='center', fontsize=min(9, 700/len(line)), color='.3', parse_math=False)
-    for left, img, title in ((.1, ex.x[0], f"Source ({class_name(ex, ex.source[0])})"), (.54, ex.path[0, 0], '')):
-        ax = self.fig.add_axes([left, .545, .36, .36])
-        ax.set(xticks=[], yticks=[])
-        for s in ax.spines.values(): s.set(color=PALETTE['quiet'], linewidth=1, zorder=3)
-        pic = ax.imshow(to_rgb(img), interpolation='nearest')
-        text = ax.text(.5, 1.04, title, transform=ax.transAxes, ha='center', va='bottom', fontsize=12, parse_math=False)
-    self.image, self.title = self._moves(pic), self._moves(text)
+    fontsize = min(9, 700/len(line))
+    self.fig.text(.5, .975, line, ha='center', va='center', fontsize=fontsize, color='.3', parse_math=False)
+    _image_axes(self.fig, .1, ex.x[0], f"Source ({class_name(ex, ex.source[0])})")
+    ax, picture, title = _image_axes(self.fig, .54, ex.path[0, 0], '')
+    self.image = self._moves(picture)
+    self.title = self._moves(title)
     for s in ax.spines.values(): self._moves(s)
 
 # %% ../nbs/41_animate.ipynb #e86c2ccb
+def _mark(ax, k, text, color, text_color):
+    "A dot on the line with a text below it."
+    ax.plot(k, 0, 'o', color=color, ms=7)
+    ax.annotate(text, (k, 0), (0, -8), textcoords='offset points', ha='center', va='top', fontsize=8, color=text_color)
+
 @patch
-def _path(self:Film):
+def _line(self:Film):
     ax = self.fig.add_axes([.1, .385, .8, .13])
     ax.set(xlim=(-.1, 1.1), ylim=(-1, 1))
     ax.axis('off')
     ax.plot([0, 1], [0, 0], color='.5', ls='--', lw=1, zorder=1)
     ax.plot([.5, .5], [-.22, .22], color='.6', lw=1, zorder=1)
-    for k, name, color in ((0, 'Source', 'source'), (1, 'Reflection', 'reflection')):
-        ax.plot(k, 0, 'o', color=PALETTE[color], ms=7)
-        ax.annotate(name, (k, 0), (0, -8), textcoords='offset points', ha='center', va='top', fontsize=8, color=PALETTE[color])
-    if self.first == self.first:
-        ax.plot(self.first, 0, 'o', color=PALETTE['first'], ms=7)
-        ax.annotate('1st CFE point', (self.first, 0), (0, -8), textcoords='offset points', ha='center', va='top', fontsize=8, color='.25')
+    _mark(ax, 0, 'Source', PALETTE['source'], PALETTE['source'])
+    _mark(ax, 1, 'Reflection', PALETTE['reflection'], PALETTE['reflection'])
+    if self.ex.status[0] == 'found': _mark(ax, self.first, '1st CFE point', PALETTE['first'], '.25')
     self.dot = self._moves(ax.plot(0, 0, 'o', color=PALETTE['achieved'], ms=12)[0])
-    self.letter = self._moves(ax.text(0, -.02, 'K', color='w', fontsize=7.5, fontweight='bold', ha='center', va='center'))
-    text = dict(ha='center', va='bottom', fontsize=8.5, fontfamily='monospace')
-    self.want = self._moves(ax.text(.5, .88, '', color=PALETTE['intended'], **text))
-    self.got = self._moves(ax.text(.5, .36, '', color=PALETTE['achieved'], **text))
+    letter = dict(color='w', fontsize=7.5, fontweight='bold', ha='center', va='center')
+    self.letter = self._moves(ax.text(0, -.02, 'K', **letter))
+    style = dict(ha='center', va='bottom', fontsize=8.5, fontfamily='monospace')
+    self.intended = self._moves(ax.text(.5, .88, '', color=PALETTE['intended'], **style))
+    self.predicted = self._moves(ax.text(.5, .36, '', color=PALETTE['achieved'], **style))
 
 # %% ../nbs/41_animate.ipynb #b6c1af3e
 @patch
@@ -89,35 +102,42 @@ def _curves(self:Film):
     ax = self.fig.add_axes([.1, .1, .8, .225])
     self.ex.plot_confidence(0, ax, legend=False)
     right = self.fig.axes[-1]
-    for l in ax.lines: l.set_label('predicted' if l.get_label() == 'achieved' else l.get_label())   # the paper's word
-    ax.set_title(f"Target Class Confidence ({class_name(self.ex, self.ex.target[0])})", fontsize=9, pad=4, parse_math=False)
+    for line in ax.lines:
+        if line.get_label() == 'achieved': line.set_label('predicted')   # the word of the paper's films
+    name = class_name(self.ex, self.ex.target[0])
+    ax.set_title(f"Target Class Confidence ({name})", fontsize=9, pad=4, parse_math=False)
     ax.set(xlabel='', ylabel='')
     right.set(xlabel='', ylabel='')
-    _legend(self.fig, [ax, right], loc='lower center', fontsize=7.5, handlelength=1.3, columnspacing=1., bbox_to_anchor=(.5, -.012))
-    self.line = self._moves(right.axvline(0, color=PALETTE['source'], ls='--', lw=1.2))
+    legend_row(self.fig, [ax, right], loc='lower center', fontsize=7.5, handlelength=1.3, columnspacing=1.,
+               bbox_to_anchor=(.5, -.012))
+    self.now = self._moves(right.axvline(0, color=PALETTE['source'], ls='--', lw=1.2))
 
 # %% ../nbs/41_animate.ipynb #fedf4d36
 @patch
 def _pose(self:Film, j):
     "Move everything that moves to step `j`."
-    ex, k = self.ex, float(self.ex.ks[j])
+    ex = self.ex
+    k = float(ex.ks[j])
+    kind = prediction_kind(ex, 0, j) if k == 0 else step_name(ex, 0, j)   # 'Source' is the picture on the left
+    if k == self.first < 1 and k > 0: kind = '1st ' + kind
     self.image.set_data(to_rgb(ex.path[0, j]))
-    name = _said(ex, j) if k == 0 else ('1st ' if k == self.first < 1 else '') + step_name(ex, 0, j)
-    self.title.set_text(f"{name} ({class_name(ex, ex.predicted[0, j])})")
+    self.title.set_text(f"{kind} ({class_name(ex, ex.predicted[0, j])})")
     self.dot.set_xdata([k])
     self.letter.set_x(k)
-    self.line.set_xdata([k, k])
-    s, t = int(ex.source[0]), int(ex.target[0])
-    for text, head, probs in ((self.want, f"k = {k:.2f}   intended", ex.intended_probs), (self.got, ' '*10 + 'predicted', ex.achieved_probs)):
-        text.set_text(f"{head}  S: {float(probs[0, j, s]):.2f}  T: {float(probs[0, j, t]):.2f}")
+    self.now.set_xdata([k, k])
+    def confidences(probs):
+        p = probs[0, j]
+        return f"S: {float(p[ex.source[0]]):.2f}  T: {float(p[ex.target[0]]):.2f}"
+    self.intended.set_text(f"k = {k:.2f}   intended  {confidences(ex.intended_probs)}")
+    self.predicted.set_text(f"{'':10}predicted  {confidences(ex.achieved_probs)}")
 
 @patch
 def __getitem__(self:Film, j:int)->np.ndarray:
-    "Draw frame `j`; raises `IndexError` past the last one."
+    "Draw frame `j`."
     if not -len(self) <= j < len(self): raise IndexError(f"frame {j} of {len(self)}")
-    self.canvas.restore_region(self.still)
+    self.canvas.restore_region(self.background)
     self._pose(j % len(self))
-    for a in self.moving: (a.axes or self.fig).draw_artist(a)
+    for artist in self.moving: (artist.axes or self.fig).draw_artist(artist)
     return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
 
 # %% ../nbs/41_animate.ipynb #dd591bdb
@@ -127,87 +147,94 @@ def frame(self:Explanation,
           k:float=1.,       # step, 0 to 1: the nearest one explained is shown
           size:int=480      # side of the square picture, pixels
          )->Image.Image:    # a picture
-    "Draw one frame of the animation; raises `MirrorError` for a sample or a step that is not there."
+    "Draw one frame of the animation."
     k = float(k)
     if not 0 <= k <= 1: raise MirrorError(f"k runs from 0 (source) to 1 (reflection): found {k}")
-    return Image.fromarray(Film(self, i, size)[int((self.ks.double() - k).abs().argmin())])
+    nearest = int((self.ks.double() - k).abs().argmin())
+    return Image.fromarray(Film(self, i, size)[nearest])
 
 # %% ../nbs/41_animate.ipynb #775d81bf
 def _palette(film, n=120):
     "One palette for the whole film: fixed colours of the drawing, and `n` from the source and the path."
-    lines = [to_rgb_color(c) for name, c in PALETTE.items() if name not in ('reflection', 'quiet')]
-    fixed = [1 - a*(1 - np.array(c)) for c in lines for a in (1, .8, .6, .4, .2)] + [np.full(3, v) for v in np.linspace(0, 1, 18)]
+    lines = [np.array(to_rgb_color(c)) for name, c in PALETTE.items() if name not in ('reflection', 'quiet')]
+    fixed = [1 - share*(1 - c) for c in lines for share in (1, .8, .6, .4, .2)]
+    fixed += [np.full(3, grey) for grey in np.linspace(0, 1, 18)]
     path = film.ex.path[0]
     some = [film.ex.x[0], *path[::max(1, len(path)//12)]]
     images = Image.fromarray(np.concatenate([to_rgb(x) for x in some])).quantize(n, method=Image.Quantize.MEDIANCUT)
+    own = np.array(images.getpalette()[:3*n]).reshape(-1, 3)
+    colours = np.concatenate([(255*np.array(fixed)).round().astype(int), own])
+    colours[(colours > 246).all(1)] = 255   # near-white would be taken for the paper
     out = Image.new('P', (1, 1))
-    colours = np.array([round(255*v) for c in fixed for v in c] + images.getpalette()[:3*n]).reshape(-1, 3)
-    colours[(colours > 246).all(1)] = 255   # a white that is nearly one would be taken for the paper
     out.putpalette(colours.flatten().tolist())
     return out
 
 def _write_gif(film, js, path, fps, hold, tick):
     "Write the frames `js` to `path`, the first and the last shown for `hold` seconds."
-    palette, frames = _palette(film), []
+    palette = _palette(film)
+    frames = []
     for j in js:
         frames.append(Image.fromarray(film[j]).quantize(palette=palette, dither=Image.Dither.NONE))
         tick()
-    times = [round(1000/fps)]*len(js)
-    times[0] = times[-1] = max(times[0], round(1000*hold))
-    frames[0].save(path, format='GIF', save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=True, disposal=1)
+    durations = [round(1000/fps)]*len(js)
+    durations[0] = durations[-1] = max(durations[0], round(1000*hold))
+    frames[0].save(path, format='GIF', save_all=True, append_images=frames[1:], duration=durations, loop=0,
+                   optimize=True, disposal=1)
 
 # %% ../nbs/41_animate.ipynb #54b602f8
 def find_ffmpeg()->str: # path of the program
-    "Return an ffmpeg, the one of `imageio-ffmpeg` first; raises `MirrorError` where there is none."
+    "Return an ffmpeg, preferably the one of `imageio-ffmpeg`."
     try:
-        from imageio_ffmpeg import get_ffmpeg_exe
+        from imageio_ffmpeg import get_ffmpeg_exe   # may be missing: then the system's is taken
         return get_ffmpeg_exe()
     except (ImportError, RuntimeError): found = shutil.which('ffmpeg')
     if not found: raise MirrorError("no ffmpeg for an MP4: `pip install imageio-ffmpeg`, or write a .gif")
     return found
 
 def _pipe(cmd, frames):
-    "Feed `frames` to a program; raises `MirrorError` with what it said if it fails, and leaves none running."
+    "Feed `frames` to a program; if it fails, raise `MirrorError` with what it said, and leave none running."
     with tempfile.TemporaryFile() as err:
         run = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=err)
         try:
             for f in frames: run.stdin.write(f)
             run.stdin.close()
-        except BrokenPipeError: pass
+        except BrokenPipeError: pass   # it has ended, and its exit status says how
         except BaseException:
             run.kill()
             raise
         finally: failed = run.wait()
         err.seek(0)
-        if failed: raise MirrorError(f"ffmpeg could not write the film: {(err.read().decode(errors='replace').strip() or failed)}")
+        said = err.read().decode(errors='replace').strip()
+    if failed: raise MirrorError(f"ffmpeg could not write the film: {said or failed}")
 
 # %% ../nbs/41_animate.ipynb #5d1e0c41
-def _raw(film, js, still, tick):
-    "The frames `js` as bytes, the first and the last repeated to make `still` of each."
+def _raw(film, js, hold, tick):
+    "The frames `js` as bytes; the first and the last are repeated to make `hold` of each."
     for n, j in enumerate(js):
-        yield film[j].tobytes()*(still if n in (0, len(js) - 1) else 1)
+        yield film[j].tobytes()*(hold if n in (0, len(js) - 1) else 1)
         tick()
 
 def _write_mp4(film, js, path, fps, hold, tick):
     "Write the frames `js` to `path`: H.264 that every browser plays, its index at the front."
     size = f"{film.size}x{film.size}"
-    cmd = [find_ffmpeg(), '-y', '-loglevel', 'error', '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', size, '-r', str(fps), '-i', '-',
-           '-c:v', 'libx264', '-crf', '20', '-pix_fmt', 'yuv420p', '-movflags', '+faststart', '-f', 'mp4', str(path)]
+    read = ['-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', size, '-r', str(fps), '-i', '-']
+    write = ['-c:v', 'libx264', '-crf', '20', '-pix_fmt', 'yuv420p', '-movflags', '+faststart', '-f', 'mp4', str(path)]
+    cmd = [find_ffmpeg(), '-y', '-loglevel', 'error', *read, *write]
     _pipe(cmd, _raw(film, js, max(1, round(hold*fps)), tick))
 
 # %% ../nbs/41_animate.ipynb #13aab712
 _WRITERS = {'.gif': _write_gif, '.mp4': _write_mp4}
 
-def _check_film(path, fps, frames, hold, K):
-    "The path, its writer, and the steps to draw."
+def _check_film(path, fps, frames, hold):
+    "The path of a film, if all that is asked of it can be done."
     path = Path(path)
-    if path.suffix.lower() not in _WRITERS: raise MirrorError(f"a film ends in {' or '.join(_WRITERS)}: found {path.name!r}")
+    if path.suffix.lower() not in _WRITERS:
+        raise MirrorError(f"a film ends in {' or '.join(_WRITERS)}: found {path.name!r}")
     if not path.parent.is_dir(): raise MirrorError(f"no folder {path.parent} to write {path.name} into: make it first")
     if not 1 <= fps <= 60: raise MirrorError(f"fps must be 1 to 60 frames a second: found {fps!r}")
     if not 0 <= hold <= 60: raise MirrorError(f"hold must be 0 to 60 seconds: found {hold!r}")
     if frames is not None and frames < 2: raise MirrorError(f"a film has 2 frames or more: found frames={frames!r}")
-    n = K if frames is None else min(frames, K)
-    return path, _WRITERS[path.suffix.lower()], [round(j) for j in np.linspace(0, K - 1, n)]
+    return path
 
 # %% ../nbs/41_animate.ipynb #61a090f1
 @patch
@@ -216,13 +243,19 @@ def animate(self:Explanation,
             i:int=0,               # sample
             fps:float=10,          # frames a second, 1 to 60
             size:int=480,          # side of the square picture, pixels, even
-            frames:int|None=None,  # frames spread over the steps; None: one for each step
-            hold:float|None=None,  # seconds the first and the last frame stay; None: 1 in a GIF, which starts again, and 0 in an MP4
+            frames:int|None=None,  # frames, spread over the steps; None: one for each step
+            hold:float|None=None,  # seconds the first and the last frame stay; None: 1 in a GIF, 0 in an MP4
             progress=None          # called as `progress(done, total)` after every frame
            )->Path:                # `path`
-    "Write the animation of sample `i`; raises `MirrorError` for a suffix, sample or size that cannot be."
+    "Write the animation of sample `i`."
     if hold is None: hold = 1. if str(path).lower().endswith('.gif') else 0.
-    path, write, js = _check_film(path, fps, frames, hold, len(self.ks))
-    film, done = Film(self, i, size), iter(range(1, len(js) + 1))
-    atomic(path, lambda part: write(film, js, part, fps, hold, lambda: progress and progress(next(done), len(js))))
+    path = _check_film(path, fps, frames, hold)
+    steps = len(self.ks)
+    js = [round(j) for j in np.linspace(0, steps - 1, min(frames or steps, steps))]
+    film = Film(self, i, size)
+    done = iter(range(1, len(js) + 1))
+    def tick():
+        if progress: progress(next(done), len(js))
+    write = _WRITERS[path.suffix.lower()]
+    atomic(path, lambda part: write(film, js, part, fps, hold, tick))
     return path

@@ -8,12 +8,13 @@ __all__ = ['View', 'METRICS', 'DEFAULT_METRICS', 'RealImages', 'Sources', 'PUBLI
            'markdown_table', 'pooled', 'run_benchmark']
 
 # %% ../nbs/61_benchmark.ipynb #a2eb549e
-import hashlib, json, math, os, platform, re, shutil, sys, time, warnings
+import json, math, os, platform, re, shutil, sys, time, warnings
 from collections import namedtuple
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property, lru_cache, partial
 from inspect import signature
+from itertools import chain, product
 from pathlib import Path
 import pandas as pd
 import torch
@@ -28,7 +29,8 @@ from .explainer import MirrorCFE
 from .metrics import (bootstrap_interval, confidence_error, cout, denoised_validity, feature_error, fid, im1,
                                im2, kid, l1, lpips_distance, lpips_network, oracle_agreement, oracle_features,
                                path_features, prox, time_per_sample, time_ratio, validity)
-from .storage import atomic, cache_dir, file_lock
+from .storage import (DamagedFile, MissingFile, atomic, cache_dir, file_lock, json_hash, read_json,
+                               tensors_hash, write_json)
 from .training import get_recipe
 
 # %% ../nbs/61_benchmark.ipynb #89204061
@@ -165,7 +167,7 @@ class _Collected:
     def __init__(self, names, at):
         self.names = names
         self.at = at
-        self.values = {(end, n): [] for end in at for n in [*self.of_kind('image', 'path'), 'there']}
+        self.values = {pair: [] for pair in product(at, [*self.of_kind('image', 'path'), 'there'])}
         self.features = {end: [] for end in at}
         self.curves = []
         self.targets = set()
@@ -282,7 +284,8 @@ def measure(method,                  # anything with `explain(x, target, truth=.
     "Explain images and return the outcome in numbers; images that are their target already are counted and left out."
     given = dict(oracle=oracle, real=real, autoencoder=autoencoder)
     asked = _metric_names(metrics, at)
-    missing = {n: [need for need in METRICS[n].needs if given[need] is None] for n in asked}
+    absent = {need for need, v in given.items() if v is None}
+    missing = {n: absent.intersection(METRICS[n].needs) for n in asked}
     got = _Collected([n for n in asked if not missing[n]], list(at))
     target = _one_target_each(target, x)
     solver = getattr(getattr(method, 'model', None), 'solve', None)
@@ -302,7 +305,7 @@ def measure(method,                  # anything with `explain(x, target, truth=.
     def again(batch): return method.explain(batch, _part(target, slice(len(batch))), **explain_kwargs)
     timed = {n: dict(mean=METRICS[n].f(again, some, classifier), n=len(some), coverage=1.) for n in got.of_kind('time')}
     out = dict(images=images, already=len(x) - images,
-               left_out={n: f"needs {', '.join(needs)}" for n, needs in missing.items() if needs},
+               left_out={n: f"needs {', '.join(sorted(needs))}" for n, needs in missing.items() if needs},
                rows={end: _end_row(got, end, real, images, timed, seed) for end in at},
                curves=_mean_curves(got.curves), oracle_on_real=None if real is None else real.accuracy)
     if per_image: out['values'] = {end: _plain_values(got, end) for end in at}
@@ -311,7 +314,7 @@ def measure(method,                  # anything with `explain(x, target, truth=.
 def _plain_values(got, end):
     "Return the values of every image at one end, by metric."
     names = [n for n in got.of_kind('image', 'path') if end in METRICS[n].ends]
-    return {n: [_finite(v) for v in got.value(end, n).tolist()] for n in names}
+    return {n: list(map(_finite, got.value(end, n).tolist())) for n in names}
 
 # %% ../nbs/61_benchmark.ipynb #fca48c00
 @lru_cache(maxsize=8)
@@ -415,20 +418,22 @@ def _file_name(*parts):
     "Return parts as the name of a file; empty ones are left out."
     return '-'.join(re.sub(r'[^\w.]+', '_', str(p)).strip('_') for p in parts if p not in (None, ''))
 
-def _short_hash(what): return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-
 def _explainer_folder(name, pair, preset, seed, size, classifier, recipe):
     "Return where the explainer of these settings is kept, and the settings."
     about = dict(dataset=name, pair=pair, size=size, seed=seed, recipe=asdict(recipe),
                  classifier=classifier.fingerprint(), code=_EXPLAINER_VERSION)
     stem = _file_name(name, *(pair or ()), preset if isinstance(preset, str) else 'recipe')
-    return cache_dir()/'explainers'/f'{stem}-{_short_hash(about)}', about
+    return cache_dir()/'explainers'/f'{stem}-{json_hash(about)}', about
+
+def _notes_beside(path): return path.with_name(f'{path.name}.json')
+
+def _as_seconds(t): return sum(60**i*int(part) for i, part in enumerate(reversed(t.split(':'))))
 
 def _seconds_logged(run):
     "Return the seconds in the log of a training, over all its starts; `None` without a log."
     try: times = pd.read_csv(run/'history.csv')['time'].astype(str)
     except (OSError, KeyError, ValueError): return None
-    return sum(60**i*int(part) for t in times for i, part in enumerate(reversed(t.split(':'))))
+    return sum(_as_seconds(t) for t in times)
 
 # %% ../nbs/61_benchmark.ipynb #822b5db7
 def _train_explainer(model, folder, about, dls, progress):
@@ -444,21 +449,23 @@ def _train_explainer(model, folder, about, dls, progress):
                                logged_seconds=_seconds_logged(run) if run else None,
                                device=str(dls.device), images=len(dls.train.dataset), version=__version__)
     if run is None: return
-    notes = json.dumps(model.about, indent=1)
-    atomic(folder.with_name(f'{folder.name}.json'), lambda part: part.write_text(notes))
+    write_json(_notes_beside(folder), model.about)
     model.save(folder)
     shutil.rmtree(run, ignore_errors=True)
 
+def _made_again(what, path, error):
+    "Warn that a cached file or folder is damaged and remove it; one that the disk does not let us read is left alone."
+    if isinstance(error.__cause__, OSError): raise error
+    warnings.warn(f"the cached {what} {path} is damaged ({error}): making it again")
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
 def _load_explainer(folder, classifier):
-    "Return what is kept, or `None`; damaged folders are removed with a warning."
+    "Return what is kept, or `None` where there is nothing, or nothing sound."
     if not folder.exists(): return None
     try:
         model = MirrorCFE.load(folder, classifier)
-        model.about = json.loads(folder.with_name(f'{folder.name}.json').read_text())
-    except (MirrorError, OSError, ValueError, TypeError, RuntimeError) as e:   # the last two: from another version
-        warnings.warn(f"the cached explainer {folder} is damaged ({e}): training it again")
-        shutil.rmtree(folder)
-        return None
+        model.about = read_json(_notes_beside(folder), checked=False, advice='making it again')
+    except MirrorError as e: return _made_again('explainer', folder, e)
     return model
 
 # %% ../nbs/61_benchmark.ipynb #b69a7fa9
@@ -500,12 +507,13 @@ def _fit(method, dls, run, progress):
     return method.fit(dls, **checkpoints, progress=progress)
 
 def _load_baseline(kind, path, classifier):
-    "Return what is kept, or `None`; damaged files are removed with a warning."
+    "Return what is kept, or `None` where there is nothing, or nothing sound."
     if not path.exists(): return None
-    try: return kind.load(path, classifier)
-    except MirrorError as e: warnings.warn(f"the cached {kind.__name__} {path} is damaged ({e}): fitting it again")
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return None
+    try:
+        method = kind.load(path, classifier)
+        method.about = read_json(_notes_beside(path), checked=False, advice='making it again')
+    except MirrorError as e: return _made_again(kind.__name__, path, e)
+    return method
 
 # %% ../nbs/61_benchmark.ipynb #61ba5e04
 def get_baseline(kind:type,           # class of the method, such as `CEM`
@@ -521,20 +529,18 @@ def get_baseline(kind:type,           # class of the method, such as `CEM`
     about = dict(kind=kind.__name__, task=[task.data, task.pair, task.size], preset=preset, settings=_settings(method),
                  classifier=classifier.fingerprint(), code=_EXPLAINER_VERSION)
     stem = _file_name(kind.__name__, task.data, *(task.pair or ()), preset)
-    path = cache_dir()/'baselines'/f'{stem}-{_short_hash(about)}'
-    notes = path.with_name(f'{path.name}.json')
+    path = cache_dir()/'baselines'/f'{stem}-{json_hash(about)}'
     run = path.with_name(f'{path.name}.part')
     with file_lock(path):
         kept = _load_baseline(kind, path, classifier)
-        if kept is None:
-            start = time.time()
-            kept = _fit(method, task.dls, run, progress)
-            kept.save(path)
-            text = json.dumps(about | dict(train_seconds=round(time.time() - start, 1)))
-            atomic(notes, lambda part: part.write_text(text))
-            shutil.rmtree(run, ignore_errors=True)
-    kept.about = json.loads(notes.read_text())
-    return kept
+        if kept is not None: return kept
+        start = time.time()
+        fitted = _fit(method, task.dls, run, progress)
+        fitted.about = about | dict(train_seconds=round(time.time() - start, 1))
+        write_json(_notes_beside(path), fitted.about)
+        fitted.save(path)
+        shutil.rmtree(run, ignore_errors=True)
+    return fitted
 
 # %% ../nbs/61_benchmark.ipynb #e5f6a7b8
 @lru_cache(maxsize=32)
@@ -588,14 +594,14 @@ def _global_values(f):
 def method_fingerprint(make   # function of a task that returns a method, or a partial of one
                       )->str: # 16 hexadecimal digits
     "Return a short hash of what a function does: its `fingerprint()`, or code, constants, defaults, captured values."
-    if hasattr(make, 'fingerprint') and not isinstance(make, type): return _short_hash(make.fingerprint())
+    if hasattr(make, 'fingerprint') and not isinstance(make, type): return json_hash(make.fingerprint())
     if isinstance(make, partial):
-        return _short_hash([method_fingerprint(make.func), _describe_value(make.args), _describe_value(make.keywords)])
+        return json_hash([method_fingerprint(make.func), _describe_value(make.args), _describe_value(make.keywords)])
     if not hasattr(make, '__code__'):
         held = 0 if isinstance(make, type) else _describe_value(getattr(make, '__dict__', {}))
-        return _short_hash([getattr(make, '__qualname__', type(make).__qualname__), held])
+        return json_hash([getattr(make, '__qualname__', type(make).__qualname__), held])
     captured = [_describe_value(c.cell_contents) for c in make.__closure__ or ()]
-    return _short_hash([_describe_code(make.__code__), _global_values(make), _describe_value(make.__defaults__ or ()),
+    return json_hash([_describe_code(make.__code__), _global_values(make), _describe_value(make.__defaults__ or ()),
                         _describe_value(make.__kwdefaults__ or {}), captured])
 
 # %% ../nbs/61_benchmark.ipynb #79778792
@@ -618,13 +624,13 @@ def _cell_key(task, label, make, direction, names, at, about):
     "Return a hash of what decides the numbers."
     metrics = [n if n in _BUILT_IN else [n, method_fingerprint(METRICS[n].f)] for n in names]
     origin = {n: about[n] for n in ('data_fingerprint', 'classifier', 'oracle', 'seed')}
-    return _short_hash(dict(task=asdict(task), method=label, make=method_fingerprint(make), direction=direction,
+    return json_hash(dict(task=asdict(task), method=label, make=method_fingerprint(make), direction=direction,
                             metrics=metrics, at=list(at), code=_BENCHMARK_VERSION, **origin))
 
 def _cell_file(out, task, label, direction):
     "Return where a cell is written."
     who = [task.title, label, direction]
-    return Path(out)/'cells'/f'{_file_name(*who)[:100]}-{_short_hash(who)[:6]}.json'
+    return Path(out)/'cells'/f'{_file_name(*who)[:100]}-{json_hash(who)[:6]}.json'
 
 # %% ../nbs/61_benchmark.ipynb #61c00004
 def _one_line_a_list(text):
@@ -634,16 +640,13 @@ def _one_line_a_list(text):
 
 def _write_cell(file, cell):
     "Write a cell with a checksum."
-    text = json.dumps(cell | dict(check=_short_hash(cell)), indent=1, allow_nan=False)
+    text = json.dumps(cell | dict(check=json_hash(cell)), indent=1, allow_nan=False)
     atomic(file, lambda part: part.write_text(_one_line_a_list(text) + '\n', encoding='utf-8'))
 
 def _read_cell(file):
     "Return a cell, or `None` where there is none or it is damaged."
-    try:
-        cell = json.loads(file.read_text(encoding='utf-8'))
-        if cell.pop('check') != _short_hash(cell): return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError): return None
-    return cell
+    try: return read_json(file)
+    except (MissingFile, DamagedFile): return None
 
 def load_cells(out   # folder that `run_benchmark` wrote
               )->list: # of dicts: task, method, direction, rows, curves, about ...
@@ -678,7 +681,7 @@ def _table_rows(cell):
 
 def _as_table(cells):
     "Return all cells as a table; `.attrs['about']` says where its numbers come from."
-    frame = pd.DataFrame([row for cell in cells for row in _table_rows(cell)])
+    frame = pd.DataFrame(chain.from_iterable(map(_table_rows, cells)))
     def of_the_task(about): return {n: v for n, v in about.items() if n not in ('weights', 'training')}
     frame.attrs['about'] = {cell['task']: of_the_task(cell['about']) for cell in cells}
     return frame
@@ -716,7 +719,7 @@ def _says_nothing(frame, column):
 
 def _columns_to_show(frame):
     "Return the columns that say something, in their order, flag and status last."
-    inside = {'N', 'notes'} | {f'{c} {bound}' for c in frame for bound in ('low', 'high')}
+    inside = {'N', 'notes', *[f'{c} low' for c in frame], *[f'{c} high' for c in frame]}
     last = [c for c in ('flag', 'status') if c in frame]
     ordered = [c for c in frame if c not in last] + last
     return [c for c in ordered if c not in inside and not _says_nothing(frame, c)]
@@ -873,9 +876,7 @@ def _weights_fingerprint(method):
     "Return a short hash of a method's own weights; `None` without any."
     if hasattr(method, 'fingerprint'): return method.fingerprint()
     net = getattr(getattr(method, 'model', None), 'G', None)
-    if net is None: return None
-    held = b''.join(p.detach().float().cpu().contiguous().numpy().tobytes() for p in net.state_dict().values())
-    return hashlib.sha256(held).hexdigest()[:16]
+    return None if net is None else tensors_hash(net)
 
 def _compute_cell(planned, method, names, at, bs, seed, progress):
     "Compute a cell; a `MirrorError` becomes its status."

@@ -1,7 +1,8 @@
-"What the tests share: where data and weights lie, when they lie anywhere."
-import os
+"What the tests share: where data and weights lie, when they lie anywhere, and the seed of what they draw."
+import os, random
 from pathlib import Path
-import pytest
+import hypothesis, pytest, torch
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 for variable, folder in (("MIRRORCFE_DATA", "data"), ("TORCH_HOME", "torch_home")):
@@ -10,6 +11,23 @@ for variable, folder in (("MIRRORCFE_DATA", "data"), ("TORCH_HOME", "torch_home"
 
 NEEDS = {"mnist": "MNIST/raw/train-images-idx3-ubyte", "fashion_mnist": "FashionMNIST/raw/train-images-idx3-ubyte",
          "blood": "blood_cells_128", "bloodmnist": "medmnist/bloodmnist.npz", "celeba": "celeba_hq"}
+
+# What a test draws without a seed of its own is the same in every run, alone and among the others.
+# MIRRORCFE_TEST_SEED=1 draws something else, to look for a test that rests on luck.
+SEED = int(os.environ.get("MIRRORCFE_TEST_SEED", 0))
+hypothesis.settings.register_profile("repeated", derandomize=SEED == 0)
+hypothesis.settings.load_profile("repeated")
+
+def seed_all():
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch.manual_seed(SEED)
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item): seed_all()   # before its fixtures
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item): seed_all()    # whichever of them were there already
 
 @pytest.fixture(scope="session")
 def root():

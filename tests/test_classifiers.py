@@ -7,7 +7,8 @@ import mirrorcfe.classifiers as C
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import DATASETS, ImageSet, TensorLoader, get_dls
 from mirrorcfe.storage import file_hash, read_json, write_json
-from mirrorcfe.classifiers import (EpochSeed, ResBlock, RECIPES, accuracy, class_table, classifier_learner, get_classifier, get_oracle, predict,
+from mirrorcfe.classifiers import (EpochSeed, ResBlock, RECIPES, accuracy, class_table, classifier_learner,
+                                   get_classifier, get_oracle, predict,
                                    random_translation, small_resnet, train_classifier)
 
 SMALL = dict(widths=(8, 16), epochs=1, n_train=200, device="cpu", progress=False)
@@ -27,18 +28,22 @@ def tiny(seed=0, **kw):
     torch.manual_seed(seed)
     return small_resnet(**dict(widths=(8, 16)) | kw)
 
-def same(a, b): return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+def same(a, b):
+    weights = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(p, q) for p, q in weights)
 
-# --- form -------------------------------------------------------------------------------------------------------------------------
+# --- form -------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("c, channels, widths, size", [(10, 1, (32, 64, 128), 32), (2, 3, (8, 8), 28), (7, 3, (4, 8, 16, 32), 64)])
+@pytest.mark.parametrize("c, channels, widths, size", [(10, 1, (32, 64, 128), 32), (2, 3, (8, 8), 28),
+                                                       (7, 3, (4, 8, 16, 32), 64)])
 def test_small_resnet(c, channels, widths, size):
     net = small_resnet(c, channels, widths, size).eval()
     x = torch.rand(3, channels, size, size)*2 - 1
     f, z, logits = net.encode(x)
     assert [m.shape[1] for m in f] == list(widths) and (net.in_channels, net.size) == (channels, (size, size))
     assert [m.shape[-1] for m in f] == [-(-size//2**(i + 1)) for i in range(len(widths))]
-    assert f[-1].min() >= 0 and torch.allclose(z, f[-1].mean((2, 3)), atol=1e-6) and torch.allclose(logits, z@net.W.T + net.b, atol=1e-5)
+    assert f[-1].min() >= 0 and torch.allclose(z, f[-1].mean((2, 3)), atol=1e-6)
+    assert torch.allclose(logits, z@net.W.T + net.b, atol=1e-5)
     assert torch.allclose(net(x), logits)
 
 @pytest.mark.parametrize("kw", [dict(c=0), dict(in_channels=0), dict(widths=()), dict(size=4)])
@@ -47,7 +52,7 @@ def test_impossible_networks(kw):
 
 def test_resblock_keeps_size_with_stride_one(): assert ResBlock(4, 4, 1)(torch.zeros(2, 4, 6, 6)).shape == (2, 4, 6, 6)
 
-# --- measuring --------------------------------------------------------------------------------------------------------------------
+# --- measuring --------------------------------------------------------------------------------------------------------
 
 def test_accuracy_by_hand(digits):
     net = tiny().train()
@@ -74,10 +79,11 @@ def test_random_translation_moves_each_image_by_itself():
     x[:, :, 5, 5] = 1
     y = random_translation(x, 2, torch.Generator().manual_seed(0))
     where = (y[:, 0] == 1).nonzero()[:, 1:] - 5
-    assert len(where) == 400 and {tuple(w.tolist()) for w in where} == {(i, j) for i in range(-2, 3) for j in range(-2, 3)}
+    assert len(where) == 400
+    assert {tuple(w.tolist()) for w in where} == {(i, j) for i in range(-2, 3) for j in range(-2, 3)}
     assert torch.equal(y[:, 0], y[:, 2]) and torch.equal(random_translation(x, 0), x)
 
-# --- training ---------------------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 def test_training_is_repeated_exactly(digits):
     nets = []
@@ -105,18 +111,22 @@ def test_trained_is_frozen_and_knows_itself(digits):
     again = train_classifier(net, digits, epochs=1, progress=False)
     assert again is net and len(net.history) == 1, "a frozen network can be trained on"
 
-@pytest.mark.parametrize("kw", [dict(bf16=True), dict(channels_last=True), dict(bf16=True, channels_last=True), dict(label_smoothing=.1)], ids=str)
+@pytest.mark.parametrize("kw", [dict(bf16=True), dict(channels_last=True), dict(bf16=True, channels_last=True),
+                                dict(label_smoothing=.1)], ids=str)
 def test_options_learn(digits, kw):
     net = train_classifier(tiny(widths=(8, 16, 32)), digits, epochs=6, lr=1e-2, progress=False, **kw)
     assert net.history.train_loss.iloc[-1] < .85*net.history.train_loss.iloc[0]
     assert all(p.dtype == torch.float32 and p.is_contiguous() for p in net.parameters())
 
-@pytest.mark.parametrize("kw, message", [(dict(size=28), "28x28 pixels, the images have 32x32"), (dict(in_channels=3), "3 channel"), (dict(c=4), "4 classes, the data have 10")])
+@pytest.mark.parametrize("kw, message", [(dict(size=28), "28x28 pixels, the images have 32x32"),
+                                         (dict(in_channels=3), "3 channel"),
+                                         (dict(c=4), "4 classes, the data have 10")])
 def test_what_does_not_fit_is_refused(digits, kw, message):
     with pytest.raises(MirrorError, match=message): train_classifier(tiny(**kw), digits, epochs=1)
 
 def test_a_loss_of_nan_stops(digits):
-    with pytest.raises(MirrorError, match="training stopped: the loss is .*smaller lr"): train_classifier(tiny(), digits, epochs=2, lr=1e20, progress=False)
+    with pytest.raises(MirrorError, match="training stopped: the loss is .*smaller lr"):
+        train_classifier(tiny(), digits, epochs=2, lr=1e20, progress=False)
 
 def test_progress_is_shown_on_request(digits, capsys):
     train_classifier(tiny(), digits, epochs=1, progress=False)
@@ -126,9 +136,10 @@ def test_progress_is_shown_on_request(digits, capsys):
 
 def test_learner_for_plain_loops(digits):
     learn = classifier_learner(tiny(), digits, seed=1, shift=2)
-    assert any(isinstance(cb, EpochSeed) and (cb.seed, cb.shift) == (1, 2) for cb in learn.cbs) and learn.model.model.W.requires_grad
+    assert any(isinstance(cb, EpochSeed) and (cb.seed, cb.shift) == (1, 2) for cb in learn.cbs)
+    assert learn.model.model.W.requires_grad
 
-# --- the cache --------------------------------------------------------------------------------------------------------------------
+# --- the cache --------------------------------------------------------------------------------------------------------
 
 def files(cache): return sorted(p.name for p in (cache/"classifiers").iterdir() if not p.name.endswith(".lock"))
 
@@ -141,11 +152,13 @@ def test_round_trip(cache, capsys):
     assert not b.training and not any(p.requires_grad for p in b.parameters())
     weights, about = files(cache)[::-1]
     about = json.loads((cache/"classifiers"/about).read_text())
-    assert about["settings"]["n_train"] == 200 and about["accuracy"] == a.accuracy and load_file(cache/"classifiers"/weights).keys() == a.state_dict().keys()
+    assert about["settings"]["n_train"] == 200 and about["accuracy"] == a.accuracy
+    assert load_file(cache/"classifiers"/weights).keys() == a.state_dict().keys()
 
 def test_every_setting_has_its_file(cache):
     get_classifier("digits", **SMALL)
-    for kw in (dict(seed=1), dict(size=28), dict(lr=1e-3), dict(n_train=210), dict(label_smoothing=.1)): get_classifier("digits", **SMALL | kw)
+    for kw in (dict(seed=1), dict(size=28), dict(lr=1e-3), dict(n_train=210), dict(label_smoothing=.1)):
+        get_classifier("digits", **SMALL | kw)
     get_oracle("digits", **SMALL | dict(widths=(6, 12)))
     assert len(files(cache)) == 14
 
@@ -153,7 +166,8 @@ def test_force_trains_again(cache, capsys):
     nets = [get_classifier("digits", force=True, **SMALL) for _ in range(2)]
     assert capsys.readouterr().out.count("Training") == 2 and same(*nets)
 
-@pytest.mark.parametrize("harm", ["cut", "swapped", "not json", "no hash", "no accuracy", "another accuracy", "no weights inside"])
+@pytest.mark.parametrize("harm", ["cut", "swapped", "not json", "no hash", "no accuracy", "another accuracy",
+                                  "no weights inside"])
 def test_damaged_cache_is_told_and_trained_again(cache, harm):
     a = get_classifier("digits", **SMALL)
     about, weights = (cache/"classifiers"/f for f in files(cache))
@@ -166,7 +180,8 @@ def test_damaged_cache_is_told_and_trained_again(cache, harm):
     if harm == "no weights inside":
         weights.write_bytes(b"half")
         write_json(about, read_json(about) | dict(sha256=file_hash(weights)))
-    with pytest.warns(UserWarning, match="cached classifier .* is damaged .* training it again"): b = get_classifier("digits", **SMALL)
+    with pytest.warns(UserWarning, match="cached classifier .* is damaged .* training it again"):
+        b = get_classifier("digits", **SMALL)
     assert same(a, b), "from the seed, not from the weights that were found"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -182,7 +197,8 @@ def test_half_a_cache_is_trained_again(cache, left):
 def test_a_cache_that_cannot_be_written_costs_only_the_cache(monkeypatch, tmp_path):
     (tmp_path/"file").write_text("in the way")
     monkeypatch.setenv("MIRRORCFE_CACHE", str(tmp_path/"file"))
-    with pytest.warns(UserWarning, match="not kept.*MIRRORCFE_CACHE"): assert get_classifier("digits", **SMALL).accuracy > 0
+    with pytest.warns(UserWarning, match="not kept.*MIRRORCFE_CACHE"):
+        assert get_classifier("digits", **SMALL).accuracy > 0
 
 @pytest.mark.parametrize("ending", [".json", ".safetensors"])
 def test_a_file_that_cannot_be_opened_is_left_alone(cache, monkeypatch, ending):
@@ -194,7 +210,8 @@ def test_a_file_that_cannot_be_opened_is_left_alone(cache, monkeypatch, ending):
         return real(path, *a, **kw)
     with monkeypatch.context() as m:
         m.setattr(os, "stat", busy)
-        with pytest.raises(MirrorError, match="cannot read .*Too many open files; it is left as it is"): get_classifier("digits", **SMALL)
+        with pytest.raises(MirrorError, match="cannot read .*Too many open files; it is left as it is"):
+            get_classifier("digits", **SMALL)
     assert before == {f: (cache/"classifiers"/f).stat().st_mtime_ns for f in files(cache)}
 
 def test_what_an_earlier_version_kept_is_read(cache):
@@ -208,7 +225,8 @@ def test_what_an_earlier_version_kept_is_read(cache):
 
 def test_keys_are_those_of_earlier_versions():
     "Classifiers that took minutes to train are found again."
-    settings = dict(dataset="digits", data="50a2e5155e1016ae", size=32, n_train=None, widths=[32, 64, 128], seed=0, bs=64, epochs=8, lr=4e-3, shift=2, bf16=True)
+    settings = dict(dataset="digits", data="50a2e5155e1016ae", size=32, n_train=None, widths=[32, 64, 128], seed=0,
+                    bs=64, epochs=8, lr=4e-3, shift=2, bf16=True)
     assert C._cache_file(settings).name == "digits-20d1310dd673d898.safetensors"
     assert C._cache_file(settings | dict(dataset="folder:/a b/c")).parent == C._cache_file(settings).parent
 
@@ -219,8 +237,10 @@ def test_a_newer_version_trains_anew(cache, monkeypatch):
     assert len(files(cache)) == 4
 
 def test_two_processes_train_once(cache, root):
-    code = "from mirrorcfe.classifiers import get_classifier; get_classifier('digits', widths=(8, 16), epochs=1, n_train=200, device='cpu')"
-    runs = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], cwd=root, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    code = "from mirrorcfe.classifiers import get_classifier\n" \
+           "get_classifier('digits', widths=(8, 16), epochs=1, n_train=200, device='cpu')"
+    runs = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], cwd=root, stdout=subprocess.PIPE, text=True,
+                             env=os.environ | {"OMP_NUM_THREADS": "1"})
             for _ in range(2)]
     assert sum(r.communicate()[0].count("Training") for r in runs) == 1 and [r.returncode for r in runs] == [0, 0]
 
@@ -229,7 +249,7 @@ def test_wrong_names_and_settings(cache):
     with pytest.raises(TypeError, match="wight_decay"): get_classifier("digits", **SMALL, wight_decay=1)
     assert set(RECIPES) <= set(DATASETS)
 
-# --- what they reach --------------------------------------------------------------------------------------------------------------
+# --- what they reach --------------------------------------------------------------------------------------------------
 
 def test_digits_are_told_apart():
     nets = [f("digits", device="cpu", progress=False) for f in (get_classifier, get_oracle)]

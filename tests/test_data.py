@@ -5,7 +5,8 @@ from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 from mirrorcfe.core import MirrorError
 from mirrorcfe import data
-from mirrorcfe.data import (BLOCK, DATASETS, FACES, IDX_FILES, ImageSet, TensorLoader, available, block_split, class_rank, data_fingerprint, data_spec, decode_files,
+from mirrorcfe.data import (BLOCK, DATASETS, FACES, IDX_FILES, ImageSet, TensorLoader, available, block_split,
+                            class_rank, data_fingerprint, data_spec, decode_files,
                             face_attributes, get_dls, get_folder_dls, stratified, to_size)
 from mirrorcfe.images import UnreadableImage
 from mirrorcfe.storage import DamagedFile, cache_dir, read_tensors
@@ -19,7 +20,7 @@ def numbers(n): return ImageSet(torch.zeros(n, 1, 2, 2, dtype=torch.uint8), torc
 def seen(dl): return [y.tolist() for _, y in dl]
 def rows(dataset): return sorted(map(bytes, dataset.x.flatten(1).numpy()))
 
-# --- what comes out ---------------------------------------------------------------------------------------------------------------
+# --- what comes out ---------------------------------------------------------------------------------------------------
 
 def test_digits(digits):
     x, y = digits.one_batch()
@@ -27,7 +28,8 @@ def test_digits(digits):
     everything = torch.cat([d.dataset[:][0] for d in digits.loaders])
     assert everything.min() == -1 and everything.max() == 1
     assert [len(d.dataset) for d in digits] == [1297, 200, 300]
-    assert digits.vocab == list("0123456789") and digits.c == 10 and digits.pair is None and digits.test is digits.loaders[2]
+    assert digits.vocab == list("0123456789") and digits.c == 10 and digits.pair is None
+    assert digits.test is digits.loaders[2]
     assert (digits.spec.name, digits.spec.size, digits.spec.channels, digits.spec.range) == ("digits", 32, 1, (-1., 1.))
 
 def test_digits_are_split_without_loss_or_overlap(digits):
@@ -84,10 +86,11 @@ def test_sizes():
     assert to_size(x, 64, pad=2).shape == (5, 3, 64, 64) and to_size(x, 14).dtype == torch.uint8
 
 def test_wrong_images_are_refused():
-    for x in (torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4, dtype=torch.uint8), torch.zeros(3, 1, 4, 4, dtype=torch.uint8)):
+    for x in (torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4, dtype=torch.uint8),
+              torch.zeros(3, 1, 4, 4, dtype=torch.uint8)):
         with pytest.raises(MirrorError, match="ImageSet takes uint8"): ImageSet(x, torch.zeros(2))
 
-# --- order ------------------------------------------------------------------------------------------------------------------------
+# --- order ------------------------------------------------------------------------------------------------------------
 
 def test_epochs_are_repeated_exactly():
     a, b = (TensorLoader(numbers(50), 8, shuffle=True, seed=4) for _ in range(2))
@@ -105,7 +108,8 @@ def test_digits_epochs_are_repeated_exactly():
 @given(n=st.integers(1, 30), bs=st.integers(1, 12), steps=st.integers(1, 9), seed=st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
 def test_steps_cut_an_endless_row_of_reshuffles(n, bs, steps, seed):
-    dl, plain = TensorLoader(numbers(n), bs, shuffle=True, seed=seed, steps=steps), TensorLoader(numbers(n), bs, shuffle=True, seed=seed)
+    dl = TensorLoader(numbers(n), bs, shuffle=True, seed=seed, steps=steps)
+    plain = TensorLoader(numbers(n), bs, shuffle=True, seed=seed)
     epochs = [seen(dl) for _ in range(4)]
     assert all(len(e) == steps == len(dl) and all(len(b) == bs for b in e) for e in epochs)
     row = sum((b for e in epochs for b in e), [])
@@ -129,8 +133,10 @@ def test_new_and_to():
     assert dl.to("cpu") is dl and dl.device == torch.device("cpu")
     assert dl.to("meta").one_batch()[0].device.type == "meta"
 
-@pytest.mark.parametrize("kw, message", [(dict(bs=0), "bs must be"), (dict(bs=2.5), "bs must be"), (dict(seed=-1, shuffle=True), "seed must be"),
-                                         (dict(steps=0, shuffle=True), "steps must be"), (dict(steps=2), "needs shuffle")])
+@pytest.mark.parametrize("kw, message", [(dict(bs=0), "bs must be"), (dict(bs=2.5), "bs must be"),
+                                         (dict(seed=-1, shuffle=True), "seed must be"),
+                                         (dict(steps=0, shuffle=True), "steps must be"),
+                                         (dict(steps=2), "needs shuffle")])
 def test_impossible_loaders(kw, message):
     with pytest.raises(MirrorError, match=message): TensorLoader(numbers(4), **kw)
 
@@ -147,7 +153,8 @@ def test_a_learner_takes_them(tmp_path):
     from fastai.metrics import accuracy
     dls = get_dls("digits", steps=30, device="cpu")
     torch.manual_seed(0)
-    learn = Learner(dls, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10)), loss_func=F.cross_entropy, metrics=accuracy)
+    linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
+    learn = Learner(dls, linear, loss_func=F.cross_entropy, metrics=accuracy)
     with learn.no_logging(): learn.fit(2, 1e-3)
     assert dls.train.epoch == 2 and learn.validate(ds_idx=2)[1] > .7
     p, y = learn.get_preds(dl=dls.test)
@@ -163,7 +170,7 @@ def test_show_batch(digits):
     fig = digits.test.show_batch(4)
     assert [a.get_title() for a in fig.axes] == [str(c.item()) for c in digits.test.dataset.y[:4]]
 
-# --- selections -------------------------------------------------------------------------------------------------------------------
+# --- selections -------------------------------------------------------------------------------------------------------
 
 def test_pair_keeps_class_numbers(digits):
     dls = get_dls("digits", pair=(9, 4), device="cpu")
@@ -173,8 +180,10 @@ def test_pair_keeps_class_numbers(digits):
         assert torch.equal(d.dataset.y, whole.dataset.y[keep]) and torch.equal(d.dataset.x, whole.dataset.x[keep])
     assert get_dls("digits", pair=("9", "4"), device="cpu").pair == (9, 4)
 
-@pytest.mark.parametrize("pair, message", [((4, 4), "both class 4"), ((4, 10), "class 10 is outside"), ((-1, 4), "outside"), ((1, 2, 3), "two classes"),
-                                           ("49", "two classes"), (("4", "four"), "no class 'four'"), ((1.5, 2), "int")])
+@pytest.mark.parametrize("pair, message", [((4, 4), "both class 4"), ((4, 10), "class 10 is outside"),
+                                           ((-1, 4), "outside"), ((1, 2, 3), "two classes"),
+                                           ("49", "two classes"), (("4", "four"), "no class 'four'"),
+                                           ((1.5, 2), "int")])
 def test_impossible_pairs(pair, message):
     with pytest.raises(MirrorError, match=message): get_dls("digits", pair=pair)
 
@@ -187,8 +196,10 @@ def test_n_train_is_balanced_and_nested(digits):
     both = get_dls("digits", n_train=20, pair=(3, 8), device="cpu").train.dataset.y
     assert both.bincount()[[3, 8]].tolist() == [10, 10]
 
-@pytest.mark.parametrize("kw, message", [(dict(n_train=1298), "1 to 1,297"), (dict(n_train=0), "1 to 1,297"), (dict(n_train=.5), "found 0.5"),
-                                         (dict(size=4), "size must be"), (dict(size="big"), "size must be"), (dict(bs=0), "bs must be"), (dict(seed=-2), "seed must be")])
+@pytest.mark.parametrize("kw, message", [(dict(n_train=1298), "1 to 1,297"), (dict(n_train=0), "1 to 1,297"),
+                                         (dict(n_train=.5), "found 0.5"),
+                                         (dict(size=4), "size must be"), (dict(size="big"), "size must be"),
+                                         (dict(bs=0), "bs must be"), (dict(seed=-2), "seed must be")])
 def test_impossible_selections(kw, message):
     with pytest.raises(MirrorError, match=message): get_dls("digits", **kw)
 
@@ -200,16 +211,17 @@ def test_unknown_name_lists_the_names():
 def test_fingerprint(digits):
     f = data_fingerprint(digits)
     assert len(f) == 16 and f == data_fingerprint(get_dls("digits", seed=9, device="cpu"))
-    assert f != data_fingerprint(get_dls("digits", n_train=100, device="cpu")) != data_fingerprint(get_dls("digits", pair=(1, 2), device="cpu"))
+    few = data_fingerprint(get_dls("digits", n_train=100, device="cpu"))
+    assert len({f, few, data_fingerprint(get_dls("digits", pair=(1, 2), device="cpu"))}) == 3
 
-# --- files ------------------------------------------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------------------------------
 
 def fake_files(raw, pack=False):
     "Four files of MNIST's form: black images, labels 0 to 9 in turn."
     raw.mkdir(parents=True)
     for name in IDX_FILES:
         n = 60_000 if name.startswith("train") else 10_000
-        if "images" in name: data = bytes([0, 0, 8, 3]) + b"".join(v.to_bytes(4, "big") for v in (n, 28, 28)) + bytes(n*784)
+        if "images" in name: data = bytes([0, 0, 8, 3]) + n.to_bytes(4, "big") + bytes([0, 0, 0, 28])*2 + bytes(n*784)
         else: data = bytes([0, 0, 8, 1]) + n.to_bytes(4, "big") + bytes(range(10))*(n//10)
         if pack: (raw/f"{name}.gz").write_bytes(gzip.compress(data, 1))
         else: (raw/name).write_bytes(data)
@@ -230,7 +242,8 @@ def test_fake_mnist(tmp_path, pack):
     assert sorted(os.listdir(tmp_path/"MNIST"/"raw")) == before, "nothing is written there"
 
 def test_missing_files_are_named(tmp_path, monkeypatch):
-    with pytest.raises(MirrorError, match=r"no MNIST files in .*MNIST.raw \(given by root=\).*train-images.*download"): get_dls("mnist", tmp_path)
+    with pytest.raises(MirrorError, match=r"no MNIST files in .*MNIST.raw \(given by root=\).*train-images.*download"):
+        get_dls("mnist", tmp_path)
     monkeypatch.setenv("MIRRORCFE_DATA", str(tmp_path/"nowhere"))
     with pytest.raises(MirrorError, match=r"nowhere.*given by MIRRORCFE_DATA"): get_dls("fashion_mnist")
     assert not available("mnist") and not (tmp_path/"nowhere").exists()
@@ -240,13 +253,15 @@ def test_damaged_files_are_named(tmp_path):
     fake_files(raw)
     labels, good = raw/"train-labels-idx1-ubyte", (raw/"train-labels-idx1-ubyte").read_bytes()
     labels.write_bytes(good[:-1])
-    with pytest.raises(DamagedFile, match="train-labels-idx1-ubyte is damaged .60,007 bytes, 60,008 expected"): get_dls("mnist", tmp_path)
+    with pytest.raises(DamagedFile, match="train-labels-idx1-ubyte is damaged .60,007 bytes, 60,008 expected"):
+        get_dls("mnist", tmp_path)
     labels.write_bytes(good + b"more")
     with pytest.raises(DamagedFile, match="more than 60,008 bytes"): get_dls("mnist", tmp_path)
     labels.write_bytes(b"\xff"*len(good))
-    with pytest.raises(DamagedFile, match="its header is not that of 60,000 labels"): get_dls("mnist", tmp_path)
+    with pytest.raises(DamagedFile, match="its header does not announce a shape of .60000,."):
+        get_dls("mnist", tmp_path)
     labels.write_bytes(good[:8] + b"\x63"*60_000)
-    with pytest.raises(DamagedFile, match="not images of ten classes"): get_dls("mnist", tmp_path)
+    with pytest.raises(DamagedFile, match="not labels of ten classes"): get_dls("mnist", tmp_path)
     labels.unlink()
     packed = gzip.compress(good)
     for bad in (packed[:-20], packed[:-6] + bytes([packed[-6] ^ 1]) + packed[-5:], good):
@@ -254,7 +269,7 @@ def test_damaged_files_are_named(tmp_path):
         with pytest.raises(DamagedFile, match=r"labels-idx1-ubyte.gz is damaged"): get_dls("mnist", tmp_path)
 
 class Server(http.server.BaseHTTPRequestHandler):
-    "Sends what `answers` holds for a path, or pops the next of a list: bytes, how many were promised, and how long it then keeps silent."
+    "Sends what `answers` holds for a path, or the next of a list: bytes, how many are promised, seconds of silence."
     answers, asked = {}, []
     def do_GET(self):
         self.asked.append(self.path)
@@ -297,7 +312,8 @@ def mnist_server(server, tmp_path, monkeypatch):
 def test_download_goes_into_the_cache_once(no_data, mnist_server):
     assert not available("mnist")
     for _ in range(2): assert len(get_dls("mnist", device="cpu").test.dataset) == 10_000
-    assert len(Server.asked) == 4 and os.listdir(no_data/"data") == ["MNIST"] and available("mnist") and cache_dir() == no_data
+    assert len(Server.asked) == 4 and os.listdir(no_data/"data") == ["MNIST"] and available("mnist")
+    assert cache_dir() == no_data
     assert sorted(os.listdir(no_data/"data"/"MNIST"/"raw")) == sorted(f"{f}.gz" for f in IDX_FILES)
 
 def test_a_download_that_is_broken_off_goes_on(no_data, mnist_server):
@@ -305,7 +321,8 @@ def test_a_download_that_is_broken_off_goes_on(no_data, mnist_server):
     name = "/t10k-images-idx3-ubyte.gz"
     whole = mnist_server[name]
     mnist_server[name] = whole[0][:1000], len(whole[0]), 0
-    with pytest.raises(MirrorError, match="cannot download http.*t10k-images.*FOLDER/MNIST/raw.*MIRRORCFE_DATA.*'digits' needs no files"): get_dls("mnist")
+    with pytest.raises(MirrorError, match="cannot download http.*t10k.*FOLDER/MNIST/raw.*'digits' needs no files"):
+        get_dls("mnist")
     assert len(os.listdir(no_data/"data"/"MNIST"/"raw")) == 2 and not available("mnist")
     mnist_server[name] = whole
     Server.asked.clear()
@@ -329,7 +346,8 @@ def test_a_server_that_falls_silent_is_given_up(no_data, mnist_server, monkeypat
 def test_offline_says_so(no_data, monkeypatch):
     from torchvision.datasets import MNIST
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with pytest.raises(MirrorError, match="cannot download http://127.0.0.1:9/train-images-idx3-ubyte.gz"): get_dls("mnist")
+    with pytest.raises(MirrorError, match="cannot download http://127.0.0.1:9/train-images-idx3-ubyte.gz"):
+        get_dls("mnist")
 
 def test_digits_need_nothing(no_data):
     assert len(get_dls("digits", device="cpu").test.dataset) == 300 and not no_data.exists()
@@ -339,7 +357,7 @@ def test_earlier_sets_are_as_they_were(digits, data_root):
     assert data_fingerprint(get_dls("mnist", data_root("mnist"), device="cpu")) == "bc7a09ec4ad58ed5"
     assert data_fingerprint(get_dls("fashion_mnist", data_root("fashion_mnist"), device="cpu")) == "c867ddaaa313a493"
 
-# --- blood cells ------------------------------------------------------------------------------------------------------------------
+# --- blood cells ------------------------------------------------------------------------------------------------------
 
 def fake_blood(file, **changes):
     "A file of BloodMNIST's form: 24, 16 and 8 images of noise."
@@ -355,21 +373,28 @@ def fake_blood(file, **changes):
 def test_fake_bloodmnist(tmp_path, place):
     z = fake_blood(tmp_path/place)
     dls = get_dls("bloodmnist", tmp_path, device="cpu")
-    assert [len(d.dataset) for d in dls] == [24, 16, 8] and dls.c == 8 and dls.spec.channels == 3 and available("bloodmnist", tmp_path)
+    assert [len(d.dataset) for d in dls] == [24, 16, 8] and dls.c == 8 and dls.spec.channels == 3
+    assert available("bloodmnist", tmp_path)
     x = dls.valid.dataset.x
-    assert x.shape == (16, 3, 32, 32) and torch.equal(x[..., 2:-2, 2:-2], torch.from_numpy(z["val_images"]).permute(0, 3, 1, 2))
-    for i in range(2): assert torch.equal(x[:, :, i, 2:-2], x[:, :, 2, 2:-2]) and torch.equal(x[..., -1 - i], x[..., -3]), "the border repeats the outermost pixels"
-    assert get_dls("bloodmnist", tmp_path, size=28, pair=("erythroblast", "lymphocyte"), device="cpu").test.dataset.y.tolist() == [2, 4]
+    assert x.shape == (16, 3, 32, 32)
+    assert torch.equal(x[..., 2:-2, 2:-2], torch.from_numpy(z["val_images"]).permute(0, 3, 1, 2))
+    for i in range(2):
+        assert torch.equal(x[:, :, i, 2:-2], x[:, :, 2, 2:-2])
+        assert torch.equal(x[..., -1 - i], x[..., -3]), "the border repeats the outermost pixels"
+    assert get_dls("bloodmnist", tmp_path, size=28, pair=("erythroblast", "lymphocyte"),
+                   device="cpu").test.dataset.y.tolist() == [2, 4]
 
 def test_damaged_bloodmnist(tmp_path):
     file = tmp_path/"bloodmnist.npz"
-    for changes in (dict(val_images=np.zeros((16, 28, 28), np.uint8)), dict(test_labels=np.full((8, 1), 8, np.uint8)), dict(train_labels=np.array([{}], dtype=object))):
+    for changes in (dict(val_images=np.zeros((16, 28, 28), np.uint8)), dict(test_labels=np.full((8, 1), 8, np.uint8)),
+                    dict(train_labels=np.array([{}], dtype=object))):
         fake_blood(file, **changes)
         with pytest.raises(MirrorError, match="bloodmnist.npz is damaged"): get_dls("bloodmnist", tmp_path)
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(MirrorError, match="bloodmnist.npz is damaged"): get_dls("bloodmnist", tmp_path)
     file.unlink()
-    with pytest.raises(MirrorError, match=r"no medmnist/bloodmnist.npz or bloodmnist.npz in .*given by root=.*zenodo"): get_dls("bloodmnist", tmp_path)
+    with pytest.raises(MirrorError, match=r"no medmnist/bloodmnist.npz or bloodmnist.npz in .*given by root=.*zenodo"):
+        get_dls("bloodmnist", tmp_path)
 
 @pytest.fixture
 def blood(tmp_path):
@@ -382,7 +407,8 @@ def test_bloodmnist_download_is_checked(no_data, blood, monkeypatch, server):
     whole, md5 = blood
     address = server([(whole, len(whole), 0)]*2) + "bloodmnist.npz"
     monkeypatch.setattr(data, "BLOODMNIST", (address, "0"*32))
-    with pytest.raises(MirrorError, match="checksum .MD5. .* was published: it was not kept.*FOLDER/medmnist"): get_dls("bloodmnist")
+    with pytest.raises(MirrorError, match="checksum .MD5. .* was published: it was not kept.*FOLDER/medmnist"):
+        get_dls("bloodmnist")
     assert os.listdir(no_data/"data"/"medmnist") == []
     monkeypatch.setattr(data, "BLOODMNIST", (address, md5))
     for _ in range(2): assert len(get_dls("bloodmnist", device="cpu").test.dataset) == 8
@@ -390,7 +416,8 @@ def test_bloodmnist_download_is_checked(no_data, blood, monkeypatch, server):
 
 def test_bloodmnist_offline_says_so(no_data, monkeypatch):
     monkeypatch.setattr(data, "BLOODMNIST", ("http://127.0.0.1:9/bloodmnist.npz", "0"))
-    with pytest.raises(MirrorError, match="cannot download .*put bloodmnist.npz into FOLDER/medmnist"): get_dls("bloodmnist")
+    with pytest.raises(MirrorError, match="cannot download .*put bloodmnist.npz into FOLDER/medmnist"):
+        get_dls("bloodmnist")
 
 def test_interrupted_download_starts_again(no_data, blood, monkeypatch, server):
     whole, md5 = blood
@@ -398,15 +425,18 @@ def test_interrupted_download_starts_again(no_data, blood, monkeypatch, server):
     monkeypatch.setattr(data, "BLOODMNIST", (address, md5))
     with pytest.raises(MirrorError, match="cannot download"): get_dls("bloodmnist")
     assert os.listdir(no_data/"data"/"medmnist") == [], "nothing half-written stays"
-    assert len(get_dls("bloodmnist", device="cpu").test.dataset) == 8 and os.listdir(no_data/"data"/"medmnist") == ["bloodmnist.npz"]
+    assert len(get_dls("bloodmnist", device="cpu").test.dataset) == 8
+    assert os.listdir(no_data/"data"/"medmnist") == ["bloodmnist.npz"]
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")], ids=["interrupted", "disk full"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")],
+                         ids=["interrupted", "disk full"])
 def test_download_broken_off_leaves_nothing(no_data, monkeypatch, error):
     def stop(self, url, output_file, pooch):
         with open(output_file, "wb") as f: f.write(b"half")
         raise error
     monkeypatch.setattr(data.pooch.HTTPDownloader, "__call__", stop)
-    kind, says = (KeyboardInterrupt, None) if isinstance(error, KeyboardInterrupt) else (MirrorError, "a download cannot be kept in .*No space left.*set MIRRORCFE_CACHE")
+    kind, says = KeyboardInterrupt, None
+    if isinstance(error, OSError): kind, says = MirrorError, "a download cannot be kept .*No space.*MIRRORCFE_CACHE"
     with pytest.raises(kind, match=says): get_dls("bloodmnist")
     assert os.listdir(no_data/"data"/"medmnist") == []
 
@@ -414,7 +444,8 @@ def test_cache_that_cannot_be_written(tmp_path, monkeypatch, no_data):
     (tmp_path/"file").touch()
     monkeypatch.setenv("MIRRORCFE_CACHE", str(tmp_path/"file"/"cache"))
     for name in ("bloodmnist", "mnist"):
-        with pytest.raises(MirrorError, match="a download cannot be kept in .*set MIRRORCFE_CACHE to a folder that can be written"): get_dls(name)
+        with pytest.raises(MirrorError, match="a download cannot be kept in .*MIRRORCFE_CACHE to a folder that can"):
+            get_dls(name)
 
 def test_bloodmnist(data_root):
     dls = get_dls("bloodmnist", data_root("bloodmnist"), device="cpu")
@@ -422,7 +453,7 @@ def test_bloodmnist(data_root):
     assert dls.one_batch()[0].shape == (64, 3, 32, 32) and dls.train.dataset.y.unique().tolist() == list(range(8))
     assert dls.vocab[2] == "erythroblast" and dls.vocab[4] == "lymphocyte"
 
-# --- faces ------------------------------------------------------------------------------------------------------------------------
+# --- faces ------------------------------------------------------------------------------------------------------------
 
 def picture(i, size=(20, 16), mode="RGB"):
     from PIL import Image
@@ -442,14 +473,18 @@ def faces(tmp_path, no_data):
 
 def test_fake_faces(faces):
     dls = get_dls("celeba_hq", faces, size=16, device="cpu")
-    assert [len(d.dataset) for d in dls] == [100, 50, 50] and dls.vocab == ["no Mouth_Slightly_Open", "Mouth_Slightly_Open"]
+    assert [len(d.dataset) for d in dls] == [100, 50, 50]
+    assert dls.vocab == ["no Mouth_Slightly_Open", "Mouth_Slightly_Open"]
     assert dls.test.dataset.y.tolist() == [0, 1]*25 and dls.test.dataset.x.shape == (50, 3, 16, 16)
-    bald, same = get_dls("celeba_hq", faces, attribute="Bald", size=16, device="cpu"), get_dls("celeba_hq:Bald", faces, size=16, device="cpu")
-    assert sum(d.dataset.y.sum().item() for d in bald.loaders) == 10 and data_fingerprint(bald) == data_fingerprint(same) != data_fingerprint(dls)
+    bald = get_dls("celeba_hq", faces, attribute="Bald", size=16, device="cpu")
+    same = get_dls("celeba_hq:Bald", faces, size=16, device="cpu")
+    assert sum(d.dataset.y.sum().item() for d in bald.loaders) == 10
+    assert data_fingerprint(bald) == data_fingerprint(same) != data_fingerprint(dls)
     assert torch.equal(bald.train.dataset.x, dls.train.dataset.x), "the split is that of every attribute"
     names, files, has = face_attributes(faces)
     assert names[1] == "Mouth_Slightly_Open" and has.shape == (200, 3) and files[:2] == ["0.jpg", "1.jpg"]
-    with pytest.raises(MirrorError, match="no attribute 'Tall'.*choose one of Bald"): get_dls("celeba_hq", faces, attribute="Tall")
+    with pytest.raises(MirrorError, match="no attribute 'Tall'.*choose one of Bald"):
+        get_dls("celeba_hq", faces, attribute="Tall")
 
 def test_damaged_faces(faces):
     home = faces/"celeba_hq"
@@ -459,7 +494,8 @@ def test_damaged_faces(faces):
     with pytest.raises(MirrorError, match=r"1 of 200 images are not in"): get_dls("celeba_hq", faces)
     (home/FACES).write_text("2\nA B\n1.jpg 1 1\n2.jpg 1\n")
     with pytest.raises(MirrorError, match=f"{FACES} is damaged"): get_dls("celeba_hq", faces)
-    with pytest.raises(MirrorError, match="non-commercial.*cannot be downloaded automatically.*CelebAMask-HQ"): get_dls("celeba_hq", faces/"elsewhere")
+    with pytest.raises(MirrorError, match="non-commercial.*cannot be downloaded automatically.*CelebAMask-HQ"):
+        get_dls("celeba_hq", faces/"elsewhere")
     assert not available("celeba_hq", faces/"elsewhere")
 
 def test_decoded_faces_are_kept(faces, no_data, monkeypatch):
@@ -479,13 +515,15 @@ def test_decoded_faces_are_kept(faces, no_data, monkeypatch):
     picture(999).save(faces/"celeba_hq"/"CelebA-HQ-img"/"3.jpg")
     assert data_fingerprint(load()) != first and len(seen) == 1, "another picture is another key"
     load(8)
-    assert len(os.listdir(no_data/"images")) == 3 and all(n.endswith(".safetensors") for n in os.listdir(no_data/"images"))
+    assert len(os.listdir(no_data/"images")) == 3
+    assert all(n.endswith(".safetensors") for n in os.listdir(no_data/"images"))
 
 def test_decoded_images_that_cannot_be_kept_are_used(faces, no_data, monkeypatch):
     monkeypatch.setattr(data, "KEEP_FROM", 100)
     no_data.mkdir()
     (no_data/"images").touch()
-    with pytest.warns(UserWarning, match="the decoded images are not kept: cannot write .*MIRRORCFE_CACHE"): get_dls("celeba_hq", faces, size=16, device="cpu")
+    with pytest.warns(UserWarning, match="the decoded images are not kept: cannot write .*MIRRORCFE_CACHE"):
+        get_dls("celeba_hq", faces, size=16, device="cpu")
 
 @given(n=st.integers(150, 900), block=st.integers(1, 50))
 @settings(max_examples=30, deadline=None)
@@ -501,9 +539,10 @@ def test_faces(data_root):
     assert len(names) == 40 and has.shape == (len(files), 40)
     dls = get_dls("celeba_hq", root, size=32, attribute="Smiling", device="cpu")
     assert sum(len(d.dataset) for d in dls.loaders) == len(files) and dls.spec.attribute == "Smiling"
-    assert len(dls.test.dataset) == pytest.approx(len(files)/10, abs=BLOCK) and .3 < dls.test.dataset.y.float().mean() < .7
+    assert len(dls.test.dataset) == pytest.approx(len(files)/10, abs=BLOCK)
+    assert .3 < dls.test.dataset.y.float().mean() < .7
 
-# --- folders ----------------------------------------------------------------------------------------------------------------------
+# --- folders ----------------------------------------------------------------------------------------------------------
 
 @pytest.fixture
 def folder(tmp_path, no_data):
@@ -519,9 +558,11 @@ def test_flat_folder(folder):
     assert [d.dataset.y.bincount().tolist() for d in dls] == [[16, 16], [2, 2], [2, 2]]
     assert len(set(sum((rows(d.dataset) for d in dls.loaders), []))) == 40
     relative = get_dls("folder:pets", folder.parent, size=16, device="cpu")
-    assert data_fingerprint(relative) == data_fingerprint(dls) and available("folder:pets", folder.parent) and not available("folder:nobody")
-    assert pickle.loads(pickle.dumps(dls.spec)) == dls.spec or pickle.loads(pickle.dumps(dls.spec)).classes == dls.spec.classes
-    assert get_dls(f"folder:{folder}", pair=("dog", "cat"), n_train=4, device="cpu").train.dataset.x.shape == (4, 3, 64, 64)
+    assert data_fingerprint(relative) == data_fingerprint(dls) and available("folder:pets", folder.parent)
+    assert not available("folder:nobody")
+    assert pickle.loads(pickle.dumps(dls.spec)).classes == dls.spec.classes
+    few = get_dls(f"folder:{folder}", pair=("dog", "cat"), n_train=4, device="cpu")
+    assert few.train.dataset.x.shape == (4, 3, 64, 64)
 
 def test_divided_folder(folder, tmp_path):
     new = tmp_path/"new"
@@ -530,7 +571,8 @@ def test_divided_folder(folder, tmp_path):
             (new/part/c).mkdir(parents=True)
             for i in ids: (folder/c/f"{i:02}.png").rename(new/part/c/f"{i:02}.png")
     dls = get_folder_dls(new, size=16, channels=1, device="cpu")
-    assert [len(d.dataset) for d in dls] == [28, 6, 6] and dls.one_batch()[0].shape == (28, 1, 16, 16) and dls.spec.channels == 1
+    assert [len(d.dataset) for d in dls] == [28, 6, 6] and dls.one_batch()[0].shape == (28, 1, 16, 16)
+    assert dls.spec.channels == 1
     for names in (("Train", "validation", "TEST"), ("training", "valid", "testing")):
         for old, name in zip(("train", "val", "test"), names): (new/old).rename(new/name)
         assert [len(d.dataset) for d in get_folder_dls(new, size=16, device="cpu")] == [28, 6, 6]
@@ -550,7 +592,8 @@ def test_unreadable_pictures_are_left_out(folder):
     (folder/"cat"/"20.png").write_bytes(b"no")
     (folder/"cat"/"._00.png").write_bytes(b"a hidden file")
     (folder/"cat"/"notes.txt").write_text("not an image")
-    with pytest.warns(UserWarning, match="1 of 41 images cannot be read and are left out: .*20.png"): dls = get_folder_dls(folder, size=16, device="cpu")
+    with pytest.warns(UserWarning, match="1 of 41 images cannot be read and are left out: .*20.png"):
+        dls = get_folder_dls(folder, size=16, device="cpu")
     assert sum(len(d.dataset) for d in dls.loaders) == 40
 
 def test_unreadable_pictures_are_counted_and_named(folder):
@@ -560,22 +603,26 @@ def test_unreadable_pictures_are_counted_and_named(folder):
         warnings.simplefilter("always")
         assert sum(len(d.dataset) for d in get_folder_dls(folder, size=16, device="cpu").loaders) == 39
     said, = [str(w.message) for w in heard if "cannot be read" in str(w.message)]
-    assert said.startswith("8 of 47 images cannot be read and are left out: ") and said.endswith(" ...") and said.count("; ") == 4
+    assert said.startswith("8 of 47 images cannot be read and are left out: ") and said.endswith(" ...")
+    assert said.count("; ") == 4
     assert "dog/broken1.jpg (it is empty)" in said and "no known kind" in said and str(folder) not in said
 
 def test_class_without_a_readable_picture(folder):
     for f in (folder/"cat").iterdir(): f.write_bytes(b"no")
-    with pytest.raises(MirrorError, match="no image can be read of cat; 20 of 40 images cannot be read"): get_folder_dls(folder, size=16)
+    with pytest.raises(MirrorError, match="no image can be read of cat; 20 of 40 images cannot be read"):
+        get_folder_dls(folder, size=16)
 
 @pytest.mark.skipif(os.name == "nt", reason="needs links and pipes of POSIX")
-@pytest.mark.parametrize("kind, says", [("link", "it is a link to nothing"), ("loop", "it is a link to nothing"), ("fifo", "it is no regular file")])
+@pytest.mark.parametrize("kind, says", [("link", "it is a link to nothing"), ("loop", "it is a link to nothing"),
+                                        ("fifo", "it is no regular file")])
 def test_what_lies_about_in_folders(folder, kind, says):
     "One odd thing among forty images is left out with a warning, as any file that cannot be read."
     odd = folder/"cat"/"x.png"
     if kind == "link": odd.symlink_to("nowhere.png")
     elif kind == "loop": odd.symlink_to("x.png")
     else: os.mkfifo(odd)
-    with pytest.warns(UserWarning, match=f"1 of 41 images cannot be read and are left out: cat/x.png.*{says}"): dls = get_folder_dls(folder, size=16, device="cpu")
+    with pytest.warns(UserWarning, match=f"1 of 41 images cannot be read and are left out: cat/x.png.*{says}"):
+        dls = get_folder_dls(folder, size=16, device="cpu")
     assert sum(len(d.dataset) for d in dls.loaders) == 40
 
 def test_other_suffixes_hidden_folders_and_formats_not_read(folder):
@@ -583,7 +630,8 @@ def test_other_suffixes_hidden_folders_and_formats_not_read(folder):
     (folder/"cat"/".ipynb_checkpoints").mkdir()
     picture(1).save(folder/"cat"/".ipynb_checkpoints"/"00-checkpoint.png")
     for i in range(2): (folder/"dog"/f"{i}.HEIC").touch()
-    with pytest.warns(UserWarning, match="passed over, since their formats are not read .2 .heic.: convert them"): dls = get_folder_dls(folder, size=16, device="cpu")
+    with pytest.warns(UserWarning, match="passed over, since their formats are not read .2 .heic.: convert them"):
+        dls = get_folder_dls(folder, size=16, device="cpu")
     assert sum(len(d.dataset) for d in dls.loaders) == 40
 
 @pytest.mark.skipif(os.name == "nt", reason="names are UTF-16 there")
@@ -599,28 +647,36 @@ def test_folder_of_odd_pictures(tmp_path, no_data):
     from PIL import Image
     for c in "ab": (tmp_path/"odd"/c).mkdir(parents=True)
     red = Image.new("RGB", (40, 30), (200, 30, 30))
-    kinds = [red.resize((1, 1)), red.resize((900, 3)), red.convert("CMYK"), red.convert("RGBA"), red.quantize(8), red.convert("LA"),
-             Image.fromarray(np.full((9, 9), 40_000, np.uint16)), red.convert("1"), red.convert("YCbCr"), Image.fromarray(np.full((9, 9), .5, np.float32))]
+    kinds = [red.resize((1, 1)), red.resize((900, 3)), red.convert("CMYK"), red.convert("RGBA"), red.quantize(8),
+             red.convert("LA"),
+             Image.fromarray(np.full((9, 9), 40_000, np.uint16)), red.convert("1"), red.convert("YCbCr"),
+             Image.fromarray(np.full((9, 9), .5, np.float32))]
     for i, im in enumerate(kinds):
-        for c in "ab": im.save(tmp_path/"odd"/c/f"{i:02}.tif" if im.mode not in ("P", "LA") else tmp_path/"odd"/c/f"{i:02}.png")
+        for c in "ab":
+            im.save(tmp_path/"odd"/c/f"{i:02}.tif" if im.mode not in ("P", "LA") else tmp_path/"odd"/c/f"{i:02}.png")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for channels in (1, 3): assert sum(len(d.dataset) for d in get_folder_dls(tmp_path/"odd", channels, size=16, device="cpu").loaders) == 2*len(kinds)
+        for channels in (1, 3):
+            dls = get_folder_dls(tmp_path/"odd", channels, size=16, device="cpu")
+            assert sum(len(d.dataset) for d in dls.loaders) == 2*len(kinds)
 
 def test_too_large_a_picture_is_left_out(folder, monkeypatch):
     from PIL import Image
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     Image.new("L", (60, 60)).save(folder/"cat"/"bomb.png")
-    with pytest.warns(UserWarning, match="1 of 41 images .*cat/bomb.png .*exceeds limit of 2000 pixels"): get_folder_dls(folder, size=16, device="cpu")
+    with pytest.warns(UserWarning, match="1 of 41 images .*cat/bomb.png .*exceeds limit of 2000 pixels"):
+        get_folder_dls(folder, size=16, device="cpu")
 
-@pytest.mark.parametrize("make, message", [(lambda p: None, "no folder"), (lambda p: p.mkdir(), "found no folders"), (lambda p: (p/"cat").mkdir(parents=True), "'cat': 0")])
+@pytest.mark.parametrize("make, message", [(lambda p: None, "no folder"), (lambda p: p.mkdir(), "found no folders"),
+                                           (lambda p: (p/"cat").mkdir(parents=True), "'cat': 0")])
 def test_impossible_folders(tmp_path, make, message):
     make(tmp_path/"f")
     with pytest.raises(MirrorError, match=message): get_folder_dls(tmp_path/"f")
 
 def test_too_much_for_memory(folder, monkeypatch):
     monkeypatch.setattr(data, "MAX_BYTES", 40*3*20**2)
-    with pytest.raises(MirrorError, match=r"40 images of 3 x 32 x 32 take .*choose size=20 or less"): get_folder_dls(folder, size=32)
+    with pytest.raises(MirrorError, match=r"40 images of 3 x 32 x 32 take .*choose size=20 or less"):
+        get_folder_dls(folder, size=32)
     assert len(get_folder_dls(folder, size=20, device="cpu").train.dataset) == 32
     with pytest.raises(MirrorError, match="GiB is the limit"): get_dls("digits")
 
@@ -629,13 +685,15 @@ def test_blood_cells_folder(data_root):
     assert dls.vocab == ["erythroblast", "lymphocyte"] and [len(d.dataset) for d in dls] == [1936, 276, 553]
     assert dls.one_batch()[0].shape == (64, 3, 64, 64)
 
-@pytest.mark.parametrize("name, kw, message", [("mnist", dict(attribute="Smiling"), "mnist has no attributes"), ("folder:x", dict(attribute="Smiling"), "no dataset|no attributes"),
-                                               ("mnist:Smiling", {}, "mnist has no attributes"), ("folder:", {}, "no folder")])
+@pytest.mark.parametrize("name, kw, message", [("mnist", dict(attribute="Smiling"), "mnist has no attributes"),
+                                               ("folder:x", dict(attribute="Smiling"), "no dataset|no attributes"),
+                                               ("mnist:Smiling", {}, "mnist has no attributes"),
+                                               ("folder:", {}, "no folder")])
 def test_impossible_names(name, kw, message):
     with pytest.raises(MirrorError, match=message): get_dls(name, **kw)
 
 def test_an_archive_cannot_write_outside_of_itself(tmp_path, no_data):
-    "The two archives there are, npz (a zip) and gz, are read by name into memory: what a member calls itself leads nowhere."
+    "npz (a zip) and gz are read by name into memory: what a member calls itself leads nowhere."
     home = tmp_path/"in"/"deep"
     home.mkdir(parents=True)
     fake_blood(home/"bloodmnist.npz")

@@ -8,15 +8,43 @@ sys.path.insert(0, str(ROOT/"tools"))
 import docs
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SWITCHES = ("--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync "
-            "--disable-extensions --remote-debugging-port=0").split()
-# Run in the page: pictures that did not load, formulas without a size, formulas left as source, how far it sticks out at the right.
-LOOK = """JSON.stringify((()=>{const c=document.body.cloneNode(true);c.querySelectorAll('pre,code,math,script,style').forEach(e=>e.remove());return {
- pictures:[...document.images].filter(i=>!i.complete||!i.naturalWidth).map(i=>i.src.slice(0,80)),
- flat:[...document.querySelectorAll('math')].filter(m=>!m.getBoundingClientRect().height).map(m=>m.textContent.slice(0,40)),
- source:(c.textContent.match(/\\$\\$|\\\\(frac|sum|mathrm|begin)\\b/g)||[]).concat([...document.querySelectorAll('.unrendered')].map(e=>e.textContent)),
- wide:document.documentElement.scrollWidth-window.innerWidth,
- out:[...document.querySelectorAll('main *')].filter(e=>e.getBoundingClientRect().right>window.innerWidth+1&&!e.closest('pre,table,.eq')).slice(0,3).map(e=>e.tagName+' '+e.textContent.slice(0,50)),title:document.title,math:document.querySelectorAll('math').length}})())"""
+SWITCHES = ("--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync "
+            "--disable-component-update --disable-extensions --remote-debugging-port=0").split()
+# Run in the page. It returns the pictures that did not load, the formulas without a size, the formulas left as source,
+# and what sticks out at the right.
+LOOK = """JSON.stringify((() => {
+ const page = document.body.cloneNode(true), all = q => [...document.querySelectorAll(q)];
+ page.querySelectorAll('pre,code,math,script,style').forEach(e => e.remove());
+ const left = page.textContent.match(/\\$\\$|\\\\(frac|sum|mathrm|begin)\\b/g) || [];
+ const sticks = e => e.getBoundingClientRect().right > window.innerWidth + 1 && !e.closest('pre,table,.eq');
+ return {
+  pictures: [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src.slice(0, 80)),
+  flat: all('math').filter(m => !m.getBoundingClientRect().height).map(m => m.textContent.slice(0, 40)),
+  source: left.concat(all('.unrendered').map(e => e.textContent)),
+  wide: document.documentElement.scrollWidth - window.innerWidth,
+  out: all('main *').filter(sticks).slice(0, 3).map(e => e.tagName + ' ' + e.textContent.slice(0, 50)),
+  title: document.title,
+  math: all('math').length}})())"""
+# Run in the page of the slider: its first and its last step, the change, and another target.
+SLIDE = """new Promise(done => {
+  const root = document.querySelector('[id^=path-]'), part = name => root.querySelector('.' + name);
+  const shot = () => part('after').toDataURL(), tell = (name, what) => part(name).dispatchEvent(new Event(what));
+  const go = () => {
+    if (!root.dataset.ready) return setTimeout(go, 50);
+    const out = [];
+    for (const j of [0, part('step').max]) {
+      part('step').value = j;
+      tell('step', 'input');
+      out.push([part('k').textContent, part('title').textContent, shot()]);
+    }
+    part('change').click();
+    out.push(['', '', shot()]);
+    part('target').value = '1';
+    tell('target', 'change');
+    setTimeout(() => { out.push([part('headline').textContent, '', shot()]); done(JSON.stringify(out)); }, 500);
+  };
+  go();
+})"""
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
@@ -26,7 +54,8 @@ def site(tmp_path_factory):
     skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
     for name in ("nbs", "mirrorcfe", "tools"): shutil.copytree(ROOT/name, root/name, symlinks=True, ignore=skip)
     without = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if not (Path(p)/"quarto").exists())
-    run = subprocess.run([sys.executable, "tools/docs.py"], cwd=root, env=dict(os.environ, PATH=without, PYTHONWARNINGS="ignore", OMP_NUM_THREADS="1"), text=True, capture_output=True)
+    env = dict(os.environ, PATH=without, PYTHONWARNINGS="ignore", OMP_NUM_THREADS="1")
+    run = subprocess.run([sys.executable, "tools/docs.py"], cwd=root, env=env, text=True, capture_output=True)
     return root/"_docs", run
 
 def test_build_says_which_of_the_two(site):
@@ -42,11 +71,14 @@ def test_every_page_of_the_sidebar_is_there(site):
 
 def test_no_link_leads_nowhere(site): assert docs.broken(site[0]) == []
 
+FETCHED = re.compile(r'<(?:script|img|iframe|video|source)[^>]+src="(?:https?:)?//[^"]*"'
+                     r'|<link[^>]+href="(?:https?:)?//[^"]*"|@import')
+
 def test_readable_offline(site):
     "Nothing is fetched from elsewhere: no script, style, picture or frame with an address of its own."
     for page in site[0].glob("*.html"):
         text = re.sub(r"<pre.*?</pre>|<code.*?</code>", "", page.read_text(encoding="utf-8"), flags=re.S)
-        assert re.findall(r'<(?:script|img|iframe|video|source)[^>]+src="(?:https?:)?//[^"]*"|<link[^>]+href="(?:https?:)?//[^"]*"|@import', text) == [], page.name
+        assert FETCHED.findall(text) == [], page.name
 
 def test_figures_are_there(site):
     "Every stored picture of a notebook is on its page."
@@ -67,60 +99,80 @@ def test_second_names_of_headings(tmp_path):
     docs.mend(tmp_path)
     assert docs.broken(tmp_path) == ["b.html: a.html#m.other"]
 
-# --- in a browser ----------------------------------------------------------------------------------------------------------------
+# --- in a browser ----------------------------------------------------------------------------------------------------
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args): pass
 
 class Tab:
     "One page of a headless browser, over the DevTools protocol."
-    def __init__(self, socket): self.socket, self.n, self.events = socket, 0, []
+    def __init__(self, socket):
+        self.socket = socket
+        self.n = 0
+        self.events = []
+
     async def call(self, method, **params):
         self.n += 1
         await self.socket.write_message(json.dumps(dict(id=self.n, method=method, params=params)))
         while "id" not in (m := await self.next()) or m["id"] != self.n: pass
         assert "error" not in m, m
         return m["result"]
+
     async def next(self):
         m = json.loads(await asyncio.wait_for(self.socket.read_message(), 30))
         if "id" not in m: self.events.append(m)
         return m
-    async def run(self, code): return (await self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True))["result"].get("value")
+
+    async def run(self, code):
+        got = await self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
+        return got["result"].get("value")
+
+    async def size(self, width, height):
+        shape = dict(width=width, height=height, deviceScaleFactor=1, mobile=False)
+        await self.call("Emulation.setDeviceMetricsOverride", **shape)
+
     async def open(self, url):
         "Load a page; returns what went wrong on the way."
         self.events.clear()
         await self.call("Page.navigate", url=url)
         while not any(e["method"] == "Page.loadEventFired" for e in self.events): await self.next()
-        return [t for e in self.events for t in complaint(e["method"], e["params"], url)]
+        wrong = []
+        for e in self.events: wrong += complaints(e["method"], e["params"], url)
+        return wrong
 
-def complaint(method, p, url):
-    "What an event says went wrong."
+def complaints(method, p, url):
+    "Yield what an event says went wrong."
     host = url.rsplit("/", 1)[0]
     if method == "Runtime.exceptionThrown": yield str(p["exceptionDetails"])[:300]
     if method == "Runtime.consoleAPICalled" and p["type"] in ("error", "warning", "assert"): yield str(p["args"])[:300]
-    if method == "Log.entryAdded" and p["entry"]["level"] == "error": yield p["entry"]["text"] + " " + p["entry"].get("url", "")
-    if method == "Network.responseReceived" and p["response"]["status"] >= 400: yield f"{p['response']['status']} {p['response']['url']}"
-    if method == "Network.requestWillBeSent" and not p["request"]["url"].startswith((host, "data:", "blob:")): yield "asks " + p["request"]["url"]
+    if method == "Log.entryAdded":
+        entry = p["entry"]
+        if entry["level"] == "error": yield f"{entry['text']} {entry.get('url', '')}"
+    if method == "Network.responseReceived":
+        response = p["response"]
+        if response["status"] >= 400: yield f"{response['status']} {response['url']}"
+    if method == "Network.requestWillBeSent":
+        asked = p["request"]["url"]
+        if not asked.startswith((host, "data:", "blob:")): yield f"asks {asked}"
 
 async def visit(port, address, pages):
     "Every page, wide and narrow; and the slider moved by hand."
     from tornado.httpclient import AsyncHTTPClient
     from tornado.websocket import websocket_connect
     found = json.loads((await AsyncHTTPClient().fetch(f"http://127.0.0.1:{port}/json")).body)
-    tab, out = Tab(await websocket_connect(next(t["webSocketDebuggerUrl"] for t in found if t["type"] == "page"), max_message_size=2**28)), {}
+    socket = next(t["webSocketDebuggerUrl"] for t in found if t["type"] == "page")
+    tab = Tab(await websocket_connect(socket, max_message_size=2**28))
+    out = {}
     for domain in ("Page", "Runtime", "Log", "Network"): await tab.call(f"{domain}.enable")
     for page in pages:
-        await tab.call("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)
+        await tab.size(1280, 900)
         wrong = await tab.open(f"{address}/{page}")
         seen = json.loads(await tab.run(LOOK))
-        await tab.call("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=False)
+        await tab.size(390, 800)
         narrow = json.loads(await tab.run(LOOK))
         out[page] = dict(seen, wrong=wrong, narrow=narrow["wide"], out=narrow["out"])
     await tab.open(f"{address}/widget.html")
-    moved = await tab.run("""new Promise(done=>{const r=document.querySelector('[id^=way-]'),$=c=>r.querySelector('.'+c),shot=()=>$('y').toDataURL();
-     const go=()=>{if(!r.dataset.ready)return setTimeout(go,50);const out=[];for(const j of [0,$('k').max]){$('k').value=j;$('k').dispatchEvent(new Event('input'));out.push([$('o').textContent,$('q').textContent,shot()])}
-      $('c').click();out.push(['','',shot()]);$('t').value='1';$('t').dispatchEvent(new Event('change'));setTimeout(()=>{out.push([$('h').textContent,'',shot()]);done(JSON.stringify(out))},500)};go()})""")
-    return out, json.loads(moved)
+    return out, json.loads(await tab.run(SLIDE))
 
 @pytest.fixture(scope="module")
 def read(site):
@@ -130,22 +182,29 @@ def read(site):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site[0])))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        run = subprocess.Popen([browser, *SWITCHES, f"--user-data-dir={profile}", "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [browser, *SWITCHES, f"--user-data-dir={profile}", "about:blank"]
+        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             file = Path(profile)/"DevToolsActivePort"
             for _ in range(300):
                 if file.exists() and file.read_text().count("\n"): break
                 time.sleep(.1)
             else: pytest.skip(f"{browser} does not start here: the site is built, but not opened in it")
-            return asyncio.run(visit(int(file.read_text().split()[0]), f"http://127.0.0.1:{server.server_port}", list(docs.page_names(docs.sidebar()).values())))
+            port = int(file.read_text().split()[0])
+            pages = list(docs.page_names(docs.sidebar()).values())
+            return asyncio.run(visit(port, f"http://127.0.0.1:{server.server_port}", pages))
         finally:
             run.kill()
             run.wait()
             server.shutdown()
 
-def of(read, what, fine): return {p: r[what] for p, r in read[0].items() if r[what] not in fine}
+def of(read, what, fine):
+    "What was found on each page, where that is not `fine`."
+    return {p: r[what] for p, r in read[0].items() if r[what] not in fine}
 
-def test_every_page_opens(read): assert of(read, "title", ()) and not of(read, "wrong", ([],)), "nothing missing, no console error, nothing asked from elsewhere"
+def test_every_page_opens(read):
+    "Nothing is missing, no error in the console, nothing asked from elsewhere."
+    assert of(read, "title", ()) and not of(read, "wrong", ([],))
 
 def test_no_picture_is_missing(read): assert not of(read, "pictures", ([],))
 
@@ -154,9 +213,11 @@ def test_formulas_are_rendered(read):
     assert read[0]["core.html"]["math"] >= 15 and sum(r["math"] for r in read[0].values()) > 200
 
 def test_nothing_sticks_out(read):
-    assert {p: (r["wide"], r["narrow"], r["out"]) for p, r in read[0].items() if r["wide"] > 0 or r["narrow"] > 0} == {}
+    wide = {p: r for p, r in read[0].items() if r["wide"] > 0 or r["narrow"] > 0}
+    assert {p: (r["wide"], r["narrow"], r["out"]) for p, r in wide.items()} == {}
 
 def test_the_slider_moves(read):
     first, last, change, other = read[1]
-    assert first[0] == "k = 0.00" and first[1].startswith("Source") and last[0] == "k = 1.00" and last[1].startswith("Reflection")
+    assert first[0] == "k = 0.00" and first[1].startswith("Source")
+    assert last[0] == "k = 1.00" and last[1].startswith("Reflection")
     assert len({first[2], last[2], change[2], other[2]}) == 4 and "→" in other[0]

@@ -6,17 +6,19 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageOps
 from mirrorcfe import images
 from mirrorcfe.core import MirrorError
-from mirrorcfe.images import (SUFFIXES, UnreadableImage, find_images, fit_image, from_bytes, images_below, look_of, middle_square, oddities, printable, read_image,
+from mirrorcfe.images import (SUFFIXES, UnreadableImage, find_images, fit_image, from_bytes, images_below, look_of,
+                              middle_square, oddities, printable, read_image,
                               read_images, read_square, to_bytes, to_picture, to_tensor)
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs links, pipes and names of POSIX")
 
-# --- bytes ------------------------------------------------------------------------------------------------------------------------
+# --- bytes ------------------------------------------------------------------------------------------------------------
 
 def test_there_and_back():
     x = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_bytes(from_bytes(x)), x) and from_bytes(x)[[0, 255]].tolist() == [-1, 1]
-    for dtype in (torch.float64, torch.bfloat16): assert to_bytes(torch.tensor([-1, 1, 9, float("nan")], dtype=dtype)).tolist() == [0, 255, 255, 0]
+    for dtype in (torch.float64, torch.bfloat16):
+        assert to_bytes(torch.tensor([-1, 1, 9, float("nan")], dtype=dtype)).tolist() == [0, 255, 255, 0]
 
 @pytest.mark.parametrize("mode, channels", [("L", 1), ("RGB", 3)])
 def test_tensors_and_pictures(mode, channels):
@@ -26,15 +28,17 @@ def test_tensors_and_pictures(mode, channels):
     back = to_picture(from_bytes(x))
     assert back.mode == mode and np.array_equal(np.asarray(back), np.asarray(im))
 
-# --- one file ---------------------------------------------------------------------------------------------------------------------
+# --- one file ---------------------------------------------------------------------------------------------------------
 
-@given(mode=st.sampled_from(["1", "L", "P", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "F", "I;16"]), w=st.integers(1, 9), h=st.integers(1, 9),
+@given(mode=st.sampled_from(["1", "L", "P", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "F", "I;16"]),
+       w=st.integers(1, 9), h=st.integers(1, 9),
        turn=st.integers(0, 9), channels=st.sampled_from([1, 3]))
 @settings(max_examples=60, deadline=None)
 def test_every_mode_is_read(tmp_path_factory, mode, w, h, turn, channels):
     file, exif = tmp_path_factory.mktemp("m")/"a.tif", Image.Exif()
     exif[0x112] = turn
-    (Image.new("RGB", (w, h), (100,)*3) if mode == "YCbCr" else Image.new("L", (w, h), 100)).convert(mode).save(file, exif=exif)
+    grey = Image.new("RGB", (w, h), (100,)*3) if mode == "YCbCr" else Image.new("L", (w, h), 100)
+    grey.convert(mode).save(file, exif=exif)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")   # 100 of 65,535 is dark
         im = read_image(file, channels)
@@ -46,7 +50,8 @@ def test_upright(tmp_path, suffix, turn):
     "A picture stored in each of the eight positions of EXIF is upright again."
     T, up = Image.Transpose, Image.new("L", (32, 16), 230)
     up.paste(20, (0, 0, 8, 8))
-    stored = {1: None, 2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE, 6: T.ROTATE_90, 7: T.TRANSVERSE, 8: T.ROTATE_270}[turn]
+    stored = {1: None, 2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE, 6: T.ROTATE_90,
+              7: T.TRANSVERSE, 8: T.ROTATE_270}[turn]
     for mode in ("L", "RGB", "CMYK") if suffix != "png" else ("L", "RGB"):
         exif = Image.Exif()
         exif[0x112] = turn
@@ -87,7 +92,7 @@ def test_paper_shows_through(tmp_path, paper):
     half.save(tmp_path/"b.png")
     assert read_image(tmp_path/"b.png", 1, paper).getpixel((0, 0)) == pytest.approx(paper/2, abs=1)
 
-# --- brightness -------------------------------------------------------------------------------------------------------------------
+# --- brightness -------------------------------------------------------------------------------------------------------
 
 RAMP = np.tile(np.linspace(0, 1, 64), (64, 1))
 
@@ -99,15 +104,20 @@ def read_as(tmp_path, a, name="a.tif", **kw):
         im = np.asarray(read_image(tmp_path/name, **kw))
     return int(im.max()), int(im.min()), " ".join(str(w.message) for w in heard)
 
-@pytest.mark.parametrize("a, b", [((RAMP*250).astype(np.int32), (RAMP*260).astype(np.int32)), (RAMP.astype(np.float32), (RAMP*1.02).astype(np.float32)),
-                                  ((RAMP*250).astype(np.float32), (RAMP*256).astype(np.float32))], ids=["int32", "float", "float to 255"])
+@pytest.mark.parametrize("a, b", [((RAMP*250).astype(np.int32), (RAMP*260).astype(np.int32)),
+                                  (RAMP.astype(np.float32), (RAMP*1.02).astype(np.float32)),
+                                  ((RAMP*250).astype(np.float32), (RAMP*256).astype(np.float32))],
+                         ids=["int32", "float", "float to 255"])
 def test_pictures_of_one_series_are_read_alike(tmp_path, a, b):
     (top_a, _, said_a), (top_b, _, said_b) = read_as(tmp_path, a), read_as(tmp_path, b)
     assert abs(top_a - top_b) < 10 and said_a == said_b == ""
 
-@pytest.mark.parametrize("a, says", [((RAMP*4095).astype(np.uint16), "less than an eighth of the range 0 to 65,535"), ((RAMP*1000).astype(np.float32), "less than an eighth"),
-                                     ((RAMP*2000 - 1000).astype(np.int32), "numbers below 0"), ((RAMP*300).astype(np.float32), "numbers above 255"),
-                                     ((RAMP*80_000).astype(np.int32), "numbers above 65,535")], ids=["12 bits", "fractions to 1000", "Hounsfield", "above a byte", "above 16 bits"])
+@pytest.mark.parametrize("a, says", [((RAMP*4095).astype(np.uint16), "less than an eighth of the range 0 to 65,535"),
+                                     ((RAMP*1000).astype(np.float32), "less than an eighth"),
+                                     ((RAMP*2000 - 1000).astype(np.int32), "numbers below 0"),
+                                     ((RAMP*300).astype(np.float32), "numbers above 255"),
+                                     ((RAMP*80_000).astype(np.int32), "numbers above 65,535")],
+                         ids=["12 bits", "fractions to 1000", "Hounsfield", "above a byte", "above 16 bits"])
 def test_what_is_doubtful_is_said(tmp_path, a, says):
     _, _, said = read_as(tmp_path, a)
     assert says in said and str(tmp_path) in said and "levels=(black, white)" in said
@@ -134,7 +144,7 @@ def test_nan_is_black(tmp_path):
 
 def test_black_is_not_doubtful(tmp_path): assert read_as(tmp_path, np.zeros((4, 4), np.uint16)) == (0, 0, "")
 
-# --- what is no image -------------------------------------------------------------------------------------------------------------
+# --- what is no image -------------------------------------------------------------------------------------------------
 
 def why(file, **kw):
     with pytest.raises(UnreadableImage) as e: read_image(file, **kw)
@@ -146,7 +156,8 @@ def test_reasons(tmp_path):
     (tmp_path/"empty.png").touch()
     (tmp_path/"text.png").write_bytes(b"no picture")
     (tmp_path/"cut.png").write_bytes((tmp_path/"good.png").read_bytes()[:60])
-    assert why(tmp_path/"empty.png") == "it is empty" and why(tmp_path/"text.png") == "its contents are of no known kind" and "truncated" in why(tmp_path/"cut.png")
+    assert why(tmp_path/"empty.png") == "it is empty"
+    assert why(tmp_path/"text.png") == "its contents are of no known kind" and "truncated" in why(tmp_path/"cut.png")
     assert why(tmp_path/"none.png") == "it is gone" and why(tmp_path) == "it is no regular file"
 
 @posix
@@ -169,7 +180,8 @@ def test_no_program_is_started(tmp_path, monkeypatch):
     (tmp_path/"gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\nexit 1\n")
     (tmp_path/"gs").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    (tmp_path/"cat.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n%%EOF\n")
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path/"cat.png").write_bytes(eps)
     assert why(tmp_path/"cat.png") == "its contents are of no known kind" and not (tmp_path/"ran").exists()
 
 @pytest.mark.parametrize("format", images._FORMATS)
@@ -183,16 +195,19 @@ def test_what_cameras_call_a_jpeg(tmp_path):
     "Two pictures in one JPEG, the format MPO."
     im = Image.new("RGB", (16, 16), (10, 200, 30))
     im.save(tmp_path/"a.jpg", "MPO", save_all=True, append_images=[im])
-    assert Image.open(tmp_path/"a.jpg").format == "MPO" and read_image(tmp_path/"a.jpg", 3).getpixel((4, 4)) == pytest.approx((10, 200, 30), abs=9)
+    assert Image.open(tmp_path/"a.jpg").format == "MPO"
+    assert read_image(tmp_path/"a.jpg", 3).getpixel((4, 4)) == pytest.approx((10, 200, 30), abs=9)
 
-# --- large ones -------------------------------------------------------------------------------------------------------------------
+# --- large ones -------------------------------------------------------------------------------------------------------
 
 def deep_png(file, side):
     "A black PNG of 16 bits, written row by row: a few hundred kB that unpack to a thousand times as much."
-    def chunk(kind, body): return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    def chunk(kind, body=b""):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
     z = zlib.compressobj(9)
     rows = b"".join([z.compress(bytes(1 + 2*side)) for _ in range(side)] + [z.flush()])
-    file.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 16, 0, 0, 0, 0)) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 16, 0, 0, 0, 0))
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", rows) + chunk(b"IEND"))
 
 LARGE = """
 import sys, resource, warnings; warnings.simplefilter("ignore")
@@ -212,7 +227,8 @@ def test_memory(tmp_path, root):
     "Eight photos of six million pixels, and a 16-bit PNG of 25 million, in megabytes."
     Image.new("RGB", (3000, 2000), (9, 99, 199)).save(tmp_path/"a.jpg")
     deep_png(tmp_path/"a.png", 5000)
-    run = subprocess.run([sys.executable, "-c", LARGE, str(tmp_path/"a.jpg"), str(tmp_path/"a.png")], cwd=root, text=True, capture_output=True)
+    run = subprocess.run([sys.executable, "-c", LARGE, str(tmp_path/"a.jpg"), str(tmp_path/"a.png")], cwd=root,
+                         text=True, capture_output=True)
     assert run.returncode == 0, run.stderr
     photos, deep = map(int, run.stdout.split())
     assert photos < 130 and deep < 300, (photos, deep)   # held all at once, and as numbers of 8 bytes: 190 and 600
@@ -222,18 +238,20 @@ def test_a_giant_is_reduced_first(tmp_path, monkeypatch):
     Image.fromarray(a).save(tmp_path/"a.png")
     whole = read_square(tmp_path/"a.png", 8, 1).int()
     monkeypatch.setattr(images, "GIANT", 1000)
-    assert read_image(tmp_path/"a.png", near=8).size == (34, 34) and (read_square(tmp_path/"a.png", 8, 1) - whole).abs().float().mean() < 6
+    assert read_image(tmp_path/"a.png", near=8).size == (34, 34)
+    assert (read_square(tmp_path/"a.png", 8, 1) - whole).abs().float().mean() < 6
     assert read_image(tmp_path/"a.png").size == (400, 400)
 
 def test_a_long_strip_is_no_giant_square():
     x = fit_image(Image.new("L", (200_000, 1), 77), 32)
     assert x.shape == (1, 32, 32) and to_bytes(x).unique().tolist() == [77]
 
-# --- files and folders ------------------------------------------------------------------------------------------------------------
+# --- files and folders ------------------------------------------------------------------------------------------------
 
 @pytest.fixture
 def tree(tmp_path):
-    for f in ("b.png", "a/1.PNG", "a/2.webp", "a/.3.png", "a/4.txt", ".hidden/5.png", "a/.ipynb_checkpoints/1-checkpoint.png", "a/6.jfif"):
+    for f in ("b.png", "a/1.PNG", "a/2.webp", "a/.3.png", "a/4.txt", ".hidden/5.png",
+              "a/.ipynb_checkpoints/1-checkpoint.png", "a/6.jfif"):
         (tmp_path/f).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path/f).touch()
     return tmp_path
@@ -241,12 +259,14 @@ def tree(tmp_path):
 def test_folders_in_order(tree):
     names = ["a/1.PNG", "a/2.webp", "a/6.jfif", "b.png"]
     assert [f.relative_to(tree).as_posix() for f in images_below(tree)] == names
-    for where in (tree, str(tree), [tree], [tree/"a", tree/"b.png"]): assert [f.relative_to(tree).as_posix() for f in find_images(where)] == names
+    for where in (tree, str(tree), [tree], [tree/"a", tree/"b.png"]):
+        assert [f.relative_to(tree).as_posix() for f in find_images(where)] == names
     assert find_images([tree/"a/4.txt"]) == [tree/"a/4.txt"], "a file that is named is tried"
 
 def test_what_is_not_there(tree, monkeypatch):
     (tree/"empty").mkdir()
-    for bad, says in ((tree/"c.png", "no such image: .*c.png"), (tree/"none", "no folder .*none"), (tree/"empty", "no image in the folder .*looked for .png, .jpg")):
+    for bad, says in ((tree/"c.png", "no such image: .*c.png"), (tree/"none", "no folder .*none"),
+                      (tree/"empty", "no image in the folder .*looked for .png, .jpg")):
         for where in (bad, [bad]):
             with pytest.raises(MirrorError, match=says): find_images(where)
     monkeypatch.setenv("HOME", str(tree))
@@ -254,7 +274,8 @@ def test_what_is_not_there(tree, monkeypatch):
 
 def test_formats_that_are_not_read_are_named(tree):
     for f in ("a/1.heic", "a/2.HEIC", "3.dng"): (tree/f).touch()
-    with pytest.warns(UserWarning, match=r"passed over, since their formats are not read \(1 .dng, 2 .heic\)"): assert len(images_below(tree)) == 4
+    with pytest.warns(UserWarning, match=r"passed over, since their formats are not read \(1 .dng, 2 .heic\)"):
+        assert len(images_below(tree)) == 4
     assert not set(SUFFIXES) & images._NOT_READ
 
 @posix
@@ -263,7 +284,8 @@ def test_odd_names_are_listed_and_printable(tree):
     (tree/"a/lost.png").symlink_to("nowhere")
     (tree/"a/\x1b[2Jred.png").touch()
     found = [printable(f.relative_to(tree)) for f in images_below(tree/"a")]
-    assert r"a/caf\xe9.png" in found and "a/lost.png" in found and r"a/\x1b[2Jred.png" in found and "".join(found).encode("utf-8")
+    assert r"a/caf\xe9.png" in found and "a/lost.png" in found and r"a/\x1b[2Jred.png" in found
+    assert "".join(found).encode("utf-8")
     assert printable("ä b.png") == "ä b.png" and printable(Path("a/b")) == str(Path("a/b"))
 
 def test_what_can_be_read_is_read(tmp_path):
@@ -271,14 +293,16 @@ def test_what_can_be_read_is_read(tmp_path):
     bad = [tmp_path/f"bad{i}.png" for i in range(7)]
     for f in bad: f.touch()
     files = [*bad[:1], tmp_path/"0.png", *bad[1:], tmp_path/"2.png"]
-    with pytest.warns(UserWarning, match="7 of 9 images are left out: .*bad0.png cannot be read as an image: it is empty; .* ...$") as heard:
+    says = "7 of 9 images are left out: .*bad0.png cannot be read as an image: it is empty; .* ...$"
+    with pytest.warns(UserWarning, match=says) as heard:
         good, sizes = read_images(files, fit=lambda im: im.size)
-    assert good == [tmp_path/"0.png", tmp_path/"2.png"] and sizes == [(10, 10), (12, 10)] and str(heard[0].message).count("; ") == 4
+    assert good == [tmp_path/"0.png", tmp_path/"2.png"] and sizes == [(10, 10), (12, 10)]
+    assert str(heard[0].message).count("; ") == 4
     with pytest.raises(MirrorError, match=r"it is empty \(nor can the other 6\)"): read_images(bad)
     with pytest.raises(MirrorError, match="it is empty$"): read_images(bad[:1])
     assert read_images([]) == ([], [])
 
-# --- square -----------------------------------------------------------------------------------------------------------------------
+# --- square -----------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("w, h", [(40, 30), (30, 40), (33, 33), (7, 50)])
 def test_middle_square(w, h):
@@ -307,7 +331,8 @@ def old_fit_image(img, size=32, invert=False, extent=0., middle=False):
     if side != size: img = img.resize((size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(array().copy()).float()/127.5 - 1
 
-@given(mode=st.sampled_from(["L", "RGB"]), w=st.integers(1, 60), h=st.integers(1, 60), size=st.sampled_from([8, 32]), invert=st.booleans(),
+@given(mode=st.sampled_from(["L", "RGB"]), w=st.integers(1, 60), h=st.integers(1, 60), size=st.sampled_from([8, 32]),
+       invert=st.booleans(),
        extent=st.sampled_from([0., .5, .9, 1.]), middle=st.booleans(), noise=st.booleans())
 @settings(max_examples=80, deadline=None)
 def test_fit_image_is_what_it_was(mode, w, h, size, invert, extent, middle, noise):
@@ -327,6 +352,7 @@ def test_oddities():
     for i in range(20): x[i, 0, 3:13, 4 + i % 3:12] = 1
     look = look_of(x)
     assert not any(oddities(i, look) for i in x), "no training image is odd"
-    assert all("--invert" in oddities(-i, look)[0] for i in x) and oddities(torch.zeros(1, 16, 16), look) == ["it is blank"]
+    assert all("--invert" in oddities(-i, look)[0] for i in x)
+    assert oddities(torch.zeros(1, 16, 16), look) == ["it is blank"]
     assert "--crop" in oddities(torch.nn.functional.pad(x[0], (16,)*4, value=-1.), look)[0]
     assert "brighter than any" in oddities(x[0].clamp_min(.2), dict(look, border=0.))[0]

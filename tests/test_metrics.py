@@ -1,33 +1,44 @@
 "Metrics against oracles (torchmetrics, scipy, numbers by hand) and axioms."
 import warnings
 from pathlib import Path
-import numpy as np, pytest, torch
+import lpips
+import numpy as np
+import pytest
+import torch
+from scipy import linalg
 from torch import nn
 from torch.nn import functional as F
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
 from mirrorcfe.core import MirrorError
 from mirrorcfe.features import GapClassifier
 from mirrorcfe import metrics as m
 
-def images(n=6, c=1, size=8, seed=0): return torch.rand(n, c, size, size, generator=torch.Generator().manual_seed(seed))*2 - 1
+def images(n=6, c=1, size=8, seed=0):
+    return torch.rand(n, c, size, size, generator=torch.Generator().manual_seed(seed))*2 - 1
 
 def classifier(c=1, seed=0):
     torch.manual_seed(seed)
     return GapClassifier([nn.Sequential(nn.Conv2d(c, 8, 3, padding=1), nn.ReLU())], nn.Linear(8, 3)).freeze()
 
-def features(n=200, d=6, seed=0): return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) @ torch.randn(d, d, generator=torch.Generator().manual_seed(9))
+def features(n=200, d=6, seed=0):
+    "Normal features with one and the same covariance."
+    mix = torch.randn(d, d, generator=torch.Generator().manual_seed(9))
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) @ mix
 
-# --- sets ------------------------------------------------------------------------------------------------------------------------
+# --- sets ------------------------------------------------------------------------------------------
 
 def test_fid_is_scipys():
-    linalg = pytest.importorskip("scipy.linalg")
-    a, b = features().numpy().astype(float), features(150, seed=1).numpy().astype(float) + .3
-    S, T = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    a = features().numpy().astype(float)
+    b = features(150, seed=1).numpy().astype(float) + .3
+    S = np.cov(a, rowvar=False)
+    T = np.cov(b, rowvar=False)
     want = ((a.mean(0) - b.mean(0))**2).sum() + np.trace(S + T - 2*linalg.sqrtm(S @ T).real)
     assert m.fid(torch.tensor(a), torch.tensor(b)) == pytest.approx(want, rel=1e-6)
 
 def test_fid_is_torchmetrics():
-    from torchmetrics.image.fid import FrechetInceptionDistance
-    a, b = features().double(), features(150, seed=1).double()
+    a = features().double()
+    b = features(150, seed=1).double()
     given = nn.Identity()
     given.num_features = 6
     metric = FrechetInceptionDistance(feature=given)
@@ -36,7 +47,8 @@ def test_fid_is_torchmetrics():
     assert m.fid(a, b) == pytest.approx(metric.compute().item(), rel=1e-6)
 
 def test_fid_axioms():
-    a, b = features(), features(150, seed=1)
+    a = features()
+    b = features(150, seed=1)
     assert m.fid(a, a) == pytest.approx(0, abs=1e-4)
     assert m.fid(a, b) == pytest.approx(m.fid(b, a), rel=1e-6)
     assert m.fid(a, a + 2) == pytest.approx(4*6, rel=1e-5)
@@ -51,9 +63,10 @@ def test_fid_warns_or_refuses_when_there_are_few():
         m.fid(features(), features(6), few="allow")
 
 def test_kid_is_torchmetrics():
-    from torchmetrics.image.kid import KernelInceptionDistance
-    a, b = features(100), features(100, seed=1) + .2
-    with warnings.catch_warnings(record=True): metric = KernelInceptionDistance(feature=nn.Identity(), subsets=1, subset_size=100)
+    a = features(100)
+    b = features(100, seed=1) + .2
+    with warnings.catch_warnings(record=True):
+        metric = KernelInceptionDistance(feature=nn.Identity(), subsets=1, subset_size=100)
     metric.update(a.double(), real=True)
     metric.update(b.double(), real=False)
     assert m.kid(a, b) == pytest.approx(metric.compute()[0].item(), rel=1e-6)
@@ -64,14 +77,27 @@ def test_kid_axioms():
     assert abs(m.kid(a, b)) < .1*far
     assert m.kid(a, b[:120]) == m.kid(a, b[:120])
     assert m.kid(a, b[:120] + 1) == pytest.approx(far, rel=.5)
-    assert abs(np.mean([m.kid(features(60, seed=i), features(60, seed=i + 50)) for i in range(20)])) < .05*far    # unbiased
+    of_equals = [m.kid(features(60, seed=i), features(60, seed=i + 50)) for i in range(20)]
+    assert abs(np.mean(of_equals)) < .05*far    # unbiased
+
+def test_kid_draws_other_subsets_each_time():
+    "The first fifty features are far apart, and subsets of fifty hold a quarter of them."
+    a = features(200)
+    b = features(200, seed=1)
+    b[:50] += 10
+    some = [m.kid(a, b, subset_size=50, subsets=40, seed=s) for s in (0, 1)]
+    assert some[0] != some[1]
+    assert some == [pytest.approx(m.kid(a, b), rel=.25)]*2   # those of the first fifty alone are sixteen times as far
+    assert m.kid(a[:50], b[:50]) > 4*m.kid(a, b)
+
+NO_FEATURES = [torch.zeros(4), torch.zeros(10, 5), torch.full((10, 6), torch.nan), torch.zeros(1, 6), None]
 
 @pytest.mark.parametrize("f", [m.fid, m.kid])
-@pytest.mark.parametrize("bad", [torch.zeros(4), torch.zeros(10, 5), torch.full((10, 6), torch.nan), torch.zeros(1, 6), None])
+@pytest.mark.parametrize("bad", NO_FEATURES)
 def test_features_that_do_not_fit(f, bad):
     with pytest.raises(MirrorError): f(features(), bad)
 
-# --- COUT ------------------------------------------------------------------------------------------------------------------------
+# --- COUT ------------------------------------------------------------------------------------------
 
 class Linear(nn.Module):
     def __init__(self, w):
@@ -83,10 +109,12 @@ class Linear(nn.Module):
         return torch.stack([v, -v], 1)
 
 def test_cout_of_a_linear_model_by_hand():
-    x, x_cf = torch.full((1, 1, 2, 2), -.5), torch.tensor([[[[.5, -.5], [.9, -.6]]]])
+    x = torch.full((1, 1, 2, 2), -.5)
+    x_cf = torch.tensor([[[[.5, -.5], [.9, -.6]]]])
     w = torch.tensor([1., 2, 3, -1])
     got = m.cout(Linear(w), x, x_cf, 1, 0, reduction="none")
-    now, v = [-.5]*4, []
+    now = [-.5]*4
+    v = []
     for i in (None, 2, 0, 3, 1):                 # falling change: 1.4, 1.0, .1, 0
         if i is not None: now[i] = x_cf.flatten()[i].item()
         v.append(sum(a*b for a, b in zip(now, w.tolist())))
@@ -96,36 +124,45 @@ def test_cout_of_a_linear_model_by_hand():
     assert got.fractions.tolist() == [0, .25, .5, .75, 1]
 
 def test_cout_of_a_constant_curve():
-    sure, x = lambda v: torch.tensor([[50., -50.]]).expand(len(v), -1), images(2, size=28)
-    assert m.cout(sure, x, -x, 1, 0).value.item() == pytest.approx(1, abs=1e-6)
-    assert m.cout(sure, x, -x, 1, 0, "c3lt").value.item() == pytest.approx(53*15/784, abs=1e-6)
+    x = images(2, size=28)
+    def always_0(v): return torch.tensor([[50., -50.]]).expand(len(v), -1)
+    assert m.cout(always_0, x, -x, 1, 0).value.item() == pytest.approx(1, abs=1e-6)
+    assert m.cout(always_0, x, -x, 1, 0, "c3lt").value.item() == pytest.approx(53*15/784, abs=1e-6)
     assert round(53*15/784, 4) == 1.0140
 
 def test_cout_ends_at_both_images():
-    clf, x, y = classifier(3), images(4, 3), images(4, 3, seed=1)
+    clf = classifier(3)
+    x = images(4, 3)
+    y = images(4, 3, seed=1)
     r = m.cout(clf, x, y, 0, 2)
     assert torch.allclose(r.target_confidence[:, 0], clf(x).softmax(1)[:, 2], atol=1e-6)
     assert torch.allclose(r.p_source[:, -1], clf(y).softmax(1)[:, 0], atol=1e-6)
 
-# --- one value an image ----------------------------------------------------------------------------------------------------------
+# --- one value an image ----------------------------------------------------------------------------
 
-PAIRS = dict(validity=lambda c, x, y: m.validity(c, y, 1, reduction="none"), fail_rate=lambda c, x, y: m.fail_rate(c, y, 1, reduction="none"),
-             gaussian=lambda c, x, y: m.denoised_validity(c, y, 1, reduction="none"),
-             median=lambda c, x, y: m.denoised_validity(c, y, 1, "median", reduction="none"),
-             oracle=lambda c, x, y: m.oracle_agreement(c, y, 1, reduction="none"),
-             l1=lambda c, x, y: m.l1(x, y, "none"), prox=lambda c, x, y: m.prox(x, y, "none"),
-             im1=lambda c, x, y: m.im1(y, lambda v: v*.5, lambda v: v*.7, reduction="none"),
-             im2=lambda c, x, y: m.im2(y, lambda v: v*.5, lambda v: v*.7, reduction="none"),
-             cout=lambda c, x, y: m.cout(c, x, y, 0, 1, reduction="none").value)
+PAIRS = dict(
+    validity=lambda c, x, y: m.validity(c, y, 1, reduction="none"),
+    fail_rate=lambda c, x, y: m.fail_rate(c, y, 1, reduction="none"),
+    gaussian=lambda c, x, y: m.denoised_validity(c, y, 1, reduction="none"),
+    median=lambda c, x, y: m.denoised_validity(c, y, 1, "median", reduction="none"),
+    oracle=lambda c, x, y: m.oracle_agreement(c, y, 1, reduction="none"),
+    l1=lambda c, x, y: m.l1(x, y, "none"),
+    prox=lambda c, x, y: m.prox(x, y, "none"),
+    im1=lambda c, x, y: m.im1(y, lambda v: v*.5, lambda v: v*.7, reduction="none"),
+    im2=lambda c, x, y: m.im2(y, lambda v: v*.5, lambda v: v*.7, reduction="none"),
+    cout=lambda c, x, y: m.cout(c, x, y, 0, 1, reduction="none").value)
 each = pytest.mark.parametrize("name", PAIRS)
 
 @each
 @pytest.mark.parametrize("channels", [1, 3])
 def test_batched_is_looped(name, channels):
-    clf, x, y = classifier(channels), images(5, channels), images(5, channels, seed=1)
+    clf = classifier(channels)
+    x = images(5, channels)
+    y = images(5, channels, seed=1)
     whole = PAIRS[name](clf, x, y)
     assert whole.shape == (5,)
-    assert torch.allclose(whole, torch.cat([PAIRS[name](clf, x[i:i + 1], y[i:i + 1]) for i in range(5)]), atol=1e-5)
+    alone = [PAIRS[name](clf, x[i:i + 1], y[i:i + 1]) for i in range(5)]
+    assert torch.allclose(whole, torch.cat(alone), atol=1e-5)
 
 @each
 def test_the_source_itself_is_finite(name):
@@ -134,7 +171,9 @@ def test_the_source_itself_is_finite(name):
 
 @each
 def test_absent_images(name):
-    clf, x, y = classifier(), images(4), images(4, seed=1)
+    clf = classifier()
+    x = images(4)
+    y = images(4, seed=1)
     y[1] = torch.nan
     got = PAIRS[name](clf, x, y)
     want = dict(validity=0, gaussian=0, median=0, oracle=0, fail_rate=1).get(name)
@@ -144,29 +183,36 @@ def test_absent_images(name):
 @each
 def test_all_absent(name): PAIRS[name](classifier(), images(), torch.full_like(images(), torch.nan))
 
+NO_IMAGES = dict(range=lambda y: y*3, single=lambda y: y[0], bytes=lambda y: (y*100).byte(),
+                 holes=lambda y: y.where(y > -.9, torch.nan), none=lambda y: None)
+
 @each
-@pytest.mark.parametrize("bad", [lambda y: y*3, lambda y: y[0], lambda y: (y*100).byte(), lambda y: y.where(y > -.9, torch.nan), lambda y: None])
+@pytest.mark.parametrize("bad", NO_IMAGES.values(), ids=NO_IMAGES)
 def test_images_that_do_not_fit(name, bad):
     with pytest.raises(MirrorError): PAIRS[name](classifier(), images(), bad(images()))
 
 @pytest.mark.parametrize("f", [m.l1, m.prox])
 def test_distance_axioms(f):
-    x, y, z = images(), images(seed=1), images(seed=2)
+    x, y, z = (images(seed=i) for i in range(3))
     assert f(x, x) == 0
     assert torch.allclose(f(x, y, "none"), f(y, x, "none"))
     assert (f(x, z, "none") <= f(x, y, "none") + f(y, z, "none") + 1e-6).all()
 
 @pytest.mark.filterwarnings("ignore:no pixel is below 0")
 def test_prox_doubles_from_unit_images():
-    x, y = images(), images(seed=1)
+    x = images()
+    y = images(seed=1)
     assert torch.allclose(m.prox(x, y, "none"), 2*m.prox((x + 1)/2, (y + 1)/2, "none"), atol=1e-6)
 
 def test_prox_is_a_sum_over_channels():
-    x, y = images(c=3), images(c=3, seed=1)
+    x = images(c=3)
+    y = images(c=3, seed=1)
     assert torch.allclose(m.prox(x, y), 3*m.l1(x, y))
 
 def test_fail_rate_looks_at_the_whole_way():
-    clf, dark, light = Linear(torch.ones(64)), images(3)*.1 - .5, images(3)*.1 + .5
+    clf = Linear(torch.ones(64))
+    dark = images(3)*.1 - .5
+    light = dark + 1
     path = torch.stack([dark, light, torch.full_like(dark, torch.nan)], 1)
     assert m.fail_rate(clf, path, 0) == 0
     assert m.fail_rate(clf, path[:, :1], 0) == 1
@@ -174,51 +220,66 @@ def test_fail_rate_looks_at_the_whole_way():
     assert m.fail_rate(clf, path[:, 0], torch.tensor([0, 1, 1]), "none").tolist() == [1, 0, 0]
 
 def test_the_oracle_is_another():
-    clf, x = classifier(), images()
+    clf = classifier()
+    x = images()
     with pytest.raises(MirrorError, match="itself"): m.oracle_agreement(classifier(), x, 1, classifier=clf)
     m.oracle_agreement(classifier(seed=1), x, 1, classifier=clf)
 
-def test_bad_arguments():
-    clf, x = classifier(), images()
-    for f in (lambda: m.validity(clf, x, 7), lambda: m.validity(clf, x, 1, "sum"), lambda: m.validity(nn.Linear(2, 2), x, 1),
-              lambda: m.l1(x, x[:2]), lambda: m.denoised_validity(clf, x, 1, "wavelet"), lambda: m.cout(clf, x, x, 0, 1, "fast"),
-              lambda: m.fail_rate(clf, x[0], 1), lambda: m.oracle_features(nn.Identity(), x), lambda: m.im1(x, lambda v: v[:1], lambda v: v)):
-        with pytest.raises(MirrorError): f()
+BAD_ARGUMENTS = [
+    lambda clf, x: m.validity(clf, x, 7),
+    lambda clf, x: m.validity(clf, x, 1, "sum"),
+    lambda clf, x: m.validity(nn.Linear(2, 2), x, 1),
+    lambda clf, x: m.l1(x, x[:2]),
+    lambda clf, x: m.denoised_validity(clf, x, 1, "wavelet"),
+    lambda clf, x: m.cout(clf, x, x, 0, 1, "fast"),
+    lambda clf, x: m.fail_rate(clf, x[0], 1),
+    lambda clf, x: m.oracle_features(nn.Identity(), x),
+    lambda clf, x: m.im1(x, lambda v: v[:1], lambda v: v)]
+
+@pytest.mark.parametrize("f", BAD_ARGUMENTS)
+def test_bad_arguments(f):
+    with pytest.raises(MirrorError): f(classifier(), images())
 
 def test_oracle_features_leave_out_absent_images():
-    clf, x = classifier(), images()
+    clf = classifier()
+    x = images()
     z = m.oracle_features(clf, x, bs=2)
     x[2] = torch.nan
     assert torch.allclose(m.oracle_features(clf, x), z[[0, 1, 3, 4, 5]], atol=1e-6)
 
-# --- autoencoders ----------------------------------------------------------------------------------------------------------------
+# --- autoencoders ----------------------------------------------------------------------------------
 
 def test_im_by_hand():
     x = torch.full((1, 1, 2, 2), .5) * torch.tensor([1., -1.])
     assert m.im1(x, lambda v: v*0, lambda v: v*.5).item() == pytest.approx(4)
     assert m.im2(x, lambda v: v*0, lambda v: v*.5).item() == pytest.approx(4*.25**2/2)
 
-# --- faithfulness, time, intervals -----------------------------------------------------------------------------------------------
+# --- faithfulness, time, intervals -----------------------------------------------------------------
 
 def test_errors_of_faithfulness():
-    p, q = torch.tensor([[.1, .9], [.2, .4]]), torch.tensor([[.1, .5], [.4, .4]])
+    p = torch.tensor([[.1, .9], [.2, .4]])
+    q = torch.tensor([[.1, .5], [.4, .4]])
     assert m.confidence_error(p, q).item() == pytest.approx(.15)
     assert m.confidence_error(p, q, "none").tolist() == pytest.approx([.2, .1])
     assert m.confidence_error(p, q, "curve").tolist() == pytest.approx([.1, .2])
     z = torch.randn(2, 3, 4)
     assert m.feature_error(z, z + .5, "curve").tolist() == pytest.approx([.5]*3, abs=1e-5)
-    for bad in (lambda: m.confidence_error(p), lambda: m.confidence_error(p, q[:, :1]), lambda: m.confidence_error(p*9, q), lambda: m.feature_error(z, z[0])):
-        with pytest.raises(MirrorError): bad()
+    with pytest.raises(MirrorError, match="give an Explanation"): m.confidence_error(p)
+    with pytest.raises(MirrorError, match="B, K"): m.confidence_error(p, q[:, :1])
+    with pytest.raises(MirrorError, match="softmax"): m.confidence_error(p*9, q)
+    with pytest.raises(MirrorError, match="B, K, N"): m.feature_error(z, z[0])
 
-def test_time_is_per_sample():
-    import time
+def test_time_is_per_sample(monkeypatch):
+    clock = [0.]
+    monkeypatch.setattr(m.time, "perf_counter", lambda: clock[0])
     seen = []
     def slow(x):
         seen.append(len(x))
-        time.sleep(.02)
-    assert .02/16 <= m.time_per_sample(slow, images(3), batch=16, repeats=2) < .2/16
-    assert seen == [16]*3
-    assert m.time_ratio(slow, lambda x: time.sleep(.005), images(3), batch=2) > 1.5
+        clock[0] += .02
+    def fast(x): clock[0] += .005
+    assert m.time_per_sample(slow, images(3), batch=16, repeats=2) == pytest.approx(.02/16)
+    assert seen == [16]*3   # one call to warm up
+    assert m.time_ratio(slow, fast, images(3), batch=2) == pytest.approx(4)
 
 def test_bootstrap_covers():
     rng = torch.Generator().manual_seed(1)
@@ -229,7 +290,6 @@ def test_bootstrap_covers():
     assert hits >= 51                            # 57 expected
     v = torch.tensor([1., 2, torch.nan, 3])
     assert m.bootstrap_interval(v).mean == 2 and m.bootstrap_interval(v) == m.bootstrap_interval(v)
-    assert m.bootstrap_interval(torch.randn(50), level=.5).low > m.bootstrap_interval(torch.randn(50), level=.9999).low - 1
     for bad in (torch.tensor(1.), torch.tensor([torch.nan]), torch.zeros(0)):
         with pytest.raises(MirrorError): m.bootstrap_interval(bad)
 
@@ -253,16 +313,17 @@ def test_the_interval_of_another_seed_and_of_one_value():
     assert m.bootstrap_interval(v, seed=0) != m.bootstrap_interval(v, seed=1)
     assert m.bootstrap_interval(torch.tensor([2.5])) == m.Interval(2.5, 2.5, 2.5)
 
-# --- LPIPS -----------------------------------------------------------------------------------------------------------------------
+# --- LPIPS -----------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
 def squeeze():
-    if not (Path(torch.hub.get_dir())/"checkpoints"/"squeezenet1_1-b8a52dc0.pth").exists(): pytest.skip("no weights of SqueezeNet under TORCH_HOME")
+    weights = Path(torch.hub.get_dir())/"checkpoints"/"squeezenet1_1-b8a52dc0.pth"
+    if not weights.exists(): pytest.skip("no weights of SqueezeNet under TORCH_HOME")
 
 def test_lpips(squeeze):
-    import lpips
     with warnings.catch_warnings(record=True): ref = lpips.LPIPS(net="squeeze", verbose=False)
-    x, y = images(3, 3, 64), images(3, 3, 64, seed=1)
+    x = images(3, 3, 64)
+    y = images(3, 3, 64, seed=1)
     got = m.lpips_distance(x, y, reduction="none", bs=2)
     assert torch.allclose(got, ref(x, y).flatten().detach(), atol=1e-6)
     assert torch.allclose(m.lpips_distance(x, x), torch.zeros(()), atol=1e-7)

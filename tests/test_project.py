@@ -1,4 +1,4 @@
-"The project keeps its own rules: export in sync, README and sidebar complete, notebooks clean and small, imports light."
+"The project keeps its own rules: export in sync, README and sidebar complete, clean notebooks, light imports."
 import ast, json, os, re, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
@@ -13,11 +13,15 @@ MODULES = sorted(p for p in ROOT.glob("mirrorcfe/**/*.py") if not p.name.startsw
 PATHS = re.compile(r"(?<![\w.~])/(work|tmp|home|root|Users|private|opt)/|site-packages|[A-Z]:\\\\")
 UNSTABLE = re.compile(r"0x[0-9a-f]{6,}|\d+%\|| it/s|s/it|\d (?:ms|µs|us) ±|Wall time", re.I)
 
-def cells(nb, kind="code"): return [c for c in json.loads(nb.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == kind]
+def cells(nb, kind="code"):
+    "The cells of one kind of a notebook."
+    return [c for c in json.loads(nb.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == kind]
+
 def source(cell): return readme.text(cell["source"])
 def marks(cell): return readme.directives(source(cell))[0]
-def is_exported(cell): return any(re.match(r"exports?\b", m) for m in marks(cell))
+def outputs(nb): return [o for c in cells(nb) for o in c["outputs"]]
 def ids(items): return [str(i.relative_to(ROOT)) for i in items]
+
 def cfg():
     ini = ConfigParser(delimiters=["="])
     ini.read(ROOT/"settings.ini", encoding="utf-8")
@@ -26,7 +30,7 @@ def cfg():
 each_nb = pytest.mark.parametrize("nb", NBS, ids=ids(NBS))
 each_module = pytest.mark.parametrize("module", MODULES, ids=ids(MODULES))
 
-# --- generated files -------------------------------------------------------------------------------------------------------------
+# --- generated files -------------------------------------------------------------------------------------------------
 
 def test_export_and_clean_leave_no_diff(): assert sync.differences() == []
 
@@ -51,7 +55,7 @@ def test_quarto_file_is_linked():
     assert link.is_symlink() and not os.path.isabs(os.readlink(link)) and link.resolve() == ROOT/"_quarto.yml"
     assert yaml.safe_load(link.read_text(encoding="utf-8"))["project"]["type"] == "website"
 
-# --- settings --------------------------------------------------------------------------------------------------------------------
+# --- settings --------------------------------------------------------------------------------------------------------
 
 def test_settings():
     import mirrorcfe
@@ -63,104 +67,144 @@ def test_settings():
     assert (ROOT/"LICENSE").read_text().split()[:2] == ["Apache", "License"] and c["license"] == "apache2"
 
 def test_runtime_requirements_are_wide():
-    wide, dev = cfg()["requirements"].split(), cfg()["dev_requirements"].split()
+    wide = cfg()["requirements"].split()
+    dev = cfg()["dev_requirements"].split()
     assert [r for r in wide if re.search(r"<|==|~=", r)] == [], "an upper bound belongs in dev_requirements"
     assert "nbdev==2.4.14" in dev and any(r.startswith("fastcore") and "<2" in r for r in dev)
+
+# Where an import is not the name of the package that holds it.
+PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn", "imageio_ffmpeg": "imageio-ffmpeg"}
+# Packages that fastai, matplotlib, pooch or torch always bring along.
+BROUGHT = {"fastcore", "fastprogress", "numpy", "pandas", "scipy", "requests", "IPython"}
+
+def test_what_is_imported_is_required():
+    "Every package that a module imports at its top is in `requirements`, or comes with one that is."
+    required = {re.split(r"[<>=!~]", r)[0] for r in cfg()["requirements"].split()}
+    found = set()
+    for module in MODULES:
+        for node in ast.parse(module.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import): found.update(a.name.split(".")[0] for a in node.names)
+            elif isinstance(node, ast.ImportFrom) and not node.level: found.add(node.module.split(".")[0])
+    found -= {*sys.stdlib_module_names, "mirrorcfe"} | BROUGHT
+    assert {PACKAGES.get(n, n) for n in found} <= required
 
 def test_ci_calls_make_test():
     run = ROOT/".ci"/"run"
     assert os.access(run, os.X_OK) and "make test" in run.read_text()
 
-# --- notebooks -------------------------------------------------------------------------------------------------------------------
+# --- notebooks -------------------------------------------------------------------------------------------------------
 
 @each_nb
 def test_notebook_opens_and_closes(nb):
     first = json.loads(nb.read_text(encoding="utf-8"))["cells"][0]
-    assert re.match(r"# \S.*\n\n?> \S", source(first)), "the first cell is `# Name` and `> what you can do after reading`"
+    assert re.match(r"# \S.*\n\n?> \S", source(first)), "the first cell: `# Name` and `> what you can do after reading`"
     assert "nbdev_export(" in source(cells(nb)[-1]) and "hide" in marks(cells(nb)[-1])
 
 @each_nb
 def test_notebook_is_small(nb): assert nb.stat().st_size < 300_000
 
+def words(output):
+    "What an output says, without its pictures."
+    return json.dumps({k: v for k, v in output.get("data", output).items() if not k.startswith("image/")})
+
 @each_nb
 def test_notebook_names_no_machine(nb):
-    outs = [json.dumps({k: v for k, v in o.get("data", o).items() if not k.startswith("image/")}) for c in cells(nb) for o in c["outputs"]]
+    stored = list(map(words, outputs(nb)))
     sources = [source(c) for kind in ("code", "markdown") for c in cells(nb, kind)]
-    assert [m[0] for s in outs + sources for m in [PATHS.search(s)] if m] == []
-    assert [m[0] for s in outs for m in [UNSTABLE.search(s)] if m] == []
+    assert [m[0] for m in map(PATHS.search, stored + sources) if m] == []
+    assert [m[0] for m in map(UNSTABLE.search, stored) if m] == []
 
 @each_nb
 def test_notebook_stores_no_error(nb):
-    outs = [o for c in cells(nb) for o in c["outputs"]]
-    assert [o.get("ename") or o["text"] for o in outs if o["output_type"] == "error" or o.get("name") == "stderr"] == []
+    bad = [o for o in outputs(nb) if o["output_type"] == "error" or o.get("name") == "stderr"]
+    assert [o.get("ename") or o["text"] for o in bad] == []
 
 @each_nb
-def test_notebook_runs_whole(nb): assert [source(c)[:60] for c in cells(nb) if any(re.match(r"eval:\s*false", m) for m in marks(c))] == []
+def test_notebook_runs_whole(nb):
+    is_off = lambda cell: any(re.match(r"eval:\s*false", m) for m in marks(cell))
+    assert [source(c)[:60] for c in cells(nb) if is_off(c)] == []
+
+SETUP = re.compile(r"(plt|mpl)\.rcParams|\w+ = .*environ|nbdev\.nbdev_export")
 
 def is_setup(node):
-    "Whether a statement beside imports only sets up pictures or asks the environment."
-    text = ast.unparse(node)
-    return isinstance(node, (ast.Import, ast.ImportFrom)) or re.match(r"(plt|mpl)\.rcParams|\w+ = .*environ|nbdev\.nbdev_export", text) is not None
+    "Whether a statement imports, sets up pictures, or asks the environment."
+    return isinstance(node, (ast.Import, ast.ImportFrom)) or SETUP.match(ast.unparse(node)) is not None
 
 @each_nb
 def test_import_cells_hold_only_imports(nb):
     "A build of the documentation runs every cell that imports something, and no cell before it."
     if nb.name == "index.ipynb": pytest.skip("its lines of Python are whole on purpose, and need nothing before them")
     for cell in cells(nb):
-        tree = ast.parse("\n".join(l for l in source(cell).splitlines() if not l.lstrip().startswith(("%", "!"))))
-        if any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in tree.body): assert all(map(is_setup, tree.body)), source(cell)[:80]
+        python = [l for l in source(cell).splitlines() if not l.lstrip().startswith(("%", "!"))]
+        body = ast.parse("\n".join(python)).body
+        if not any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body): continue
+        assert all(map(is_setup, body)), source(cell)[:80]
 
-def test_one_notebook_one_module():
-    named = [m.split()[1] for nb in NBS for c in cells(nb) for m in marks(c) if m.startswith("default_exp")]
-    assert len(named) == len(set(named))
-    assert sorted(named) == sorted(".".join(m.relative_to(ROOT/"mirrorcfe").with_suffix("").parts) for m in MODULES)
+def module_of(nb):
+    "The name of the module that a notebook is exported to, `None` for a page without one."
+    named = [m.split()[1] for c in cells(nb) for m in marks(c) if m.startswith("default_exp")]
+    assert len(named) < 2
+    return named[0] if named else None
 
-# --- modules ---------------------------------------------------------------------------------------------------------------------
-
-def public(module):
-    "The names in `__all__`, read without importing."
-    for node in ast.parse(module.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__": return ast.literal_eval(node.value)
-    return []
-
-@each_module
-def test_public_functions_are_documented(module):
-    tree, names = ast.parse(module.read_text(encoding="utf-8")), set(public(module))
-    defs = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name in names]
-    assert [n.name for n in defs if not ast.get_docstring(n)] == []
-
-FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-# Imports inside functions, and why. A module that is not named here has none of another module of this package.
-LATE = {"cli": "`mirrorcfe --help` must not wait for torch"}
+ORDER = list(filter(None, map(module_of, NBS)))   # the modules, in the order of the pages
 
 def module_name(path):
     "`mirrorcfe/baselines/pgd.py` -> `baselines.pgd`."
     return ".".join(path.relative_to(ROOT/"mirrorcfe").with_suffix("").parts)
 
+def test_one_notebook_one_module():
+    assert len(ORDER) == len(set(ORDER))
+    assert sorted(ORDER) == sorted(map(module_name, MODULES))
+
+# --- modules ---------------------------------------------------------------------------------------------------------
+
+def public(tree):
+    "The names in `__all__`."
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            return ast.literal_eval(node.value)
+    return []
+
+@each_module
+def test_public_functions_are_documented(module):
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    names = set(public(tree))
+    defs = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name in names]
+    assert [n.name for n in defs if not ast.get_docstring(n)] == []
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+# Modules that import other modules of mirrorcfe inside functions, and why.
+LATE = {"cli": "`mirrorcfe --help` must not wait for torch"}
+
 def imported(node, package):
-    "The modules of mirrorcfe that one import statement names, as far as there are such: `baselines.pgd`."
+    "The modules of mirrorcfe that one import statement names."
     if isinstance(node, ast.Import): names = [a.name for a in node.names]
     else:
-        base = package[:len(package) - node.level + 1] if node.level else []
+        base = list(package[:len(package) - node.level + 1]) if node.level else []
         base = ".".join([*base, *filter(None, [node.module])])
         names = [base, *(f"{base}.{a.name}" for a in node.names)]
-    known = set(map(module_name, MODULES))
-    return {n.removeprefix("mirrorcfe.") for n in names if n.startswith("mirrorcfe.")} & known
+    ours = {n.removeprefix("mirrorcfe.") for n in names if n.startswith("mirrorcfe.")}
+    return ours & set(map(module_name, MODULES))
 
 def imports(source, package=("mirrorcfe",)):
-    "The modules of mirrorcfe that a source imports when it is imported, and those that it imports inside functions."
-    top, late = set(), set()
+    "The modules of mirrorcfe that a source imports when it is itself imported, and those it imports inside functions."
+    top = set()
+    late = set()
     def visit(node, inside):
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, (ast.Import, ast.ImportFrom)): (late if inside else top).update(imported(child, list(package)))
+            if isinstance(child, (ast.Import, ast.ImportFrom)):
+                found = late if inside else top
+                found.update(imported(child, package))
             visit(child, inside or isinstance(child, FUNCTIONS))
     visit(ast.parse(source), False)
     return top, late
 
-def imports_of(module): return imports(module.read_text(encoding="utf-8"), ("mirrorcfe", *module.relative_to(ROOT/"mirrorcfe").parts[:-1]))
+def imports_of(module):
+    package = ("mirrorcfe", *module.relative_to(ROOT/"mirrorcfe").parts[:-1])
+    return imports(module.read_text(encoding="utf-8"), package)
 
 def circle(graph):
-    "A circle in a graph `name -> names`, as a list whose last name is its first; `None` where there is none."
+    "A circle in a graph `name -> names`, as a list that ends as it begins; `None` where there is none."
     done = set()
     def search(name, path):
         if name in path: return [*path[path.index(name):], name]
@@ -170,8 +214,7 @@ def circle(graph):
         done.add(name)
     return next(filter(None, (search(n, []) for n in sorted(graph))), None)
 
-def test_imports_are_seen():
-    "In every form, and inside functions."
+def test_imports_are_seen_in_every_form():
     source = """
 import mirrorcfe.core, json
 from mirrorcfe import data, __version__
@@ -179,18 +222,20 @@ from .pgd import PGD
 from ..features import Normalise
 def f():
     import mirrorcfe.wrap
-    return lambda: [__import__('os')]
 """
     assert imports(source, ("mirrorcfe", "baselines")) == ({"core", "data", "baselines.pgd", "features"}, {"wrap"})
-    assert circle({"a": {"b"}, "b": {"c", "d"}, "d": {"b"}}) == ["b", "d", "b"] and circle({"a": {"b", "c"}, "b": {"c"}}) is None
+
+def test_circles_are_found():
+    assert circle({"a": {"b"}, "b": {"c", "d"}, "d": {"b"}}) == ["b", "d", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}}) is None
 
 @each_module
 def test_imports_point_upwards(module):
-    order = [m.split()[1] for nb in NBS for c in cells(nb) for m in marks(c) if m.startswith("default_exp")]
+    "A module imports only from modules above it in the sidebar, and at its top."
     me = module_name(module)
     top, late = imports_of(module)
-    assert sorted(n for n in top | late if order.index(n) >= order.index(me)) == [], "a module imports only from modules above it in the sidebar"
-    assert me in LATE or not late, f"inside functions: {late}; move the import to the top, or name the reason in LATE"
+    assert sorted(n for n in top | late if ORDER.index(n) >= ORDER.index(me)) == []
+    assert me in LATE or not late, f"inside functions: {late}; import them at the top, or name the reason in LATE"
 
 def test_no_import_circle():
     graph = {module_name(m): imports_of(m)[0] for m in MODULES}
@@ -203,11 +248,19 @@ def test_module_is_explicit(module):
     assert "fastai.vision.all import *" not in code
     assert not re.search(r"(filterwarnings|simplefilter)\(\s*['\"]ignore", code)
 
-@pytest.mark.parametrize("name", ["core", "cli"])
-def test_start_up_is_light(name):
-    "Importing it must not pull fastai's vision, which costs seconds."
-    if not (ROOT/"mirrorcfe"/f"{name}.py").exists(): pytest.skip(f"mirrorcfe.{name} does not exist yet")
-    code = f"import sys, mirrorcfe.{name}; print([m for m in sys.modules if m.startswith(('fastai.vision', 'spacy', 'sklearn'))])"
+def python(code):
+    "Run a line of Python in a process of its own; returns what it prints on both streams."
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == "[]"
+    return run.stdout.strip(), run.stderr.strip()
+
+@pytest.mark.parametrize("name", ["core", "cli"])
+def test_start_up_is_light(name):
+    "Importing it must not pull in fastai's vision, which costs seconds."
+    heavy = ("fastai.vision", "spacy", "sklearn")
+    printed, _ = python(f"import sys, mirrorcfe.{name}; print([m for m in sys.modules if m.startswith({heavy})])")
+    assert printed == "[]"
+
+def test_imports_are_silent():
+    "Warnings of other packages about themselves do not reach the user."
+    assert python("import " + ", ".join(f"mirrorcfe.{m}" for m in ORDER)) == ("", "")

@@ -1,8 +1,12 @@
 "Strips and curves: what is on them, for every way a search can end."
 import io
 import matplotlib.pyplot as plt, numpy as np, pytest, torch
+from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
-from mirrorcfe.show import PALETTE, Panel, check_sample, class_name, headline, step_name, strip_panels, to_rgb
+from mirrorcfe.explainer import MirrorCFE
+from mirrorcfe.show import (PALETTE, Panel, _largest, _outline, _share_inside, check_sample, class_name, evidence,
+                            headline, prediction_kind, step_name, strip_panels, to_rgb)
+from mirrorcfe.training import MirrorModel
 from tiny import tiny
 
 @pytest.fixture(scope="module")
@@ -14,6 +18,8 @@ def render(fig):
     fig.savefig(out)
     return out.getbuffer().nbytes
 
+# --- pixels and names ------------------------------------------------------------------------------------------------
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pixels(channels):
     x = torch.linspace(-1, 1, 12*channels).view(channels, 3, 4)
@@ -21,15 +27,19 @@ def test_pixels(channels):
     assert rgb.shape == (3, 4, 3) and rgb.dtype == np.uint8 and rgb.min() == 0 and rgb.max() == 255
     np.testing.assert_array_equal(rgb[..., 0], ((x[0] + 1)*127.5).round().byte().numpy())
 
-def test_missing_image_is_not_black(): assert (to_rgb(torch.full((1, 2, 2), torch.nan)) == to_rgb(torch.full((1, 2, 2), .8))).all()
+def test_missing_image_is_not_black():
+    assert (to_rgb(torch.full((1, 2, 2), torch.nan)) == to_rgb(torch.full((1, 2, 2), .8))).all()
 
 @pytest.mark.parametrize("shape", [(4, 4), (2, 4, 4), (1, 1, 4, 4)])
 def test_pixels_refuse(shape):
     with pytest.raises(MirrorError, match="a picture is"): to_rgb(torch.zeros(shape))
 
-@pytest.mark.parametrize("i,message", [(3, "sample 3 is outside the 3 explained, 0 to 2"), (-4, "sample -4"), (.5, "float 0.5"), ("1", "str '1'")])
+OUTSIDE = [(3, "sample 3 is outside the 3 explained, 0 to 2"), (-4, "sample -4"), (.5, "float 0.5"), ("1", "str '1'")]
+
+@pytest.mark.parametrize("i,message", OUTSIDE)
 def test_sample_that_is_not_there(ex, i, message):
-    for draw in (ex.show, ex.figure, ex.plot_confidence, ex.plot_difference, lambda i: headline(ex, i), lambda i: check_sample(ex, i)):
+    drawings = (ex.show, ex.figure, ex.plot_confidence, ex.plot_difference)
+    for draw in (*drawings, lambda i: headline(ex, i), lambda i: check_sample(ex, i)):
         with pytest.raises(MirrorError, match=message): draw(i)
 
 def test_empty_explanation(ex):
@@ -39,8 +49,9 @@ def test_empty_explanation(ex):
 def test_names(ex):
     assert class_name(ex, 1) == "right" and class_name(ex, 1, 3) == "ri…"
     assert [step_name(ex, 0, j) for j in (0, 1, -2, -1)] == ["Source", "SFE", "CFE", "Reflection"]
+    assert [prediction_kind(ex, i, -1) for i in range(3)] == ["CFE", "CFE", "SFE"]
 
-def test_a_third_class_is_neither_sfe_nor_cfe(ex):
+def test_a_third_class_is_neither_sfe_nor_cfe():
     one = tiny(gains=(1.,))
     one.achieved_probs[0, 5] = torch.tensor([.1, .1, .8])
     assert step_name(one, 0, 5) == "KFE" and "KFE (up)" in [p.title for p in strip_panels(one, 0, 21)]
@@ -53,6 +64,10 @@ def test_headlines():
     ex.truth = None
     assert "truly" not in headline(ex, 2)
 
+def test_negative_index_is_the_last(ex): assert headline(ex, -1) == headline(ex, 2)
+
+# --- strips ----------------------------------------------------------------------------------------------------------
+
 @pytest.mark.parametrize("steps", [2, 3, 5, 9, 21, 100])
 def test_strip_holds_source_first_cfe_and_reflection(ex, steps):
     panels = strip_panels(ex, 0, steps)
@@ -61,7 +76,9 @@ def test_strip_holds_source_first_cfe_and_reflection(ex, steps):
     ks = [p.k for p in panels]
     assert ks == sorted(set(ks)) and ks[0] == 0 and ks[-1] == 1
     first = [p for p in panels if p.first]
-    if steps > 2: assert [p.k for p in first] == [pytest.approx(float(ex.first_k[0]))] and first[0].title == "1st CFE (right)"
+    if steps > 2:
+        assert [p.k for p in first] == [pytest.approx(float(ex.first_k[0]))]
+        assert first[0].title == "1st CFE (right)"
     np.testing.assert_array_equal(panels[0].image, to_rgb(ex.x[0]))
     for p in panels[1:]: np.testing.assert_array_equal(p.image, to_rgb(ex.path[0, p.j]))
 
@@ -71,26 +88,47 @@ def test_strip_refuses(ex, steps):
 
 def test_never_flipped_has_no_first(ex): assert not any(p.first for p in strip_panels(ex, 2))
 
+def test_a_turn_at_the_first_step():
+    "Where the bare reconstruction is the target already, the first CFE is at k = 0 and called so."
+    ex = tiny(gains=(1.,))
+    ex.achieved_probs[0, 0] = torch.tensor([.2, .8, 0])
+    assert [p.title for p in strip_panels(ex, 0) if p.first] == ["1st CFE (right)"]
+
 def test_few_steps_of_ones_own():
     ex = tiny(K=21)
-    ex.ks, ex.path, ex.intended_probs, ex.achieved_probs = ex.ks[8:15], ex.path[:, 8:15], ex.intended_probs[:, 8:15], ex.achieved_probs[:, 8:15]
+    ex.ks = ex.ks[8:15]
+    for name in ("path", "intended_probs", "achieved_probs"): setattr(ex, name, getattr(ex, name)[:, 8:15])
     assert render(ex.figure(0)) and render(ex.show(0))
     assert all(p.title != "Reflection (right)" for p in strip_panels(ex, 0))
 
-@pytest.mark.parametrize("channels,classes", [(1, ("left", "right", "up")), (3, ("T-shirt/top", "erythroblast, $y_", "$x_$ 100%"))])
+NAMES = [(1, ("left", "right", "up")), (3, ("T-shirt/top", "erythroblast, $y_", "$x_$ 100%"))]
+
+@pytest.mark.parametrize("channels,classes", NAMES)
 def test_every_figure_is_drawn(channels, classes):
     ex = tiny(channels=channels, classes=classes, gains=(1., .3, 1.), same=True)
     before = plt.get_fignums()
     for i in range(3):
-        assert len(ex.show(i).axes) == 9 and len(ex.show(i, difference=True).axes) == 17 and len(ex.figure(i).axes) == 11
+        assert len(ex.show(i).axes) == 9 and len(ex.show(i, difference=True).axes) == 17
+        assert len(ex.figure(i).axes) == 11
         assert ex.figure(i).get_size_inches()[0] == 9 and render(ex.figure(i))
     assert render(ex.show(0, difference=True)) and render(ex.show(2, steps=3, difference=True))
     assert len(ex.show_grid().axes) == 27 and len(ex.show_grid([2, 0], steps=4).axes) == 8 and render(ex.show_grid())
     assert plt.get_fignums() == before, "figures are handed over, not left open"
 
-def test_first_cfe_is_framed(ex):
-    framed = [a for a in ex.show(0).axes if a.spines["left"].get_edgecolor() == plt.matplotlib.colors.to_rgba(PALETTE["first"])]
-    assert [a.get_title() for a in framed] == ["1st CFE\n(right)"]
+def test_first_cfe_and_the_ends_are_framed(ex):
+    def framed(name):
+        colour = plt.matplotlib.colors.to_rgba(PALETTE[name])
+        return [a.get_title().split("\n")[0] for a in ex.show(0).axes if a.spines["left"].get_edgecolor() == colour]
+    assert framed("first") == ["1st CFE"] and framed("source") == ["Source", "Reflection"]
+
+def test_grid_rows_are_the_samples_asked_for(ex):
+    shown = [a.images[0].get_array() for a in ex.show_grid([2, 0], steps=2).axes]
+    wanted = ex.x[2], ex.path[2, -1], ex.x[0], ex.path[0, -1]
+    for image, want in zip(shown, wanted): np.testing.assert_array_equal(image, to_rgb(want))
+    said = {t.get_text() for t in ex.show_grid([2], steps=2).findobj(plt.Text)}
+    assert "never\nflipped" in said and "left →\nright" in said
+
+# --- curves ----------------------------------------------------------------------------------------------------------
 
 def test_curves_are_the_numbers(ex):
     _, ax = plt.subplots()
@@ -99,8 +137,10 @@ def test_curves_are_the_numbers(ex):
     np.testing.assert_allclose(lines["intended"], ex.intended[1])
     np.testing.assert_allclose(lines["achieved"], ex.achieved[1])
     np.testing.assert_allclose(lines["difference"], ex.difference[1])
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), ex.intended_probs[1, :, 0])
     assert lines.keys() >= {"for left", f"first CFE, k = {float(ex.first_k[1]):.2f}"}
-    assert ax.get_ylabel() == "confidence in right" and ax.get_xlabel() == "k"
+    assert ax.get_ylabel() == "confidence in right" and ax.get_xlabel() == "k" and ax.get_xlim() == (0, 1)
+    assert [t.get_text() for t in ax.get_legend().get_texts()][-1] == "difference"
     plt.close()
 
 def test_curves_of_what_never_flipped(ex):
@@ -108,18 +148,24 @@ def test_curves_of_what_never_flipped(ex):
     assert not [l for l in ax.lines if str(l.get_label()).startswith("first CFE")] and len(ax.figure.axes) == 1
     plt.close()
 
-def test_negative_index_is_the_last(ex): assert headline(ex, -1) == headline(ex, 2)
-
 def test_gradients_do_not_matter():
     ex = tiny()
-    ex.path.requires_grad_(), ex.achieved_probs.requires_grad_()
+    ex.path.requires_grad_()
+    ex.achieved_probs.requires_grad_()
     assert render(ex.show(0, steps=3, difference=True)) and render(ex.figure(0, steps=3))
 
-def test_a_turn_at_the_first_step():
-    "Where the bare reconstruction is the target already, the first CFE is at k = 0 and called so."
-    ex = tiny(gains=(1.,))
-    ex.achieved_probs[0, 0] = torch.tensor([.2, .8, 0])
-    assert [p.title for p in strip_panels(ex, 0) if p.first] == ["1st CFE (right)"]
+# --- differences, masks, evidence ------------------------------------------------------------------------------------
+
+def test_the_second_row_is_the_signed_change(ex):
+    fig = ex.show(0, steps=3, difference=True)
+    changes = [a.images[0].get_array() for a in fig.axes[3:]]
+    panels = strip_panels(ex, 0, 3)[1:]
+    for got, p in zip(changes, panels): np.testing.assert_allclose(got, (ex.path[0, p.j] - ex.x[0]).mean(0), atol=1e-6)
+    assert fig.axes[-1].images[0].get_clim() == pytest.approx((-1.8, 1.8)), "one scale, as large as the largest change"
+
+def test_scale_of_maps():
+    assert _largest([np.array([[1., -3]]), np.array([[2., np.nan]])]) == 3
+    assert _largest([np.full((2, 2), np.nan)]) == 1 and _largest([]) == 1 and _largest([np.zeros((2, 2))]) == 1
 
 @pytest.mark.parametrize("ks,n", [(None, 7), (.5, 2), ((0, 1), 3), ([.2, .3, .9], 4)])
 def test_difference_at_any_step(ex, ks, n):
@@ -134,35 +180,35 @@ def test_difference_of_what_failed():
 @pytest.mark.parametrize("ks", [(-.1,), (.5, 1.2), (float("nan"),), ()])
 def test_difference_refuses(ex, ks):
     with pytest.raises(MirrorError, match="steps from 0"): ex.show_difference(0, ks)
-    with pytest.raises(MirrorError, match="masks must be those of this explanation"): ex.show_difference(0, masks=torch.ones(1, 3, 4, 4))
+
+def test_masks_of_another_explanation_are_refused(ex):
+    with pytest.raises(MirrorError, match="masks must be those of this explanation"):
+        ex.show_difference(0, masks=torch.ones(1, 3, 4, 4))
 
 def test_share_inside_the_mask():
-    from mirrorcfe.show import _shares
-    change, m = np.zeros((8, 8)), torch.zeros(4, 4)
-    change[:2, :2], m[0, 0] = 1, 1
-    assert _shares(change, m) == "100 % in 6 %" and _shares(-change, 1 - m) == "0 % in 94 %"
+    change, mask = np.zeros((8, 8)), torch.zeros(4, 4)
+    change[:2, :2] = 1
+    mask[0, 0] = 1
+    assert _share_inside(change, mask) == "100 % in 6 %" and _share_inside(-change, 1 - mask) == "0 % in 94 %"
 
-@pytest.mark.parametrize("mode", ["full", "no-csp", "skip"])
-def test_masks_and_evidence(mode):
-    "The mask is that of the drawn step; evidence averages to the margin."
-    from mirrorcfe.classifiers import small_resnet
-    from mirrorcfe.explainer import MirrorCFE
-    from mirrorcfe.features import kfe_features
-    from mirrorcfe.show import evidence
-    from mirrorcfe.ssc import csp_mask
-    from mirrorcfe.training import MirrorModel
+def test_outline_goes_round_the_mask():
+    "One cell of two by three, on a picture of 8 by 6 pixels: four lines, of the cell's sides."
+    _, ax = plt.subplots()
+    _outline(ax, np.array([[0, 1, 0], [0, 0, 0]]), (8, 6))
+    lines = {tuple(map(tuple, line.tolist())) for line in ax.collections[0].get_segments()}
+    left, right, top, bottom = 1.5, 3.5, -.5, 3.5
+    assert lines == {((left, top), (right, top)), ((left, bottom), (right, bottom)),
+                     ((left, top), (left, bottom)), ((right, top), (right, bottom))}
+    plt.close()
+
+def test_evidence_averages_to_the_margin():
     torch.manual_seed(0)
     clf = small_resnet(3, 1, [8, 16, 16], 16, ["a", "b", "c"]).eval()
-    cfe = MirrorCFE(clf, mode=mode, steps=1)
+    cfe = MirrorCFE(clf, steps=1)
     x = torch.rand(4, 1, 16, 16)*2 - 1
     e = clf.encode(x)
     cfe.model = MirrorModel(clf, [(f.shape[1], f.shape[2]) for f in e.maps], 1, 16, cfe.recipe)
     ex = cfe.explain(x, ks=[0, .3, .8, 1], on_same="mark")
-    got, t = cfe.masks(ex), ex.target
-    for j in range(4):
-        k = ex.drawn_ks[:, j]
-        want = csp_mask(kfe_features(e.maps[-1], cfe.model.solve(e.z, ex.source, t, k)), clf.W, ex.source, t, k)[:, 0]
-        torch.testing.assert_close(got[:, j], want if mode == "full" else torch.full_like(want, float(mode == "no-csp")))
-    margin = (e.logits.gather(1, t[:, None]) - e.logits.gather(1, ex.source[:, None]))[:, 0]
-    torch.testing.assert_close(evidence(clf, x, ex.source, t).mean((1, 2)), margin, rtol=1e-4, atol=1e-5)
-    assert render(ex.show_difference(0, masks=cfe)) and render(ex.show_difference(1, .3, got))
+    margin = (e.logits.gather(1, ex.target[:, None]) - e.logits.gather(1, ex.source[:, None]))[:, 0]
+    torch.testing.assert_close(evidence(clf, x, ex.source, ex.target).mean((1, 2)), margin, rtol=1e-4, atol=1e-5)
+    assert render(ex.show_difference(0, masks=cfe)) and render(ex.show_difference(1, .3, cfe.masks(ex)))

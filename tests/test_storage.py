@@ -1,4 +1,4 @@
-"What is kept: whole or not at all, readable by others, checked when it is read, and never called damaged without being read."
+"What is kept: whole or not at all, readable by others, checked when it is read, and never called damaged unread."
 import errno, json, os, signal, stat, subprocess, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,25 +7,29 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from mirrorcfe import storage
 from mirrorcfe.core import MirrorError
-from mirrorcfe.storage import (CannotWrite, DamagedFile, MissingFile, atomic, cache_dir, check_files, expand, file_hash, file_lock, json_hash, new_folder, read_about,
-                               read_json, read_nets, read_tensors, reading, sweep, tensors_hash, workspace, write_checksums, write_json, write_nets, write_tensors)
+from mirrorcfe.storage import (CannotWrite, DamagedFile, MissingFile, atomic, cache_dir, check_files, expand, file_hash,
+                               file_lock, json_hash, new_folder, read_about,
+                               read_json, read_nets, read_state, read_tensors, reading, sweep, tensors_hash, workspace,
+                               write_checksums, write_json,
+                               write_nets, write_state, write_tensors)
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs fork, signals and modes of POSIX")
-root_may = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read and write anything")
+root_may = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0,
+                              reason="root may read and write anything")
 
 def names(folder): return sorted(p.name for p in folder.iterdir())
 
-def flips(file):
-    "Every third way to flip one bit of `file`, written in turn; the file is whole again at the end."
+def flips(file, every=3):
+    "Ways to flip one bit of `file`, one of `every` so many, written in turn; the file is whole again at the end."
     good = file.read_bytes()
-    for i in range(0, 8*len(good), 3):
+    for i in range(0, 8*len(good), every):
         bad = bytearray(good)
         bad[i//8] ^= 1 << i % 8
         file.write_bytes(bytes(bad))
         yield i
     file.write_bytes(good)
 
-# --- where ------------------------------------------------------------------------------------------------------------------------
+# --- where ------------------------------------------------------------------------------------------------------------
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
@@ -63,7 +67,7 @@ def test_tilde_is_the_home_folder(home, monkeypatch):
     assert read_json("~/b.json") == dict(b=1) and read_tensors("~/c.safetensors")[1]["c"] == 1
     assert names(home) == ["a.txt", "b.json", "c.safetensors", "f"]
 
-# --- writing ----------------------------------------------------------------------------------------------------------------------
+# --- writing ----------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ZeroDivisionError(), MirrorError("no")])
 def test_what_is_broken_off_leaves_the_old_file(tmp_path, error):
@@ -84,7 +88,8 @@ def test_threads_do_not_meet(tmp_path):
     reader = threading.Thread(target=look)
     reader.start()
     try:
-        with ThreadPoolExecutor(8) as pool: list(pool.map(lambda i: atomic(file, lambda p: p.write_text("x"*1_000_000)), range(60)))
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda i: atomic(file, lambda p: p.write_text("x"*1_000_000)), range(60)))
     finally:
         stop.set()
         reader.join()
@@ -105,7 +110,8 @@ def test_modes_are_those_of_any_new_file(tmp_path, umask):
     assert (tmp_path/"l.lock").stat().st_mode & 0o777 == 0o666, "whoever may enter the folder may wait there"
 
 KILLED = "import sys, time; from pathlib import Path; from mirrorcfe.storage import workspace\n" \
-         "with workspace(Path(sys.argv[1]), 'net') as part: (part/'half').write_text('x'); print('ready', flush=True); time.sleep(600)"
+         "with workspace(Path(sys.argv[1]), 'net') as part:\n" \
+         "    (part/'half').write_text('x'); print('ready', flush=True); time.sleep(600)"
 
 @posix
 def test_what_a_kill_leaves_is_swept(tmp_path, root):
@@ -131,8 +137,10 @@ def test_long_names_and_names_that_are_no_utf8(tmp_path):
     assert (tmp_path/name).read_text() == "x"
 
 ERRORS = {"system": (OSError(errno.ENOSPC, "No space left on device"), errno.ENOSPC, "No space left on device"),
-          "safetensors": (storage.SafetensorError("Error while serializing: I/O error: File too large (os error 27)"), 27, os.strerror(27)),
-          "torch": (RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"), errno.EIO, "PytorchStreamWriter failed")}
+          "safetensors": (storage.SafetensorError("Error while serializing: I/O error: File too large (os error 27)"),
+                          27, os.strerror(27)),
+          "torch": (RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"), errno.EIO,
+                    "PytorchStreamWriter failed")}
 
 @pytest.mark.parametrize("kind", ERRORS)
 def test_what_a_disk_says_names_the_file(tmp_path, kind):
@@ -141,8 +149,10 @@ def test_what_a_disk_says_names_the_file(tmp_path, kind):
         p.write_text("half")
         raise error
     for go in (lambda: atomic(tmp_path/"a", write), lambda: new_folder(tmp_path/"a", lambda f: write(f/"x"))):
-        with pytest.raises(CannotWrite, match=f"cannot write .*a: {says}.*nothing was kept.*a folder that can be written") as e: go()
-        assert e.value.errno == number and e.value.filename == str(tmp_path/"a") and isinstance(e.value, MirrorError) and isinstance(e.value, OSError)
+        with pytest.raises(CannotWrite, match=f"cannot write .*a: {says}.*nothing was kept.*can be written") as e:
+            go()
+        assert e.value.errno == number and e.value.filename == str(tmp_path/"a") and isinstance(e.value, MirrorError)
+        assert isinstance(e.value, OSError)
     assert names(tmp_path) == []
 
 def test_other_errors_stay_what_they_are(tmp_path):
@@ -152,18 +162,21 @@ def test_other_errors_stay_what_they_are(tmp_path):
 def test_a_parent_that_is_a_file(tmp_path):
     (tmp_path/"file").touch()
     for go in (atomic, new_folder):
-        with pytest.raises(CannotWrite, match="cannot write .*file.below.x"): go(tmp_path/"file"/"below"/"x", lambda p: None)
+        with pytest.raises(CannotWrite, match="cannot write .*file.below.x"):
+            go(tmp_path/"file"/"below"/"x", lambda p: None)
 
 FULL = "import sys, resource, signal, torch; from mirrorcfe.storage import *\n" \
        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); x = dict(x=torch.zeros(9_000)); p = sys.argv[1]\n" \
-       "tries = [lambda: write_tensors(p + '/a', x), lambda: atomic(p + '/b', lambda q: torch.save(x, q)), lambda: write_json(p + '/c', dict(x='y'*30_000))]\n" \
+       "tries = [lambda: write_tensors(p + '/a', x), lambda: write_state(p + '/b', x),\n" \
+       "         lambda: write_json(p + '/c', dict(x='y'*30_000))]\n" \
        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n" \
        "for t in tries:\n    try: t()\n    except CannotWrite as e: print(e)"
 
 @posix
 def test_a_file_that_cannot_grow(tmp_path, root):
     "In a process whose files may not grow beyond 20 kB: what a disk that fills up does, for real."
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", FULL, str(tmp_path)], cwd=root, text=True, capture_output=True)
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", FULL, str(tmp_path)], cwd=root, text=True,
+                         capture_output=True)
     lines = run.stdout.splitlines()
     assert len(lines) == 3, run.stdout + run.stderr
     for name, line in zip("abc", lines): assert line.startswith(f"cannot write {tmp_path/name}: ")
@@ -178,7 +191,7 @@ def test_new_folder_leaves_what_is_there(tmp_path):
         with pytest.raises(MirrorError, match="exists: give another folder"): new_folder(path, lambda f: None)
     assert names(tmp_path) == ["file", "folder", "link"] and (tmp_path/"file").read_text() == "mine"
 
-# --- locks ------------------------------------------------------------------------------------------------------------------------
+# --- locks ------------------------------------------------------------------------------------------------------------
 
 def test_one_at_a_time(tmp_path):
     order = []
@@ -193,7 +206,8 @@ def test_one_at_a_time(tmp_path):
 def test_a_lock_is_given_back_after_an_error(tmp_path):
     with pytest.raises(ZeroDivisionError):
         with file_lock(tmp_path/"net"): 1/0
-    with ThreadPoolExecutor(1) as pool: assert pool.submit(lambda: file_lock(tmp_path/"net").__enter__()).result(timeout=5) is None
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: file_lock(tmp_path/"net").__enter__()).result(timeout=5) is None
 
 def test_names_with_dots_have_locks_of_their_own(tmp_path):
     with file_lock(tmp_path/"a.1"):
@@ -205,7 +219,7 @@ def test_no_lock_where_none_can_be_made(tmp_path):
     (tmp_path/"net.lock").mkdir()
     with file_lock(tmp_path/"net"): pass
 
-# --- reading ----------------------------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 @pytest.fixture
 def kept(tmp_path):
@@ -214,12 +228,43 @@ def kept(tmp_path):
     write_tensors(tmp_path/"b.safetensors", dict(x=torch.arange(3.)), dict(of="b"))
     (tmp_path/"c.csv").write_text("a,b\n1,2\n")
     write_checksums(tmp_path/"c.sha256", [tmp_path/"c.csv"])
-    return {tmp_path/"a.json": lambda: read_json(tmp_path/"a.json"), tmp_path/"b.safetensors": lambda: read_tensors(tmp_path/"b.safetensors"),
-            tmp_path/"c.csv": lambda: check_files(tmp_path/"c.sha256"), tmp_path/"c.sha256": lambda: check_files(tmp_path/"c.sha256")}
+    return {tmp_path/"a.json": lambda: read_json(tmp_path/"a.json"),
+            tmp_path/"b.safetensors": lambda: read_tensors(tmp_path/"b.safetensors"),
+            tmp_path/"c.csv": lambda: check_files(tmp_path/"c.sha256"),
+            tmp_path/"c.sha256": lambda: check_files(tmp_path/"c.sha256")}
+
+def test_a_checkpoint_is_what_was_written_or_refused(tmp_path):
+    "No flipped bit, and no cut, gives other numbers: torch alone would take most of them as they are."
+    file, state = tmp_path/"c.pt", dict(epoch=3, weights=dict(w=torch.arange(8.)), lr=[.1, .2])
+    write_state(file, state)
+    assert str(read_state(file)) == str(state)
+    for i in flips(file, 17):
+        with pytest.raises(DamagedFile, match="c.pt is damaged .its checksum"): read_state(file)
+    good = file.read_bytes()
+    for n in range(0, len(good) - 1, 97):
+        file.write_bytes(good[:n])
+        with pytest.raises(DamagedFile): read_state(file)
+    with pytest.raises(MissingFile): read_state(tmp_path/"none.pt")
+
+class Evil:
+    def __reduce__(self): return os.mkdir, ("executed",)
+
+def test_a_checkpoint_executes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_state(tmp_path/"c.pt", Evil())
+    with pytest.raises(DamagedFile): read_state(tmp_path/"c.pt")
+    torch.save(Evil(), tmp_path/"c.pt")
+    with pytest.raises(DamagedFile): read_state(tmp_path/"c.pt")
+    assert names(tmp_path) == ["c.pt"]
+
+def test_torch_reads_our_checkpoints(tmp_path):
+    write_state(tmp_path/"c.pt", dict(w=torch.arange(3.)))
+    assert torch.load(tmp_path/"c.pt", weights_only=True)["w"].tolist() == [0, 1, 2]
 
 def test_what_is_written_is_read(kept, tmp_path):
     a, b, c, _ = (read() for read in kept.values())
-    assert a == dict(steps=3, pair=[4, 9]) and b[0] == dict(of="b") and b[1]["x"].tolist() == [0, 1, 2] and c == [tmp_path/"c.csv"]
+    assert a == dict(steps=3, pair=[4, 9]) and b[0] == dict(of="b") and b[1]["x"].tolist() == [0, 1, 2]
+    assert c == [tmp_path/"c.csv"]
 
 def test_a_flipped_bit_is_refused(kept):
     for file, read in kept.items():
@@ -274,8 +319,10 @@ print(*said)
 def test_no_free_descriptor(tmp_path, root):
     "safetensors calls this a missing file."
     write_tensors(tmp_path/"a", dict(x=torch.ones(1)))
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", DESCRIPTORS, str(tmp_path/"a")], cwd=root, text=True, capture_output=True)
-    assert run.stdout.startswith("MirrorError cannot read") and "Too many open files" in run.stdout, run.stdout + run.stderr
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", DESCRIPTORS, str(tmp_path/"a")], cwd=root, text=True,
+                         capture_output=True)
+    assert run.stdout.startswith("MirrorError cannot read")
+    assert "Too many open files" in run.stdout, run.stdout + run.stderr
 
 @posix
 @pytest.mark.parametrize("kind", ["fifo", "folder", "loop"])
@@ -306,23 +353,27 @@ def test_the_list_is_what_sha256sum_reads(tmp_path):
     except FileNotFoundError: pytest.skip("no sha256sum here")
     assert run.stdout == "a: OK\n"
 
-# --- hashes -----------------------------------------------------------------------------------------------------------------------
+# --- hashes -----------------------------------------------------------------------------------------------------------
 
 def test_hashes_of_tensors():
     x = torch.arange(6.).view(2, 3)
-    sums = [tensors_hash(t) for t in (dict(x=x), dict(y=x), dict(x=x.view(6)), dict(x=x.double()), dict(x=x + 1), dict(x=x, y=x), {})]
+    sums = [tensors_hash(t) for t in (dict(x=x), dict(y=x), dict(x=x.view(6)), dict(x=x.double()), dict(x=x + 1),
+                                      dict(x=x, y=x), {})]
     assert len(set(sums)) == len(sums) and all(len(s) == 16 for s in sums)
     assert tensors_hash(dict(a=x, b=-x)) == tensors_hash(dict(b=-x, a=x)), "order is not content"
     assert tensors_hash(dict(x=x.T)) == tensors_hash(dict(x=x.T.contiguous())) != tensors_hash(dict(x=x))
     net = nn.BatchNorm2d(3)
     assert tensors_hash(net) == tensors_hash(net.state_dict()) and len(tensors_hash(net, 64)) == 64
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.uint8, torch.int64, torch.bool, torch.complex64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.uint8, torch.int64, torch.bool,
+                                   torch.complex64])
 def test_every_number_type_is_kept_and_hashed(tmp_path, dtype):
-    x = dict(x=torch.tensor([[0, 1], [1, 0]]).to(dtype), scalar=torch.tensor(1).to(dtype), none=torch.zeros(0, 3).to(dtype))
+    x = dict(x=torch.tensor([[0, 1], [1, 0]]).to(dtype), scalar=torch.tensor(1).to(dtype),
+             none=torch.zeros(0, 3).to(dtype))
     write_tensors(tmp_path/"x", x)
     back = read_tensors(tmp_path/"x")[1]
-    assert tensors_hash(back) == tensors_hash(x) and all(back[n].dtype == dtype and torch.equal(back[n], x[n]) for n in x)
+    assert tensors_hash(back) == tensors_hash(x)
+    assert all(back[n].dtype == dtype and torch.equal(back[n], x[n]) for n in x)
 
 def test_views_and_tied_tensors_are_kept(tmp_path):
     w = nn.Parameter(torch.arange(6.).view(2, 3))
@@ -330,7 +381,8 @@ def test_views_and_tied_tensors_are_kept(tmp_path):
     back = read_tensors(tmp_path/"x")[1]
     assert torch.equal(back["b"], w) and torch.equal(back["c"], w.T) and torch.equal(back["d"], w[:1])
 
-plain = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v), max_leaves=6)
+plain = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+                     lambda v: st.lists(v) | st.dictionaries(st.text(), v), max_leaves=6)
 
 @given(what=st.dictionaries(st.text().filter(lambda k: k != "check"), plain, max_size=4))
 @settings(max_examples=50, deadline=None)
@@ -343,7 +395,7 @@ def test_file_hash(tmp_path):
     (tmp_path/"a").write_bytes(b"abc")
     assert file_hash(tmp_path/"a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
-# --- networks ---------------------------------------------------------------------------------------------------------------------
+# --- networks ---------------------------------------------------------------------------------------------------------
 
 class Classifier:
     def __init__(self, name="c"): self.name = name
@@ -355,13 +407,18 @@ def test_networks_come_back(tmp_path):
     folder = new_folder(tmp_path/"m", lambda f: write_nets(f, nets, dict(kind="M", classifier="c", seed=3)))
     assert read_about(folder, "M", Classifier())["seed"] == 3
     read_nets(folder, again)
-    assert all(tensors_hash(nets[n]) == tensors_hash(again[n]) for n in nets) and names(folder) == ["about.json", "nets.safetensors"]
-    for bad, says in ((lambda: read_about(folder, "N", Classifier()), "not of a N in format 2: found M"), (lambda: read_about(folder, "M", Classifier("d")), "trained for classifier c, this one is d"),
-                      (lambda: read_about(tmp_path, "M", Classifier()), "no M in .*about.json is missing"), (lambda: read_nets(folder, dict(G=nn.Linear(3, 2))), "do not fit together")):
+    assert all(tensors_hash(nets[n]) == tensors_hash(again[n]) for n in nets)
+    assert names(folder) == ["about.json", "nets.safetensors"]
+    for bad, says in ((lambda: read_about(folder, "N", Classifier()), "not of a N in format 2: found M"),
+                      (lambda: read_about(folder, "M", Classifier("d")), "trained for classifier c, this one is d"),
+                      (lambda: read_about(tmp_path, "M", Classifier()), "no M in .*about.json is missing"),
+                      (lambda: read_nets(folder, dict(G=nn.Linear(3, 2))), "do not fit together")):
         with pytest.raises(MirrorError, match=says): bad()
-    other = new_folder(tmp_path/"o", lambda f: write_nets(f, again | dict(G=nn.Linear(2, 2)), dict(kind="M", classifier="c")))
+    other = new_folder(tmp_path/"o", lambda f: write_nets(f, again | dict(G=nn.Linear(2, 2)),
+                                                          dict(kind="M", classifier="c")))
     os.replace(other/"nets.safetensors", folder/"nets.safetensors")
-    with pytest.raises(DamagedFile, match="do not fit together .the weights are of another training"): read_nets(folder, again)
+    with pytest.raises(DamagedFile, match="do not fit together .the weights are of another training"):
+        read_nets(folder, again)
     (folder/"nets.safetensors").write_bytes(b"half")
     with pytest.raises(DamagedFile, match="nets.safetensors is damaged.*fit and save again"): read_nets(folder, again)
 

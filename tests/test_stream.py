@@ -14,7 +14,8 @@ from mirrorcfe.images import find_images
 def make(pair=None):
     torch.manual_seed(0)
     clf = small_resnet(10, 1, (4, 6, 8), 16).freeze()
-    return MirrorCFE(clf, amp=False, pair=pair, steps=1).fit(get_dls('digits', bs=8, steps=1, size=16, pair=pair, device='cpu'), epochs=1, progress=False)
+    dls = get_dls('digits', bs=8, steps=1, size=16, pair=pair, device='cpu')
+    return MirrorCFE(clf, amp=False, pair=pair, steps=1).fit(dls, epochs=1, progress=False)
 
 @pytest.fixture(scope='module')
 def cfe(): return make()
@@ -23,8 +24,9 @@ def cfe(): return make()
 def folder(tmp_path):
     (tmp_path/'in/deep').mkdir(parents=True)
     x = get_dls('digits', size=16, device='cpu').test.dataset.x[:20]
-    for i, im in enumerate(x): Image.fromarray(im[0].numpy()).save(tmp_path/'in'/('deep' if i % 2 else '.')/f'{i:02}.png')
-    (tmp_path/'in/05b.jpg').write_bytes(b'junk'); (tmp_path/'in/notes.txt').write_text('no image'); (tmp_path/'in/.hidden.png').write_bytes(b'')
+    for i, im in enumerate(x):
+        Image.fromarray(im[0].numpy()).save(tmp_path/'in'/('deep' if i % 2 else '.')/f'{i:02}.png')
+    for name in ('05b.jpg', 'notes.txt', '.hidden.png'): (tmp_path/'in'/name).write_bytes(b'junk')
     return tmp_path/'in'
 
 def rows(out):
@@ -36,8 +38,10 @@ def test_every_file_has_one_row_in_order(cfe, folder, tmp_path):
     run = cfe.explain_folder(folder, tmp_path/'out', ks=[0, 1], chunk=8, bs=3, progress=False)
     got = rows(tmp_path/'out')
     assert isinstance(run, Streamed)
-    assert [r['image'] for r in got] == [os.path.relpath(f, folder) for f in find_images(folder)] and len(got) == run.images == 21
-    assert [r['image'] for r in got if r['status'] == 'unreadable'] == ['05b.jpg'] and run.counts['unreadable'] == 1 and run.rate > 0 and '21 images' in str(run)
+    assert [r['image'] for r in got] == [os.path.relpath(f, folder) for f in find_images(folder)]
+    assert len(got) == run.images == 21
+    assert [r['image'] for r in got if r['status'] == 'unreadable'] == ['05b.jpg'] and run.counts['unreadable'] == 1
+    assert run.rate > 0 and '21 images' in str(run)
 
 @pytest.mark.parametrize('bs, chunk', [(1, 1), (3, 7), (256, 256)])
 def test_chunks_do_not_change_the_numbers(cfe, tmp_path, bs, chunk):
@@ -66,27 +70,33 @@ def test_a_full_disk_keeps_the_chunks_before(cfe, folder, tmp_path, monkeypatch,
         return replace(old, new)
     with monkeypatch.context() as m:
         m.setattr(os, 'replace', full)
-        with pytest.raises(MirrorError, match=f'cannot write .*{name}: No space left.*chunks before it are kept'): cfe.explain_folder(folder, tmp_path/'out', ks=[0, 1], chunk=5, progress=False)
+        with pytest.raises(MirrorError, match=f'cannot write .*{name}: No space left.*chunks before it are kept'):
+            cfe.explain_folder(folder, tmp_path/'out', ks=[0, 1], chunk=5, progress=False)
     assert chunks(tmp_path/'out')[0] == '00000.csv' and not list((tmp_path/'out').rglob('.*'))
     assert cfe.explain_folder(folder, tmp_path/'out', ks=[0, 1], chunk=5, progress=False).explained == 16
 
-SPOILT = {'empty, as after a power cut': lambda b: b'', 'cut in half': lambda b: b[:len(b)//2], 'a flipped bit': lambda b: b[:90] + bytes([b[90] ^ 1]) + b[91:],
-          'a word changed': lambda b: b.replace(b'never flipped', b'never flippe!', 1) if b'never flipped' in b else b + b' ', 'no UTF-8': lambda b: b[:60] + b'\xe9' + b[61:]}
+SPOILT = {'empty, as after a power cut': lambda b: b'', 'cut in half': lambda b: b[:len(b)//2],
+          'a flipped bit': lambda b: b[:90] + bytes([b[90] ^ 1]) + b[91:],
+          'a word changed': lambda b: b.replace(b'never flipped', b'never flippe!', 1)
+          if b'never flipped' in b else b + b' ', 'no UTF-8': lambda b: b[:60] + b'\xe9' + b[61:]}
 
 @pytest.mark.parametrize('how', SPOILT)
 @pytest.mark.parametrize('name', ['00001.csv', '00001.safetensors', '00001.sha256'])
 def test_a_spoilt_chunk_is_drawn_again(cfe, tmp_path, name, how):
     data = get_dls('digits', size=16, device='cpu').test.dataset.subset(torch.arange(12))
-    go = lambda: cfe.explain_folder(data, tmp_path/'out', ks=[0, 1], chunk=5, keep='images', closed_loop=False, progress=False)
+    go = lambda: cfe.explain_folder(data, tmp_path/'out', ks=[0, 1], chunk=5, keep='images', closed_loop=False,
+                                    progress=False)
     go()
     table, file = (tmp_path/'out/table.csv').read_text(), tmp_path/'out/chunks'/name
     sound = file.read_bytes()
     file.write_bytes(SPOILT[how](sound))
     assert file.read_bytes() != sound
-    said = '00001.[a-z0-9]* is damaged' if name == '00001.sha256' else f'{name} is damaged'   # of a spoilt list, the file that does not fit it is named
+    said = f'{name} is damaged'
+    if name == '00001.sha256': said = '00001.[a-z0-9]* is damaged'   # the list, or a file that does not fit it
     with pytest.raises(MirrorError, match=f'{said}.*call explain_folder again'): list(read_stream(tmp_path/'out'))
     with pytest.warns(UserWarning, match=f'{said}.*its chunk is drawn again'): assert go().explained == 5
-    assert (tmp_path/'out/table.csv').read_text() == table and [len(r) for r, _ in read_stream(tmp_path/'out')] == [5, 5, 2]
+    assert (tmp_path/'out/table.csv').read_text() == table
+    assert [len(r) for r, _ in read_stream(tmp_path/'out')] == [5, 5, 2]
 
 def test_a_chunk_that_cannot_be_opened_is_left_alone(cfe, tmp_path, monkeypatch):
     data = get_dls('digits', size=16, device='cpu').test.dataset.subset(torch.arange(4))
@@ -139,7 +149,8 @@ def test_odd_files_are_rows_too(cfe, folder, tmp_path):
     (folder/'00.png').rename(folder/os.fsdecode(b'caf\xe9.png'))
     counts = cfe.explain_folder(folder, tmp_path/'out', ks=[1], progress=False).counts
     got = {r['image']: r['reason'] for r in rows(tmp_path/'out') if r['status'] == 'unreadable'}
-    assert counts['unreadable'] == 4 and got['fifo.png'] == 'it is no regular file' and got['lost.png'] == got['loop.png'] == 'it is a link to nothing'
+    assert counts['unreadable'] == 4 and got['fifo.png'] == 'it is no regular file'
+    assert got['lost.png'] == got['loop.png'] == 'it is a link to nothing'
     assert r'caf\xe9.png' in [r['image'] for r in rows(tmp_path/'out')]
 
 def test_only_unreadable_files(cfe, tmp_path):
@@ -150,8 +161,11 @@ def test_only_unreadable_files(cfe, tmp_path):
 def test_refusals(cfe, folder, tmp_path):
     go = lambda src=folder, out=tmp_path/'o', **kw: cfe.explain_folder(src, out, progress=False, **({'ks': [1]} | kw))
     (tmp_path/'empty').mkdir()
-    for bad, says in ((dict(keep='x'), 'keep'), (dict(bs=0), 'bs'), (dict(chunk=True), 'chunk'), (dict(target=[1, 2]), 'one class'), (dict(target=10), 'one class'), (dict(ks=[2]), 'ascending'),
-                      (dict(src=tmp_path/'none'), 'no folder'), (dict(src=tmp_path/'empty'), 'no image'), (dict(src=3), 'found int'), (dict(out=folder), 'holds no stream'), (dict(out=folder/'00.png'), '.')):
+    for bad, says in ((dict(keep='x'), 'keep'), (dict(bs=0), 'bs'), (dict(chunk=True), 'chunk'),
+                      (dict(target=[1, 2]), 'one class'), (dict(target=10), 'one class'), (dict(ks=[2]), 'ascending'),
+                      (dict(src=tmp_path/'none'), 'no folder'), (dict(src=tmp_path/'empty'), 'no image'),
+                      (dict(src=3), 'found int'), (dict(out=folder), 'holds no stream'),
+                      (dict(out=folder/'00.png'), '.')):
         with pytest.raises(MirrorError, match=says): go(**bad)
     assert not (tmp_path/'o').exists()
     go()
@@ -169,7 +183,8 @@ def test_killed_at_the_start_it_starts_again(cfe, folder, tmp_path):
         os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
         mirrorcfe.stream._open_stream(tmp_path/'out', dict(format=2))
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL and len(list((tmp_path/'out').iterdir())) == 1
-    assert cfe.explain_folder(folder, tmp_path/'out', ks=[1], progress=False).explained == 21 and not list((tmp_path/'out').glob('.*'))
+    assert cfe.explain_folder(folder, tmp_path/'out', ks=[1], progress=False).explained == 21
+    assert not list((tmp_path/'out').glob('.*'))
 
 def test_progress_prints_the_rate(cfe, tmp_path, capsys):
     data = get_dls('digits', size=16, device='cpu').test.dataset.subset(torch.arange(4))
@@ -183,6 +198,8 @@ def test_memory_is_flat(cfe, tmp_path):
     x = get_dls('digits', size=16, device='cpu').train.dataset.x[:1000]
     data = ImageSet(x, torch.zeros(1000, dtype=torch.long))
     seen = []
-    def resident(done, total): seen.append(int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1]))
+    def resident(done, total):
+        line = next(l for l in Path('/proc/self/status').read_text().splitlines() if l.startswith('VmRSS'))
+        seen.append(int(line.split()[1]))
     cfe.explain_folder(data, tmp_path/'out', ks=[0, .5, 1], closed_loop=False, chunk=100, progress=resident)
-    assert max(seen[2:]) - seen[1] < 20_000, seen       # kilobytes; all images drawn together would take more with every chunk
+    assert max(seen[2:]) - seen[1] < 20_000, seen   # kilobytes; all images at once would take more with every chunk

@@ -274,6 +274,20 @@ def test_stages_by_hand():
     assert names() == ["layer4"]
     assert names("layer2", "layer4") == ["layer2", "layer4"]
 
+def test_the_head_is_taken_out_of_the_stages():
+    "It is in `net.head`; only a head that runs at every place stays, where the layers behind it need its map."
+    assert isinstance(GapClassifier.wrap(Functional(), rgb).stages.model.fc, nn.Identity)
+    net = GapClassifier.wrap(sequential(nn.Conv2d(12, 5, 1), *GAP), rgb)
+    assert isinstance(net.stages.model[2], nn.Conv2d)
+
+class Fails(nn.Module):
+    def forward(self, x): raise RuntimeError("this layer must not run")
+
+def test_a_run_may_stop_at_the_last_map():
+    model = sequential(Fails()).eval()
+    assert torch.equal(Taps(model, ["0", "1"], stop=True)(rgb)[1], model[:2](rgb))
+    with pytest.raises(RuntimeError, match="must not run"): Taps(model, ["0", "1"])(rgb)
+
 def test_taps_elsewhere():
     t = Taps(sequential(*GAP, nn.Linear(12, 5)).eval(), ["0", Tap("1")])
     assert t.names == ["0", "1"] and [tuple(f.shape) for f in t(rgb)] == [(3, 8, 8, 8), (3, 12, 4, 4)]
@@ -332,6 +346,21 @@ def test_wrap_names_the_layer_and_the_way_out(name):
     with pytest.raises(MirrorError) as e: GapClassifier.wrap(make(), rgb)
     message = str(e.value)
     assert says in message and "gap_head(model, dls)" in message and "GapClassifier(stages, head)" in message
+
+class Turns(Functional):
+    "Its logits change their sign where `turned(x)` holds."
+    def __init__(self, turned):
+        super().__init__()
+        self.turned = turned
+    def forward(self, x): return -super().forward(x) if self.turned(x) else super().forward(x)
+
+TURNED = {"its first image alone": lambda x: len(x) == 1, "noise": lambda x: x.std() > .3}
+
+@pytest.mark.parametrize("where", TURNED)
+def test_what_is_found_must_hold_beyond_the_sample(where):
+    torch.manual_seed(0)
+    with pytest.raises(MirrorError, match=f"do not give the network's logits on {where}: they differ by up to"):
+        GapClassifier.wrap(Turns(TURNED[where]), rgb*.1)
 
 def test_the_errors_without_a_norm_are_right():
     torch.manual_seed(0)
@@ -426,6 +455,14 @@ def test_gap_head_trains_further():
     tuned = gap_head(model, dls, epochs=1, verbose=False)
     assert tuned.fingerprint() != gap_head(model, dls, verbose=False).fingerprint()
     assert not any(p.requires_grad for p in tuned.parameters())
+
+def test_a_map_that_is_changed_in_place_is_read_as_the_network_reads_it():
+    "The run does not stop at the module then, because a function changes its map afterwards."
+    torch.manual_seed(0)
+    model = nn.Sequential(Functional(lambda f: f.neg_()), nn.Linear(5, 10)).eval()
+    net = gap_head(model, digits(n=50), last="0.two", verbose=False)
+    x = torch.rand(2, 3, 32, 32)*2 - 1
+    with torch.no_grad(): near(net.features(x)[-1], -model[0].two(model[0].one(x)), 1e-5)
 
 def test_a_learner():
     "Network, images and names from the Learner; its batches turned back where it normalises them."

@@ -1,7 +1,8 @@
 """Count what makes code hard to read: long lines, packed assignments, nested comprehensions, imports inside functions.
 
-python tools/lines.py [FOLDER ...]     default: mirrorcfe benchmarks tools tests
-Long lines are a share of the non-blank lines; the other three are counted per 1,000 of them. Nothing fails: the figures are for a reader.
+python tools/lines.py [FILE or FOLDER ...]     default: mirrorcfe benchmarks tools tests
+Long lines are a share of the non-blank lines; the other three are counted per 1,000 of them.
+Nothing fails: the figures are for a reader.
 """
 import ast, sys
 from pathlib import Path
@@ -12,7 +13,7 @@ COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 def is_packed(node):
-    "Whether `node` is `a, b = x, y`: several assignments in one statement. A swap is one thought and does not count."
+    "Whether `node` is `a, b = x, y`, several assignments in one statement; a swap is one thought and does not count."
     if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)): return False
     targets = [t for t in node.targets if isinstance(t, ast.Tuple)]
     names = lambda t: sorted(ast.unparse(e) for e in t.elts)
@@ -36,13 +37,14 @@ def counts(file):
     late = set(map(id, inside(tree, FUNCTIONS, (ast.Import, ast.ImportFrom))))
     return [len(lines), sum(len(l) > WIDTH for l in lines), sum(map(is_packed, nodes)), len(nested), len(late)]
 
-def report(folder):
-    "One line for a folder, and the longest line in it."
-    files = [f for f in sorted(folder.rglob("*.py")) if f.name != "_modidx.py"]
+def report(path):
+    "Return one line on a file, or on all files of a folder."
+    files = [f for f in sorted(path.rglob("*.py")) if f.name != "_modidx.py"] if path.is_dir() else [path]
     n, wide, packed, nested, late = map(sum, zip(*map(counts, files)))
-    longest = max(len(l) for f in files for l in f.read_text(encoding="utf-8").splitlines())
-    return (f"{folder.name:12} {n:6} lines, {wide/n:5.1%} over {WIDTH} characters (longest {longest}); per 1,000 lines: packed {1000*packed/n:4.1f}, "
-            f"nested comprehensions {1000*nested/n:4.1f}, imports inside functions {1000*late/n:4.1f}")
+    longest = max(max(map(len, f.read_text(encoding="utf-8").splitlines()), default=0) for f in files)
+    return (f"{path.name:20} {n:6} lines, {wide/n:5.1%} over {WIDTH} characters (longest {longest}); per 1,000 lines: "
+            f"packed {1000*packed/n:4.1f}, nested comprehensions {1000*nested/n:4.1f}, "
+            f"imports inside functions {1000*late/n:4.1f}")
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ["mirrorcfe", "benchmarks", "tools", "tests"]: print(report(ROOT/name if (ROOT/name).is_dir() else Path(name)))
+    for name in sys.argv[1:] or ["mirrorcfe", "benchmarks", "tools", "tests"]: print(report(ROOT/name))

@@ -1,7 +1,8 @@
 """Write README.md from nbs/index.ipynb, without Quarto.
 
-Markdown cells stay, code cells become fenced Python followed by their stored output, pictures become files in nbs/images/.
-Usage: python tools/readme.py [--check]     (--check writes nothing and fails if README.md is not what would be written)
+Markdown cells stay, code cells become fenced Python followed by their stored output, and pictures become files in
+nbs/images/. Usage: python tools/readme.py [--check]
+--check writes nothing, and fails if README.md is not what would be written.
 """
 import base64, json, posixpath, re, sys
 from pathlib import Path
@@ -14,17 +15,17 @@ LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s]+)(\))")
 FENCE = re.compile(r"(```.*?```)", re.S)
 
 def text(source):
-    "A notebook's string, which may be stored as lines."
+    "Return a string of a notebook, which may be stored as lines."
     return "".join(source) if isinstance(source, list) else source
 
 def directives(source):
-    "The `#|` lines of a code cell, and the rest."
+    "Return the `#|` lines of a code cell, and the rest."
     lines = source.split("\n")
     marks = {re.sub(r"^#\|\s*", "", l).strip() for l in lines if l.startswith("#|")}
     return marks, "\n".join(l for l in lines if not l.startswith("#|")).strip("\n")
 
 def relink(md, base="nbs"):
-    "Links of a page in `base`, made relative to the folder above it; fenced code is left alone."
+    "Make the links of a page in `base` relative to the folder above it; fenced code is left alone."
     def one(m):
         target = m[2]
         if re.match(r"[a-z]+:|#|/", target): return m[0]
@@ -32,20 +33,22 @@ def relink(md, base="nbs"):
     return "".join(p if p.startswith("```") else LINK.sub(one, p) for p in FENCE.split(md))
 
 def opening(md):
-    "The first cell: `# title` and `> description` as a heading and a paragraph."
+    "Turn `# title` and `> description` into a heading and a paragraph."
     return re.sub(r"^> ?", "", md, flags=re.M)
 
 def front_matter(raw):
-    "The same from a raw cell of `title:` and `description:`."
-    field = lambda k: next((m[1].strip().strip("\"'") for m in re.finditer(rf"^{k}:\s*(.+)$", raw, re.M)), "")
+    "Turn a raw cell of `title:` and `description:` into a heading and a paragraph."
+    def field(name):
+        found = re.search(rf"^{name}:\s*(.+)$", raw, re.M)
+        return found[1].strip().strip("\"'") if found else ""
     return f"# {field('title')}\n\n{field('description')}".strip()
 
 def fenced(body, lang=""):
-    "A fenced block, or nothing for an empty body."
+    "Return a fenced block; nothing for an empty body."
     return f"```{lang}\n{body.rstrip()}\n```" if body.strip() else ""
 
 def output(out, name):
-    "Markdown of one stored output, and the picture it needs: (relative path, bytes) or None."
+    "Return one stored output as Markdown, and the picture it needs: (relative path, bytes) or None."
     if out["output_type"] == "stream": return fenced(text(out["text"])), None
     if out["output_type"] == "error": raise SystemExit(f"index.ipynb stores an error: {out['ename']}")
     data = out["data"]
@@ -53,20 +56,27 @@ def output(out, name):
     if "text/markdown" in data: return text(data["text/markdown"]).strip(), None
     return fenced(text(data.get("text/plain", ""))), None
 
+def is_hidden(mark):
+    "Whether a `#|` line keeps its cell out of the page."
+    return any(mark == h or mark.startswith(h + " ") for h in HIDDEN)
+
 def code(cell, n):
-    "Markdown blocks and pictures of one code cell."
+    "Return the Markdown blocks and the pictures of one code cell."
     marks, source = directives(text(cell["source"]))
-    if any(m == h or m.startswith(h + " ") for m in marks for h in HIDDEN): return [], []
-    blocks, pictures = [] if "echo: false" in marks else [fenced(source, "python")], []
-    for i, out in enumerate([] if "output: false" in marks else cell["outputs"]):
+    if any(is_hidden(m) for m in marks): return [], []
+    blocks = [] if "echo: false" in marks else [fenced(source, "python")]
+    pictures = []
+    outputs = [] if "output: false" in marks else cell["outputs"]
+    for i, out in enumerate(outputs):
         md, picture = output(out, f"images/index-{n}-{i}.png")
         blocks.append(md)
         if picture: pictures.append(picture)
     return blocks, pictures
 
 def readme(index=INDEX):
-    "The text of README.md and its pictures, `{path in nbs/: bytes}`."
-    blocks, pictures = [], {}
+    "Return the text of README.md and its pictures, `{path in nbs/: bytes}`."
+    blocks = []
+    pictures = {}
     for n, cell in enumerate(json.loads(index.read_text(encoding="utf-8"))["cells"]):
         source = text(cell["source"]).strip()
         if cell["cell_type"] == "code":
@@ -78,15 +88,19 @@ def readme(index=INDEX):
     return NOTE + "\n\n" + "\n\n".join(relink(b) for b in blocks if b) + "\n", pictures
 
 def stale(root=ROOT):
-    "Names of the files that differ from what would be written."
+    "Return what would be written, `{path: bytes}`, of the files that are not there or differ."
     md, pictures = readme(root/"nbs"/"index.ipynb")
-    want = {"README.md": md.encode(), **{f"nbs/{k}": v for k, v in pictures.items()}}
-    return {f: b for f, b in want.items() if not (root/f).exists() or (root/f).read_bytes() != b}
+    wanted = {"README.md": md.encode(), **{f"nbs/{k}": v for k, v in pictures.items()}}
+    return {f: b for f, b in wanted.items() if not (root/f).exists() or (root/f).read_bytes() != b}
 
-if __name__ == "__main__":
+def main():
     found = stale()
-    if "--check" in sys.argv: sys.exit(f"not what nbs/index.ipynb says: {', '.join(found)}; run `make readme`" if found else 0)
+    if "--check" in sys.argv:
+        if found: sys.exit(f"not what nbs/index.ipynb says: {', '.join(found)}; run `make readme`")
+        return
     for name, body in found.items():
         (ROOT/name).parent.mkdir(exist_ok=True)
         (ROOT/name).write_bytes(body)
     print(f"Wrote {', '.join(found)}" if found else "README.md is up to date")
+
+if __name__ == "__main__": main()
