@@ -129,7 +129,7 @@ def animate(
     out:str='mirrorcfe-out-animate',  # folder for the films; if it is not empty, a number is added to its name
     device:str='auto',                # cpu, cuda or mps; auto takes the best there is
 ):
-    "Write a film of each image on its path to the target; the names of the films tell right and wrong predictions apart."
+    "Write a film of each image on its path to the target; the films' names tell right and wrong predictions apart."
     options = locals()
     from mirrorcfe import outcomes
     outcomes.animate(**options)

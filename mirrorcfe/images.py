@@ -114,7 +114,7 @@ def _read(file, channels, paper, near, levels):
     mode = 'L' if channels == 1 else 'RGB'
     doubt = ''
     # The file is opened here: given a path, Pillow 13 maps a TIFF into memory, and one on its side becomes noise.
-    with open(file, 'rb') as f, Image.open(f) as im:
+    with open(file, 'rb') as f, Image.open(f, formats=_FORMATS) as im:
         if near: im.draft(mode, (2*near, 2*near))
         im.load()
         im = _upright(im)

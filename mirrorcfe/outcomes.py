@@ -26,7 +26,7 @@ def open_explainer_and_data(explainer,    # folder that `demo` or `train` wrote
                             data,         # folder or dataset; None: what it was trained on
                             device,       # where both go
                             pair=None     # two classes, by name or number; None: those of the explainer
-                           )->tuple:      # the `MirrorCFE`, its oracle, what was kept with it, DataLoaders, the pair as numbers
+                           )->tuple:      # `MirrorCFE`, oracle, what was kept with it, DataLoaders, the pair as numbers
     "Read an explainer, and load images of its classes."
     model, oracle, about = load_explainer(explainer, device)
     classes = about['classes']
@@ -106,8 +106,8 @@ def measure_direction(model:MirrorCFE,  # fitted
     bytes_each = 4*steps*x[0].numel()   # of one image's path
     bs = max(1, 10**8//bytes_each)
     ks = torch.linspace(0, 1, steps)
-    measured = measure(model, x, target, model.classifier, oracle, y, real, tuple(EVALUATION_METRICS), bs=bs, progress=progress,
-                       ks=ks)
+    measured = measure(model, x, target, model.classifier, oracle, y, real, tuple(EVALUATION_METRICS), bs=bs,
+                       progress=progress, ks=ks)
     return evaluation_rows(measured)
 
 # %% ../nbs/92_outcomes.ipynb #1dafaf48
@@ -234,7 +234,7 @@ def load_images_and_targets(images,     # files and folders
                             explainer,  # folder that `demo` or `train` wrote
                             device      # where it goes
                            )->tuple:    # the `MirrorCFE`, images, true classes (-1: not known), targets
-    "Read an explainer and images; the target of each is its true class where that was missed, else the class that came second."
+    "Read an explainer and images, each with a target: its true class where that was missed, else the second."
     model, _, about = load_explainer(explainer, device)
     files, x, _, y = load_images(images, about)
     keep = explainable(model, files, x)
@@ -275,7 +275,7 @@ def write_films(ex:Explanation,     # any explanation
 def animate(images=(),                   # files and folders; none: held-out images of the explainer's data
             explainer='mirrorcfe-out',   # folder that `demo` or `train` wrote
             data:str|None=None,          # folder or dataset of the held-out images; None: what it was trained on
-            target:str|None=None,        # class by name or number; None: the true one where it was missed, else the second
+            target:str|None=None,        # class by name or number; None: true class where missed, else second
             n:int=5,                     # held-out images of each kind, right and wrong
             frames:int=100,              # of a film
             fps:int=10,                  # frames a second, 1 to 60

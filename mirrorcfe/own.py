@@ -24,16 +24,16 @@ from .explainer import MirrorCFE
 from .explanation import Explanation
 from .features import GapClassifier
 from .images import SUFFIXES, find_images, fit_image, oddities, read_images
-from .runs import (Progress, check_range, echo, echo_results, finish_run, load_explainer, load_network, md_table,
-                            measure_explanation, open_network, results_folder, save_network, slug, training_progress,
+from .runs import (Progress, check_range, echo, echo_results, finish_run, load_explainer, load_network,
+                            md_table, measure_explanation, open_network, results_folder, save_network, slug, training_progress,
                             write_csv, write_pictures, write_results)
 from .show import headline, to_rgb
 from .storage import atomic
 from .training import get_recipe
 
 # %% ../nbs/91_own_images.ipynb #e7c4aa1e
-_HOW_TO_SAVE = ("save its weights alone, torch.save(model.state_dict(), 'weights.pth'), and name the network by --arch; "
-                "or explain it from Python, where it needs no file: "
+_HOW_TO_SAVE = ("save its weights alone, torch.save(model.state_dict(), 'weights.pth'), and name the network by "
+                "--arch; or explain it from Python, where it needs no file: "
                 "MirrorCFE(GapClassifier.wrap(model, sample)).fit(dls)")
 
 def read_weights(file    # .safetensors, or .pth or .pt with a state dict
@@ -235,9 +235,11 @@ class UnfinishedRun:
             self.lock = FileLock(self.path/'lock', timeout=0)
             self.lock.acquire()
         except Timeout:
-            raise MirrorError(f"another process is training into {self.path.name}: give another place by --out") from None
+            raise MirrorError(f"another process is training into {self.path.name}: "
+                              "give another place by --out") from None
         except OSError as e:
-            raise MirrorError(f"{self.path} cannot be made or written: {e.strerror}; give another place by --out") from e
+            raise MirrorError(f"{self.path} cannot be made or written: {e.strerror}; "
+                              "give another place by --out") from e
         file = self.path/'request.json'
         if file.exists(): self._check(file)
         else: atomic(file, lambda part: part.write_text(json.dumps(self.request, indent=1)))
@@ -308,7 +310,7 @@ def train(data:str='digits',              # folder with a subfolder of images fo
           out='mirrorcfe-out',            # folder for the results
           device='auto'                   # cpu, cuda or mps; auto: the best there is
          ):
-    "Train an explainer and write it into a folder, with pictures and numbers of held-out images; a killed run continues."
+    "Train an explainer and write it into a folder, with pictures and numbers; a killed run continues."
     for name, value in dict(steps=steps, bs=bs, n=n, measure=measure).items(): check_range(name, value, 1, 2**31)
     check_range('seed', seed, 0, 2**31)
     new = results_folder(out)
@@ -432,7 +434,7 @@ def write_target_confidence(ex:Explanation,  # with a `.target_confidence`
 # %% ../nbs/91_own_images.ipynb #90ec7848
 def explain(images,                            # image files or folders of them
             explainer='mirrorcfe-out',         # folder that `demo` or `train` wrote
-            target:str|None=None,              # class by name or number, closest, or all; None: the one that came second
+            target:str|None=None,              # class by name or number, closest, all; None: the second
             target_confidence:list|None=None,  # confidences of the target, in (0, 1): the image with each is drawn too
             out='mirrorcfe-out-explain',       # folder for the results
             invert:bool=False,                 # swap dark and bright first

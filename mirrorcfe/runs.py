@@ -371,7 +371,7 @@ def slug(name:str,      # of a class
 def write_pictures(ex:Explanation,  # any explanation
                    folder,          # an existing one
                    frames:int=50    # of the animation
-                  )->dict:          # sample -> paths of its strip and its curves; 'animation' -> path; relative to `folder`
+                  )->dict:          # sample -> paths of strip and curves in `folder`; 'animation' -> its path
     "Draw the strip and the confidences of every sample, all strips in one grid, and one sample as an animation."
     folder = Path(folder)
     (folder/'strips').mkdir()
@@ -506,7 +506,9 @@ def finish_run(new:NewFolder,    # entered
     "Explain and measure held-out images, and write pictures, tables and the explainer into the new folder."
     x, y, left_out = pick_test_images(model, dls, max(n, n_measured))
     ex = model.explain(x[:n], truth=y[:n])
-    results = measure_run(model, model.classifier, oracle, x[:n_measured], y[:n_measured], progress=Progress('measuring'))
+    measured = slice(0, n_measured)
+    progress = Progress('measuring')
+    results = measure_run(model, model.classifier, oracle, x[measured], y[measured], progress=progress)
     results |= dict(classifier_accuracy=model.classifier.accuracy, oracle_accuracy=oracle.accuracy,
                     steps=model.recipe.steps, seconds=round(time.monotonic() - start), device=str(dls.device))
     results |= {k: about[k] for k in ('seed', 'preset', 'dataset')}

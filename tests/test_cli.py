@@ -70,7 +70,8 @@ def test_arguments():
     got = parse("explain", ["a.png", "b", "--invert", "--target", "3", "--target-confidence", ".5", ".8"])
     assert got == dict(images=["a.png", "b"], explainer="mirrorcfe-out", target="3", target_confidence=[".5", ".8"],
                        out="mirrorcfe-out-explain", invert=True, crop=False, device="auto")
-    assert parse("demo", []) == dict(out="mirrorcfe-out", n=8, seed=0, preset="robust", steps=450, measure=300, device="auto")
+    defaults = dict(out="mirrorcfe-out", n=8, seed=0, preset="robust", steps=450, measure=300, device="auto")
+    assert parse("demo", []) == defaults
 
 def test_warnings_take_one_line(capsys):
     for kind in FOR_PROGRAMMERS: show_warning("old", kind)

@@ -29,15 +29,16 @@ def test_columns_of_the_table():
     value = dict(mean=.5, low=.4, high=.6)
     of_end = dict(coverage=1., metrics={"Val": value, "COUT": value, "L1": dict(mean=None, low=None, high=None)})
     first, last = evaluation_rows(dict(images=2, rows=dict(first=of_end, reflection=of_end)))
-    assert first == dict(image="first counterfactual", images=2, found=1., validity=.5, validity_low=.4, validity_high=.6, cout=.5)
+    assert first == dict(image="first counterfactual", images=2, found=1., cout=.5,
+                         validity=.5, validity_low=.4, validity_high=.6)
     assert last == first | dict(image="reflection")
 
 def test_evaluate_makes_an_oracle(trained, tmp_path, monkeypatch, capsys):
     train_quickly(monkeypatch)
     shutil.copytree(trained[0]/"explainer", tmp_path/"mine")
     for f in (tmp_path/"mine").glob("oracle.*"): f.unlink()
-    argv = ["--explainer", str(tmp_path/"mine"), "--n", "2", "--steps", "3", "--out", str(tmp_path/"res"), "--device", "cpu"]
-    assert main(["evaluate", *argv]) == 0
+    argv = ["--explainer", str(tmp_path/"mine"), "--n", "2", "--steps", "3", "--out", str(tmp_path/"res")]
+    assert main(["evaluate", *argv, "--device", "cpu"]) == 0
     assert "training oracle" in capsys.readouterr().out
 
 def test_evaluate_refusals(trained, tmp_path, capsys, monkeypatch):
@@ -69,7 +70,8 @@ FILM = ["--frames", "3", "--size", "160", "--device", "cpu"]
 
 def test_films_of_held_out_images(trained, tmp_path):
     out = tmp_path/"films"
-    assert main(["animate", "--explainer", str(trained[0]), "--n", "1", *FILM, "--format", "gif", "--out", str(out)]) == 0
+    argv = ["--explainer", str(trained[0]), "--n", "1", *FILM, "--format", "gif", "--out", str(out)]
+    assert main(["animate", *argv]) == 0
     films = rows(out/"films.csv")
     assert {f["film"] for f in films} == set(os.listdir(out)) - {"films.csv"} and 1 <= len(films) <= 2
     for f in films:

@@ -103,8 +103,8 @@ def weights(out): return load_file(next((out/"explainer"/"generator").glob("*.sa
 
 def test_train_whole(trained):
     out, said = trained
-    for words in ("2 of 62 images cannot be read and are left out", "held-out images right", "Results in", "training explainer"):
-        assert words in said
+    printed = ("2 of 62 images cannot be read and are left out", "held-out images right", "Results in", "training explainer")
+    for words in printed: assert words in said
     assert sorted(os.listdir(out.parent)) == ["out"], "the unfinished folder is gone"
     model, oracle, about = load_explainer(out)
     assert about["classes"] == ["ei ght", "three"] and model.pair == (1, 0) and about["fit"] == "middle"
@@ -130,7 +130,8 @@ def test_killed_training_goes_on(pets, tmp_path, monkeypatch, capsys, trained):
     with monkeypatch.context() as m:
         m.setattr(Checkpoint, "after_epoch", stop)
         assert main(argv) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err and os.listdir(tmp_path) == ["out.unfinished"]
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["out.unfinished"]
     monkeypatch.setattr(cli, "show_warning", lambda *a, **k: None)
     assert "of another training (steps 4, now 6)" in refused(capsys, *argv, "--steps", "6")
     with monkeypatch.context() as m:
@@ -144,12 +145,14 @@ def test_disk_full_while_training(pets, tmp_path, capsys, monkeypatch):
     train_quickly(monkeypatch)
     monkeypatch.setattr(runs, "write_pictures", lambda *a: {})
     monkeypatch.setattr(cli, "show_warning", lambda *a, **k: None)
-    argv = ["train", "--data", str(pets), *TRAIN, "--steps", "1", "--n", "1", "--measure", "2", "--out", str(tmp_path/"out")]
+    argv = ["train", "--data", str(pets), *TRAIN, "--steps", "1", "--n", "1", "--measure", "2"]
+    argv += ["--out", str(tmp_path/"out")]
     def full(*a, **k): raise OSError(errno.ENOSPC, "No space left on device")
     with monkeypatch.context() as m:
         m.setattr(torch, "save", full)
         assert "No space left on device" in refused(capsys, *argv)
-    assert "classifier.safetensors" in os.listdir(tmp_path/"out.unfinished") and os.listdir(tmp_path) == ["out.unfinished"]
+    assert os.listdir(tmp_path) == ["out.unfinished"]
+    assert "classifier.safetensors" in os.listdir(tmp_path/"out.unfinished")
     assert main(argv) == 0 and os.listdir(tmp_path) == ["out"]
 
 def test_train_for_weights_of_torchvision(pets, tmp_path, monkeypatch, capsys):
@@ -159,12 +162,13 @@ def test_train_for_weights_of_torchvision(pets, tmp_path, monkeypatch, capsys):
     save_file(shufflenet_v2_x0_5(num_classes=2).state_dict(), tmp_path/"net.safetensors")
     (tmp_path/"names.txt").write_text("three\nei ght\n")
     network = ["--classifier", str(tmp_path/"net.safetensors"), "--arch", "shufflenet_v2_x0_5", "--size", "64"]
-    rest = ["--classes", str(tmp_path/"names.txt"), "--steps", "1", "--bs", "2", "--n", "1", "--measure", "1", "--device", "cpu"]
-    assert main(["train", "--data", str(pets), *network, *rest, "--out", str(tmp_path/"out")]) == 0
+    rest = ["--classes", str(tmp_path/"names.txt"), "--steps", "1", "--bs", "2", "--n", "1", "--measure", "1"]
+    assert main(["train", "--data", str(pets), *network, *rest, "--out", str(tmp_path/"out"), "--device", "cpu"]) == 0
     model, _, about = load_explainer(tmp_path/"out")
-    assert about["arch"] == "shufflenet_v2_x0_5" and model.classifier.classes == ["three", "ei ght"] and model.pair is None
-    argv = [str(pets/"three"/"05.png"), "--explainer", str(tmp_path/"out"), "--out", str(tmp_path/"mine"), "--device", "cpu"]
-    assert main(["explain", *argv]) == 0
+    assert about["arch"] == "shufflenet_v2_x0_5" and model.pair is None
+    assert model.classifier.classes == ["three", "ei ght"]
+    argv = [str(pets/"three"/"05.png"), "--explainer", str(tmp_path/"out"), "--out", str(tmp_path/"mine")]
+    assert main(["explain", *argv, "--device", "cpu"]) == 0
 
 # --- explaining ------------------------------------------------------------------------------------------------------
 

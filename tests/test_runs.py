@@ -1,14 +1,15 @@
 "What the commands share: folders that are whole or not there, networks on disk, numbers, names of files."
 import json, os, shutil
 from pathlib import Path
+from types import SimpleNamespace
 import pytest, torch
 from hypothesis import given, strategies as st
 from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
 from mirrorcfe.explainer import MirrorCFE
-from mirrorcfe.runs import (RESULT_COLUMNS, NewFolder, Progress, finish_run, format_time, load_explainer, measure_explanation,
-                            measure_run, pick_test_images, save_network, slug, write_results)
+from mirrorcfe.runs import (RESULT_COLUMNS, NewFolder, Progress, ProgressLine, finish_run, format_time, load_explainer,
+                            measure_explanation, measure_run, pick_test_images, save_network, slug, write_results)
 from commands import refused, rows
 from tiny import tiny
 
@@ -59,6 +60,14 @@ def test_time_left_counts_this_run_alone(monkeypatch, capsys):
     line(60, 100)
     assert f" {format_time(80)} left" in capsys.readouterr().out
 
+def test_a_resumed_training_counts_from_where_it_was():
+    "Two epochs of ten batches were done before: they took no time, and are not counted as work of this run."
+    line = ProgressLine("train")
+    line.learn = SimpleNamespace(epoch=2, dls=SimpleNamespace(train=range(10)))
+    line.before_fit()
+    line.before_train()
+    assert line.done == line.line.first == 20
+
 # --- networks --------------------------------------------------------------------------------------------------------
 
 def test_explainer_comes_back(small, saved):
@@ -93,6 +102,7 @@ def test_numbers_of_an_explanation():
     "Each column is what its name says, computed here from the explanation itself."
     ex = tiny(gains=(1., .9, .3, 1.), same=True)
     ex.target[2] = 2
+    ex.path[:3, -1, :, 0] = .5   # only the reflection has this line: it is further away than the first counterfactual
     bright = lambda x, column: x[:, 0, 8, column]   # the bar is there
     classifier = lambda x: torch.stack([bright(x, 0), bright(x, -1), torch.zeros(len(x))], 1)
     oracle = lambda x: torch.stack([torch.ones(len(x)), 2*bright(x, -1), torch.zeros(len(x))], 1)
