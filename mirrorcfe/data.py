@@ -177,7 +177,7 @@ def _fetch(urls, md5, file, by_hand):
                     problem = f"cannot download {url}: {e}"
                     continue
                 found = pooch.file_hash(str(part/file.name), 'md5')
-                if found: return os.replace(part/file.name, file)
+                if found == md5: return os.replace(part/file.name, file)
                 problem = (f"the download of {url} has the checksum (MD5) {found}, {md5} was published: "
                            "it was not kept; try again later")
     except CannotWrite as e:
