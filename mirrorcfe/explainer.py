@@ -6,7 +6,7 @@
 __all__ = ['MirrorCFE']
 
 # %% ../nbs/31_explainer.ipynb #ae3a60d5
-import errno, re
+import errno
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +18,7 @@ import mirrorcfe.wrap  # adds `GapClassifier.wrap`
 from .core import Mirror, MirrorError, check_class
 from .confidence import bisect_step, check_confidence, closest_class, confidence_step
 from .features import Encoded, GapClassifier, check_images, check_target, intended_probs, kfe_features
-from .storage import atomic, expand, new_folder, read_about, read_json, read_nets, write_nets
+from .storage import CannotWrite, atomic, expand, new_folder, read_about, read_json, read_nets, write_nets
 from .ssc import csp_mask
 from .losses import gaussian_blur
 from .explanation import Explanation, TargetConfidence, pick_class
@@ -60,11 +60,11 @@ def _check_folder(folder):
     except OSError as e:
         raise MirrorError(f"cannot write to {folder}: {e.strerror or e}; give a folder that can be written") from e
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EIO)
+
 def _is_disk(e):
-    "Whether an error is about writing: one of the system, or what torch makes of it."
-    known = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EIO)
-    if isinstance(e, OSError): return e.errno in known
-    return bool(re.search('PytorchStreamWriter|inline_container', str(e)))
+    "Whether an error is about writing, and not about the data that training reads."
+    return isinstance(e, CannotWrite) or e.errno in _DISK
 
 def _kept(folder):
     "Which checkpoint a folder holds, in words."
@@ -89,9 +89,9 @@ def fit(self:MirrorCFE,
     self.learn = mirror_learner(self.classifier, dls, self.recipe, self.pair, self.seed, folder, self.amp,
                                 self.channels_last)
     try: self.model = self.learn.fit_game(epochs, progress).model.mirror
-    except (OSError, RuntimeError) as e:
+    except OSError as e:
         if folder is None or not _is_disk(e): raise
-        why = getattr(e, 'strerror', None) or e
+        why = e.strerror or e
         raise MirrorError(f"cannot write to {folder}: {why}; {_kept(folder)}. Free space and fit again to go on") from e
     except MirrorError as e:
         done = self._load_last_good()

@@ -304,7 +304,9 @@ def few_colours(picture,    # a PIL image or a matplotlib figure
     if scale != 1:
         size = round(picture.width*scale), round(picture.height*scale)
         picture = picture.resize(size, Picture.Resampling.LANCZOS)
-    picture.quantize(colours, dither=Picture.Dither.NONE).save(data := BytesIO(), 'png', optimize=True)
+    method = Picture.Quantize.MAXCOVERAGE   # keeps a colour that is rare, such as that of a frame
+    few = picture.quantize(colours, method, kmeans=2, dither=Picture.Dither.NONE)
+    few.save(data := BytesIO(), 'png', optimize=True)
     display(Image(data.getvalue()))
 
 def cut_rows(picture,  # a PIL image

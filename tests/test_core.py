@@ -4,7 +4,7 @@ from hypothesis import given, settings, strategies as st
 from mirrorcfe.core import (Mirror, MirrorError, as_column, check_class, check_latents, check_pair, margin,
                             pair_hyperplane, reflect, step_kind)
 
-axioms = settings(deadline=None, derandomize=True, max_examples=25)
+axioms = settings(deadline=None, max_examples=25)
 
 DTYPES = {torch.float64: 1e-10, torch.float32: 2e-4}
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])

@@ -1,4 +1,4 @@
-"What goes wrong on a disk, in a file and in a training: nothing half-written, nothing lost, and a message that says what to do."
+"Full disks, damaged files, broken training: nothing half-written, nothing lost, a message that says what to do."
 import errno, json, os, re, subprocess, sys
 from pathlib import Path
 import pytest, torch
@@ -61,7 +61,8 @@ def limited(tmp_path_factory, root):
     "A process whose files may not grow beyond 20 kB saves and trains: what a disk that fills up does, for real."
     pytest.importorskip('resource')
     folder = tmp_path_factory.mktemp('limited')
-    run = subprocess.run([sys.executable, '-W', 'ignore', '-c', LIMITED, str(folder)], cwd=root, text=True, capture_output=True, timeout=300)
+    cmd = [sys.executable, '-W', 'ignore', '-c', LIMITED, str(folder)]
+    run = subprocess.run(cmd, cwd=root, text=True, capture_output=True, timeout=300)
     assert run.returncode == 0, run.stderr
     return folder, *run.stdout.splitlines()
 
@@ -118,7 +119,7 @@ CASES = {'no json': (lambda p: (p/ABOUT).unlink(), 'about.json is missing'),
          'a pickle': (lambda p: torch.save(Evil(), p/NETS), 'nets.safetensors is damaged'),
          'a later format': (lambda p: change(p, format=99), 'found MirrorCFE in format 99'),
          'another method': (lambda p: change(p, kind='CycleGAN'), 'found CycleGAN in format'),
-         'a field of another version': (lambda p: change(p, recipe={'magic': 1}), "describes no explainer of this version"),
+         'a field of another version': (lambda p: change(p, recipe={'magic': 1}), 'describes no explainer of'),
          'no recipe': (lambda p: change(p, recipe='gone'), "describes no explainer of this version ('recipe')"),
          'shapes of no kind': (lambda p: change(p, shapes='x'), 'describes no explainer of this version'),
          'other shapes': (lambda p: change(p, shapes=[[4, 8], [6, 4]]), 'do not fit together'),
@@ -138,76 +139,99 @@ def test_a_sound_one_is_read(cfe, clf, tmp_path):
     back = MirrorCFE.load(cfe.save(tmp_path/'e'), clf)
     assert same(back.model.G.state_dict(), cfe.model.G.state_dict())
     about = json.loads((tmp_path/'e/about.json').read_text())
-    assert about['classes'] == clf.classes and about['classifier'] == clf.fingerprint() and about['version'] and about['torch']
+    assert about['classes'] == clf.classes and about['classifier'] == clf.fingerprint()
+    assert about['version'] and about['torch']
 
 # --- training --------------------------------------------------------------------------------------------------------
 
 def same(a, b): return all(torch.equal(a[n], b[n]) for n in a)
 
-def nan_from(epoch):
-    "A loss of NaN from this epoch on."
-    loss = mirrorcfe.game.Game.weighted_loss
-    def broken(*args):
-        broken.calls += 1
-        return loss(*args)*(float('nan') if broken.calls > epoch*broken.each else 1)
-    broken.calls = 0
-    return broken
+@pytest.fixture
+def fit(clf):
+    "A function that trains three epochs of two steps in a folder, or as long as `steps` says."
+    def run(folder, steps=6, **kw):
+        return MirrorCFE(clf, amp=False, steps=steps, **kw).fit(loaders(), folder=folder, progress=False)
+    return run
 
-def test_nan_stops_with_the_last_good_checkpoint(clf, tmp_path, monkeypatch):
+class Losses:
+    "In the place of the game's loss: it counts, and returns NaN from call `last` on."
+    def __init__(self, last=None):
+        self.loss = mirrorcfe.game.Game.weighted_loss
+        self.last = last
+        self.calls = 0
+    def __call__(self, *args):
+        self.calls += 1
+        return self.loss(*args)*(1 if self.last is None or self.calls <= self.last else float('nan'))
+
+def state_of(folder): return torch.load(folder/'checkpoint.pt', weights_only=True)
+
+def same_generator(cfe, folder):
+    "Whether an explainer has the generator of a checkpoint."
+    kept = {n.removeprefix('mirror.'): v for n, v in state_of(folder)['G'].items()}
+    return same(kept, cfe.model.G.state_dict())
+
+def test_nan_stops_with_the_last_good_checkpoint(clf, fit, tmp_path, monkeypatch):
     "Two epochs of two steps and their validation pass; the third breaks."
-    fit = lambda folder, steps=6, **kw: MirrorCFE(clf, amp=False, steps=steps, **kw).fit(loaders(), folder=folder, progress=False)
-    seen = []
-    loss = mirrorcfe.game.Game.weighted_loss
+    counted = Losses()
     with monkeypatch.context() as m:
-        m.setattr(mirrorcfe.game.Game, 'weighted_loss', lambda *a: seen.append(1) or loss(*a))
+        m.setattr(mirrorcfe.game.Game, 'weighted_loss', lambda *a: counted(*a))
         fit(tmp_path/'whole')
-    broken = nan_from(2)
-    broken.each = len(seen)//3
+    broken = Losses(last=counted.calls*2//3)
     cfe = MirrorCFE(clf, amp=False, steps=6)
     with monkeypatch.context() as m:
         m.setattr(mirrorcfe.game.Game, 'weighted_loss', lambda *a: broken(*a))
-        with pytest.raises(MirrorError, match='(?s)the loss is nan in epoch 2: lower lr=0.001.*keeps the generator of epoch 2') as e: cfe.fit(loaders(), folder=tmp_path/'f', progress=False)
-    state = torch.load(tmp_path/'f/checkpoint.pt', weights_only=True)
+        says = '(?s)the loss is nan in epoch 2: lower lr=0.001.*keeps the generator of epoch 2'
+        with pytest.raises(MirrorError, match=says):
+            cfe.fit(loaders(), folder=tmp_path/'f', progress=False)
+    state = state_of(tmp_path/'f')
     assert state['epoch'] == 1 and all(v.isfinite().all() for v in state['G'].values() if v.is_floating_point())
-    assert all(torch.equal(v, cfe.model.G.state_dict()[n.removeprefix('mirror.')]) for n, v in state['G'].items())
-    x = loaders().test.one_batch()[0][:2]
-    assert cfe.explain(x, ks=[0, 1]).path.isfinite().all()
+    assert same_generator(cfe, tmp_path/'f')
+    assert cfe.explain(loaders().test.one_batch()[0][:2], ks=[0, 1]).path.isfinite().all()
     cfe.save(tmp_path/'e')
-    with pytest.raises(MirrorError, match='belongs to another run.*give another folder, or delete it'): fit(tmp_path/'f', lr=1e-4)
-    assert torch.load(tmp_path/'f/checkpoint.pt', weights_only=True)['epoch'] == 1
-    again = fit(tmp_path/'f')                                                 # the cause is gone: it goes on
-    assert all(torch.equal(a, b) for a, b in zip(again.model.G.state_dict().values(), torch.load(tmp_path/'whole/checkpoint.pt', weights_only=True)['G'].values()))
+    says = 'belongs to another run.*give another folder, or delete it'
+    with pytest.raises(MirrorError, match=says): fit(tmp_path/'f', lr=1e-4)
+    assert state_of(tmp_path/'f')['epoch'] == 1
+    assert same_generator(fit(tmp_path/'f'), tmp_path/'whole'), 'the cause is gone: it goes on'
 
 def test_nan_at_once_keeps_nothing(clf, tmp_path):
     cfe = MirrorCFE(clf, amp=False, steps=2, rec=float('nan'))
     with pytest.raises(MirrorError, match='lower lr=') as e: cfe.fit(loaders(), folder=tmp_path/'f', progress=False)
     assert 'keeps the generator' not in str(e.value) and cfe.model is None and not (tmp_path/'f/checkpoint.pt').exists()
 
-@pytest.mark.parametrize('error', [OSError(errno.ENOSPC, 'No space left on device'), RuntimeError('PytorchStreamWriter failed writing file data/3: file write failed')], ids=['OSError', 'torch'])
-def test_a_disk_that_fills_while_training(clf, tmp_path, monkeypatch, error):
+DISK_ERRORS = {'of the system': OSError(errno.ENOSPC, 'No space left on device'),
+               'of torch': RuntimeError('PytorchStreamWriter failed writing file data/3: file write failed')}
+
+@pytest.mark.parametrize('error', DISK_ERRORS)
+def test_a_disk_that_fills_while_training(fit, tmp_path, monkeypatch, error):
     save, calls = torch.save, []
     def second_fails(state, f, *a, **kw):
         calls.append(f)
         if len(calls) == 2:
             Path(f).write_bytes(b'half of it')
-            raise error
+            raise DISK_ERRORS[error]
         return save(state, f, *a, **kw)
     monkeypatch.setattr(torch, 'save', second_fails)
-    cfe = MirrorCFE(clf, amp=False, steps=6)
-    with pytest.raises(MirrorError, match='(?s)cannot write to .*checkpoint of epoch 1 is whole'): cfe.fit(loaders(), folder=tmp_path/'f', progress=False)
-    assert torch.load(tmp_path/'f/checkpoint.pt', weights_only=True)['epoch'] == 0 and not list((tmp_path/'f').glob('.*.part'))
-    assert cfe.fit(loaders(), folder=tmp_path/'f', progress=False).model is not None and len(calls) == 4     # two more epochs, not three
+    with pytest.raises(MirrorError, match='(?s)cannot write to .*checkpoint of epoch 1 is whole'): fit(tmp_path/'f')
+    assert state_of(tmp_path/'f')['epoch'] == 0 and not list((tmp_path/'f').glob('.*.part'))
+    assert fit(tmp_path/'f').model is not None and len(calls) == 4, 'two more epochs, not three'
 
-def test_a_folder_that_cannot_be_written_is_said_before_training(clf, tmp_path, monkeypatch):
+def test_an_error_of_the_data_is_not_one_of_the_disk(clf, tmp_path, monkeypatch):
+    "A missing image is reported as that, also where a folder is written."
+    def gone(*a): raise FileNotFoundError(errno.ENOENT, 'No such file or directory', 'image.png')
+    monkeypatch.setattr(mirrorcfe.game.Game, 'weighted_loss', gone)
+    cfe = MirrorCFE(clf, amp=False)
+    with pytest.raises(FileNotFoundError, match='image.png'): cfe.fit(loaders(), folder=tmp_path/'f', progress=False)
+
+def test_a_folder_that_cannot_be_written_is_said_before_training(fit, tmp_path, monkeypatch):
     (tmp_path/'file').write_text('')
     trained = []
     monkeypatch.setattr(mirrorcfe.game.Turns, 'before_batch', lambda self: trained.append(1))
-    with pytest.raises(MirrorError, match='cannot write to'): MirrorCFE(clf, amp=False).fit(loaders(), folder=tmp_path/'file', progress=False)
-    with pytest.raises(MirrorError, match='cannot write to'): MirrorCFE(clf, amp=False).fit(loaders(), folder=tmp_path/'file/f', progress=False)
+    for folder in (tmp_path/'file', tmp_path/'file/f'):
+        with pytest.raises(MirrorError, match='cannot write to'): fit(folder)
     assert trained == [] and (tmp_path/'file').read_text() == ''
 
 @pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() == 0, reason='root may write anywhere')
-def test_a_read_only_folder(clf, cfe, tmp_path):
+def test_a_read_only_folder(fit, cfe, tmp_path):
     (tmp_path/'f').mkdir(mode=0o500)
-    with pytest.raises(MirrorError, match='cannot write to'): MirrorCFE(clf, amp=False).fit(loaders(), folder=tmp_path/'f', progress=False)
+    with pytest.raises(MirrorError, match='cannot write to'): fit(tmp_path/'f')
     with pytest.raises(MirrorError, match='cannot write'): cfe.save(tmp_path/'f/e')

@@ -108,7 +108,7 @@ def outcome(explain):
             assert str(e)
             return 'refused', None
 
-quick = settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 
 count = Counter()
 

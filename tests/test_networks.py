@@ -14,12 +14,9 @@ from mirrorcfe.losses import (adv_loss, augment, cls_loss, discriminator_loss, f
                               rec_loss, tri_loss)
 from mirrorcfe.ssc import SPE, SSC, csp_mask, min_max_normalise, pair_cams, resize_like, up_block
 
-few = settings(max_examples=15, deadline=None, derandomize=True)
+few = settings(max_examples=15, deadline=None)
 sizes = st.integers(1, 5)
 seeds = st.integers(0, 99)
-
-@pytest.fixture(autouse=True)
-def same_draws(): torch.manual_seed(0)
 
 def generator(seed): return torch.Generator().manual_seed(seed)
 

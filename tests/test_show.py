@@ -115,10 +115,11 @@ def test_every_figure_is_drawn(channels, classes):
     assert len(ex.show_grid().axes) == 27 and len(ex.show_grid([2, 0], steps=4).axes) == 8 and render(ex.show_grid())
     assert plt.get_fignums() == before, "figures are handed over, not left open"
 
-def test_first_cfe_is_framed(ex):
-    green = plt.matplotlib.colors.to_rgba(PALETTE["first"])
-    framed = [a for a in ex.show(0).axes if a.spines["left"].get_edgecolor() == green]
-    assert [a.get_title() for a in framed] == ["1st CFE\n(right)"]
+def test_first_cfe_and_the_ends_are_framed(ex):
+    def framed(name):
+        colour = plt.matplotlib.colors.to_rgba(PALETTE[name])
+        return [a.get_title().split("\n")[0] for a in ex.show(0).axes if a.spines["left"].get_edgecolor() == colour]
+    assert framed("first") == ["1st CFE"] and framed("source") == ["Source", "Reflection"]
 
 def test_grid_rows_are_the_samples_asked_for(ex):
     shown = [a.images[0].get_array() for a in ex.show_grid([2, 0], steps=2).axes]

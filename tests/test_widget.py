@@ -99,6 +99,12 @@ def test_bars_are_the_numbers(ex):
     widths = [int(w) for w in re.findall(r"width:(\d+)px;margin", step_bars(ex, 1, 10))]
     assert widths[:2] == [round(150*p[0]), round(150*q[0])]
 
+def test_rounding_makes_no_negative_share():
+    ex = tiny(gains=(1.,))
+    ex.achieved_probs[0, 3] = torch.tensor([.6, .4001, 0.])
+    assert step_bars(ex, 0, 3).count("-0.00") == 0 and "width:0px" in step_bars(ex, 0, 3)
+    assert min(stored(slider_html(ex))["images"][0][0]["predicted"][3]) == 0
+
 # --- page ------------------------------------------------------------------------------------------------------------
 
 def stored(page):
