@@ -215,14 +215,15 @@ def confidence_steps(self:MirrorCFE,
                     )->tuple[Tensor,Tensor,Tensor]: # steps (B, P); confidences there (B, P); at k = 0 and 1 (B, 2)
     "Return the steps at which the latents have the requested confidences."
     z = encoded.z if encoded.z.device.type == 'mps' else encoded.z.double()
-    solve, logits_of = self.model.solve, self.model.F.logits_of
-    def confidence(k): return pick_class(logits_of(solve(z, source, target, k)).softmax(-1), target)
+    def confidence(k):
+        logits = self.model.F.logits_of(self.model.solve(z, source, target, k))
+        return pick_class(logits.softmax(-1), target)
     def confidences(ks): return torch.stack([confidence(k) for k in ks.T], 1) if ks.numel() else ks
     span = confidences(torch.tensor([0, 1]).to(z).expand(len(z), 2))
     low, high = span.amin(1, True), span.amax(1, True)
     wanted = torch.maximum(torch.minimum(p.to(z), high), low)
-    tiny, eps = torch.finfo(z.dtype).tiny, torch.finfo(z.dtype).eps
-    k = confidence_step(encoded.logits, source, target, wanted.clamp(tiny, 1 - eps)).to(z).nan_to_num(0.).clamp(0, 1)
+    inside = wanted.clamp(torch.finfo(z.dtype).tiny, 1 - torch.finfo(z.dtype).eps)
+    k = confidence_step(encoded.logits, source, target, inside).to(z).nan_to_num(0.).clamp(0, 1)
     k = torch.where(wanted <= low, 0., torch.where(wanted >= high, 1., k))
     found = confidences(k)
     off = (found - wanted).abs() > 1e-6
@@ -373,7 +374,8 @@ def explain(self:MirrorCFE,
     truth = _check_truth(truth, len(x), encoded.logits.shape[1], x.device)
     requested = None if target_confidence is None else check_confidence(target_confidence, len(x)).to(encoded.z)
     moves = source != target
-    part, s, t = _rows(encoded, moves), source[moves], target[moves]
+    part = _rows(encoded, moves)
+    s, t = source[moves], target[moves]
     drawn_ks = self.calibrate(part, s, t, ks, blur_sigma, bs=bs) if closed_loop else ks.expand(len(s), -1)
     path, logits = self.draw_path(part, s, t, drawn_ks, bs, progress)
     ex = Explanation(x=x, source=source, target=target, ks=ks, path=_fill_rows(path, moves),

@@ -32,7 +32,7 @@ class Explanation:
     classes:list                # class names, n_classes strings
     truth:Tensor|None=None      # true classes, int64 (B,), where known
     drawn_ks:Tensor|None=None   # steps at which the images were drawn, (B, K), where they differ from `ks`
-    target_confidence:object=None        # `TargetConfidence`: images drawn at requested confidences, if any were requested
+    target_confidence:object=None        # `TargetConfidence`: images drawn at requested confidences, if any were
 
     __hash__ = None             # its tensors may change, so it cannot be a key
 

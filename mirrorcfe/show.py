@@ -21,8 +21,8 @@ from .explanation import Explanation, check_masks
 from .explainer import MirrorCFE
 
 # %% ../nbs/40_show.ipynb #059da180
-PALETTE = dict(intended='tab:orange', achieved='tab:blue', difference='tab:green', source='tab:red', reflection='tab:red',
-               first='limegreen', quiet='.75')
+PALETTE = dict(intended='tab:orange', achieved='tab:blue', difference='tab:green', source='tab:red',
+               reflection='tab:red', first='limegreen', quiet='.75')
 
 def to_rgb(x:Tensor      # image in [-1, 1], (C, H, W), one or three channels
           )->np.ndarray: # bytes, (H, W, 3); pale grey where `x` is NaN
@@ -248,7 +248,8 @@ def legend_row(parent,  # figure or axes to hold the legend
                **kw     # for `parent.legend`
               ):
     "Write one row with the labelled lines of all `axes`."
-    handles, labels = [], []
+    handles = []
+    labels = []
     for ax in axes:
         own = ax.get_legend_handles_labels()
         handles += own[0]
@@ -297,8 +298,8 @@ def _hairlines(fig, axes, panels, curve):
         top = ax.get_position().y0 - .19/fig.get_size_inches()[1]
         foot = below.x0 + p.k*below.width
         color, width = (PALETTE['first'], 1.4) if p.first else (PALETTE['quiet'], .6)
-        x, y = [_middle(ax), foot], [top, below.y1]
-        fig.add_artist(plt.Line2D(x, y, color=color, lw=width, transform=fig.transFigure, zorder=0))
+        style = dict(color=color, lw=width, transform=fig.transFigure, zorder=0)
+        fig.add_artist(plt.Line2D([_middle(ax), foot], [top, below.y1], **style))
         if 0 < p.k < 1: curve.axvline(p.k, color=PALETTE['quiet'], lw=.4, zorder=0)
 
 @patch
@@ -308,7 +309,8 @@ def figure(self:Explanation,
           ):             # matplotlib figure, 9 inches wide
     "Draw the strip of sample `i` above its curves."
     panels = strip_panels(self, i, steps)
-    left, curve_height = .35, 1.75
+    left = .35
+    curve_height = 1.75
     top = .3 + _LINE*(1 + _is_long(panels))
     _, height = _panel_size(panels, left)
     fig = _figure(top + height + .5 + curve_height + .7)
@@ -406,7 +408,8 @@ def show_difference(self:Explanation,
     _write(fig, _MARGIN, .16, headline(self, i), fontsize=9.5, va='center')
     _row(fig, panels, top, n=n)
     text = "change\nred: brighter\nblue: darker"
-    outlines, below = [], []
+    outlines = []
+    below = []
     if found is not None:
         text += "\noutlined: the mask,\n% of the change in\n% of the picture"
         outlines = [found[j].numpy() for j in js]
@@ -420,7 +423,9 @@ def show_difference(self:Explanation,
 # %% ../nbs/40_show.ipynb #393ec1ba
 def _side(fig, one, top, height):
     "The pair and how it ended, left of a row."
-    source, target, status = class_name(one, one.source[0]), class_name(one, one.target[0]), one.status[0]
+    source = class_name(one, one.source[0])
+    target = class_name(one, one.target[0])
+    status = one.status[0]
     long = len(source) + len(target) > 5
     pair = f"{source} →\n{target}" if long else f"{source} → {target}"
     end = f"k = {float(one.first_k[0]):.2f}" if status == 'found' else status.replace(' ', '\n')

@@ -53,7 +53,8 @@ def step_picture(ex:Explanation,        # any explanation
 # %% ../nbs/42_widget.ipynb #f9b5068c
 def _bar_rows(one, j):
     "(label, intended, predicted) of the source, the target and all others at step `j`."
-    rows, rest = [], [1., 1.]
+    rows = []
+    rest = [1., 1.]
     for letter, c in (('S', int(one.source[0])), ('T', int(one.target[0]))):
         p = [float(probs[0, j, c]) for probs in (one.intended_probs, one.achieved_probs)]
         rows.append((f'{letter}: {class_name(one, c)}', *p))
@@ -419,7 +420,8 @@ def slider_html(ex:Explanation,         # any explanation
     content = dict(classes=[class_name(ex, c, 24) for c in range(len(ex.classes))], images=images)
     data = json.dumps(content, separators=(',', ':')).replace('<', '\\u003c')   # no tag can end the script
     name = 'path-' + hashlib.sha256(data.encode()).hexdigest()[:8]
-    style, script = _STYLE.replace('ROOT', name), _SCRIPT.replace('ROOT', name)
+    style = _STYLE.replace('ROOT', name)
+    script = _SCRIPT.replace('ROOT', name)
     return (f'<style>{style}</style><div id="{name}"><script type="application/json">{data}</script>{_BODY}</div>'
             f'<script>{script}</script>')
 

@@ -478,7 +478,7 @@ def _remove_head(model, head, out):
 
 # %% ../nbs/04_wrap.ipynb #c06844dc
 def to_images(dls       # fastai `DataLoaders`, or anything with `train`
-             )->tuple:  # function from its batches to images in [-1, 1]; another from those to its networks' range, or None
+             )->tuple:  # function from its batches to images in [-1, 1]; one from there to its networks' range, or None
     "Tell from the transforms of `dls` in which range its batches are, and return the two conversions."
     transforms = list(getattr(getattr(dls.train, 'after_batch', None), 'fs', []))
     norm = next((t for t in transforms if isinstance(t, Normalize)), None)

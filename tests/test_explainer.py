@@ -266,7 +266,8 @@ def test_masks_are_those_of_the_drawn_steps(mode):
 @pytest.mark.parametrize('solver', ['closed', 'prob', 'naive', 'lbfgs'])
 def test_a_requested_confidence_is_met_in_the_latent_by_every_solver(clf, x, solver):
     cfe = MirrorCFE(clf, amp=False, steps=1, solver=solver).fit(loaders(steps=1), epochs=1, progress=False)
-    at = cfe.explain(x[:3], target_confidence=[.3, .6], ks=[1], closed_loop=False).target_confidence
+    p = [.6] if solver == 'lbfgs' else [.3, .6]   # it is slow
+    at = cfe.explain(x[:2], target_confidence=p, ks=[1], closed_loop=False).target_confidence
     assert torch.equal(at.k, at.drawn_k) and ((at.k > 0) & (at.k < 1)).all()
     assert torch.allclose(at.intended, at.p, atol=2e-3 if solver == 'lbfgs' else 1e-5)
 

@@ -70,8 +70,8 @@ odd_steps = st.sampled_from([[0, 1], [1], [], 'k', 3, {}, [None], [[0, 1]], torc
                              torch.tensor([0, 1]), np.array([.5]), [10**400], object()])
 steps = mostly(good_steps, st.one_of(st.lists(st.floats(), max_size=4), odd_steps))
 
-odd_confidence = st.sampled_from(['.8', [[.5]], torch.full((2, 2), .4), torch.tensor(.5), True, object(), [.2, .8], 1e-300,
-                                  1 - 1e-16])
+odd_confidence = st.sampled_from(['.8', [[.5]], torch.full((2, 2), .4), torch.tensor(.5), True, object(), [.2, .8],
+                                  1e-300, 1 - 1e-16])
 confidence = mostly(st.one_of(st.none(), st.floats(.01, .99)),
                     st.one_of(st.floats(), st.lists(st.floats(), max_size=3), odd_confidence))
 
