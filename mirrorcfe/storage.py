@@ -199,7 +199,9 @@ def json_hash(what,           # anything that `json.dumps` takes
 def tensor_bytes(v:torch.Tensor   # of any number type, on any device
                 )->memoryview:
     "Return the numbers of a tensor as bytes, for hashing."
-    return memoryview(v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    flat = v.detach().cpu().contiguous().reshape(-1)
+    if flat.numel() == 1: flat = flat.clone(memory_format=torch.contiguous_format)   # an expanded one may have stride 0
+    return memoryview(flat.view(torch.uint8).numpy())
 
 def tensors_hash(tensors,        # name -> tensor, or a network
                  digits:int=16   # how many
