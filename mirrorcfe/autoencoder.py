@@ -70,15 +70,16 @@ def train_autoencoder(x:Tensor,          # images in [-1, 1], (n, C, H, W)
                 sched.step()
     return net.eval().requires_grad_(False)
 
-# %% ../nbs/24_autoencoder.ipynb #7659eac8
+# %% ../nbs/24_autoencoder.ipynb #7cba4e7f
 @dataclass(frozen=True)
 class AutoencoderForm:
     "Size and training of a `LatentAutoencoder`."
     latent:int = 24       # channels of the latent
     halvings:int = 2      # how often height and width are halved
-    width:int = 32        # channels at full size on the way in; one, two, three times as many after the halvings
+    width:int = 16        # channels at full size on the way in; one, two, three times as many after the halvings
+    deep:int = 64         # channels of the latents' size on the way out; three quarters, half as many further up
     last:int = 16         # channels at full size on the way out
-    steps:int = 800       # optimiser steps
+    steps:int = 600       # optimiser steps
     bs:int = 32           # images in a step
     lr:float = 3e-3       # highest step size of AdamW
     noise:float = .3      # largest standard deviation of the noise on the latent
@@ -91,11 +92,11 @@ def autoencoder_form(channels:int,    # of the images
                      **changes        # fields to replace
                     )->AutoencoderForm:
     "Return the form for images of a size: 4 times smaller up to 48 pixels, 8 times above; shorter for few images."
-    large = dict(latent=32, halvings=3, last=32, flip=channels == 3) if size > 48 else {}
+    large = dict(latent=32, halvings=3, width=32, deep=128, last=32, steps=800, flip=channels == 3) if size > 48 else {}
     few = dict(steps=300, bs=64) if n < 5000 and size <= 48 else {}
     return AutoencoderForm(**large | few | changes)
 
-# %% ../nbs/24_autoencoder.ipynb #79de0457
+# %% ../nbs/24_autoencoder.ipynb #a73d67ca
 class LatentAutoencoder(nn.Module):
     "Encode images as small maps of several channels, and decode such maps as images."
     def __init__(self,
@@ -111,7 +112,7 @@ class LatentAutoencoder(nn.Module):
         for narrow, wide in zip(widths, widths[1:]): steps += [conv_block(narrow, wide, 2), conv_block(wide, wide)]
         norm = nn.BatchNorm2d(form.latent, affine=False)
         self.encoder = nn.Sequential(*steps, nn.Conv2d(widths[-1], form.latent, 1), norm)
-        widths = [128, 96, 64][:form.halvings] + [form.last]
+        widths = [form.deep, 3*form.deep//4, form.deep//2][:form.halvings] + [form.last]
         steps = [conv_block(form.latent, widths[0]), conv_block(widths[0], widths[0])]
         for wide, narrow in zip(widths, widths[1:]): steps += [up_block(wide, narrow), conv_block(narrow, narrow)]
         self.decoder = nn.Sequential(*steps, nn.Conv2d(form.last, channels, 3, 1, 1), nn.Tanh())
@@ -138,7 +139,7 @@ class LatentAutoencoder(nn.Module):
         "Return the images as rebuilt."
         return self.decode(self.encode(x))[..., :x.shape[2], :x.shape[3]]
 
-# %% ../nbs/24_autoencoder.ipynb #65edfcbf
+# %% ../nbs/24_autoencoder.ipynb #6ad99873
 def _random_batch(x, form, generator):
     "Some of the images, as floats, mirrored at random where the form says so."
     i = torch.randint(len(x), (form.bs,), generator=generator)
@@ -188,7 +189,7 @@ def rebuilding_error(net,         # autoencoder
     some = from_bytes(x[:n])
     return (net.decode(net.encode(some))[..., :x.shape[2], :x.shape[3]] - some).abs().mean().item()
 
-# %% ../nbs/24_autoencoder.ipynb #c9c68c66
+# %% ../nbs/24_autoencoder.ipynb #3e90bc3c
 _AUTOENCODER_CODE = 1   # raised when network or training change
 
 def get_autoencoder(x:Tensor,                        # training images, uint8 (n, C, H, W)
@@ -221,7 +222,7 @@ def _restored(file, settings, form):
     net.seconds = about['seconds']
     return net.eval().requires_grad_(False)
 
-# %% ../nbs/24_autoencoder.ipynb #8f336484
+# %% ../nbs/24_autoencoder.ipynb #4ad16516
 class _TwoFunctions(nn.Module):
     "Encode and decode of something that is no torch module."
     def __init__(self, pair):
@@ -266,7 +267,7 @@ def check_autoencoder(net,        # anything with `encode` and `decode`
                           "range, or other images; wrap it so that encode takes and decode returns [-1, 1]")
     return net
 
-# %% ../nbs/24_autoencoder.ipynb #fadd986c
+# %% ../nbs/24_autoencoder.ipynb #80938a88
 class FromDiffusers(nn.Module):
     "Gives an autoencoder of the package diffusers the two functions that are used here."
     def __init__(self,

@@ -61,7 +61,7 @@ class Recipe(BaseRecipe):
     pixels:bool = True            # a discriminator of pixels
     own:bool = True               # a discriminator on the maps of the explained classifier
     squeeze:bool = False          # a discriminator on the maps of SqueezeNet
-    width:int = 128               # channels at the deepest map of the generator
+    width:int = 96                # channels at the deepest map of the generator
     autoencoder_steps:int = 0     # of the autoencoder's training; 0: as `autoencoder_form` says
     student_steps:int = 0         # of the student's training; 0: 600, or 300 for fewer than 5,000 images
     mode:str = 'full'             # SSC: 'full', 'no-csp', 'skip'
@@ -75,7 +75,7 @@ class Recipe(BaseRecipe):
 PRESETS = dict(
     default=Recipe(),
     paper=Recipe(painter='pixels', steps=800, lr=2e-4, betas=(.5, .999), wd=0., schedule='constant', ema=0.,
-                 cls=1., augmented=0., student=0., adv=1., rec=1., fea=1., tri=2., prox=0., ramp=0., own=False,
+                 width=128, cls=1., augmented=0., student=0., adv=1., rec=1., fea=1., tri=2., prox=0., ramp=0., own=False,
                  at_source=.25, at_reflection=0., near_mirror=0., blur_margin=0., shift=0, residual=False))
 
 def get_recipe(preset:str|Recipe='default', # 'default', 'paper', or a recipe
@@ -113,14 +113,12 @@ class MirrorModel(nn.Module):
     def is_latent(self): return self.recipe.painter == 'latent'
 
     def make_painter(self):
-        "The painter for the latents of the autoencoder; of small images it uses maps of twice their size, too."
+        "The painter for the latents of the autoencoder."
         if self.autoencoder is None: raise MirrorError("the latent painter needs an autoencoder: see get_autoencoder")
         p = next(self.F.parameters())
         with torch.no_grad(): code = self.autoencoder.encode(p.new_zeros(1, self.channels, self.size, self.size))
-        c, side = code.shape[1:3]
-        limit = 2*side if self.size <= 48 else side
         r = self.recipe
-        return LatentPainter(self.shapes, (c, side), r.mode, r.residual, r.width, limit)
+        return LatentPainter(self.shapes, tuple(code.shape[1:3]), r.mode, r.residual, r.width)
 
     def train(self, mode=True):
         "Switch the generator; the classifier stays in eval mode."
@@ -356,7 +354,7 @@ def pictures(self:MirrorGame, x, y, sampler):
     at = lambda k: self.mirror(x, torch.full((len(x),), k, device=x.device), target_offset).x_k
     return [x] + [at(k) for k in (0., .25, .4, .5, .6, .75, 1.)]
 
-# %% ../nbs/30_training.ipynb #96776129
+# %% ../nbs/30_training.ipynb #138c5338
 def training_images(dls,               # DataLoaders of (x in [-1, 1], y)
                     limit:int=256*2**20 # bytes read at most from loaders that do not hold their images in memory
                    )->Tensor:          # uint8 (n, C, H, W)

@@ -168,8 +168,9 @@ class Losses:
 def state_of(folder): return torch.load(folder/'checkpoint.pt', weights_only=True)
 
 def same_generator(cfe, folder):
-    "Whether an explainer has the generator of a checkpoint."
-    kept = {n.removeprefix('mirror.'): v for n, v in state_of(folder)['G'].items()}
+    "Whether an explainer has the averaged generator of a checkpoint."
+    state = state_of(folder)
+    kept = {n.removeprefix('mirror.'): state['average'][f'module.{n}'] for n in state['G']}
     return same(kept, cfe.model.G.state_dict())
 
 def test_nan_stops_with_the_last_good_checkpoint(clf, fit, tmp_path, monkeypatch):
