@@ -3,6 +3,7 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
 from mirrorcfe.baselines.c3lt import C3LT, DCGAN, GanAutoencoder, LatentStep, change_map, map_distance, perceptual, proximity
+from mirrorcfe.benchmark import Task, get_baseline
 from mirrorcfe.classifiers import get_classifier, small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
@@ -135,6 +136,18 @@ def test_whole_and_resumed(clf, dls, tmp_path):
     assert hash_of(a.G) == hash_of(b.G) and len((tmp_path/'history.csv').read_text().splitlines()) == 2
     other = GanAutoencoder(clf, 'cpu', (4, 9), gan=gan, width=4, seed=1, **TINY).fit(dls, progress=False)
     with pytest.raises(MirrorError, match='belongs to another run'): C3LT(clf, 'cpu', autoencoder=other, bs=8).fit(dls, steps=2, folder=tmp_path, progress=False)
+
+def test_another_autoencoder_or_seed_is_not_found_in_the_cache(clf, dls, auto, tmp_path, monkeypatch):
+    monkeypatch.setenv('MIRRORCFE_CACHE', str(tmp_path))
+    other = GanAutoencoder(clf, 'cpu', pair=(4, 9), gan=auto.gan, width=4, seed=1, **TINY).fit(dls, progress=False)
+    task = Task('digits', (4, 9), n=2)
+    def get(autoencoder, **kw):
+        got = get_baseline(C3LT, task, 'cpu', clf, autoencoder=autoencoder, **TINY, **kw)
+        return hash_of(got.autoencoder.game.G), got.seed
+    first, second = hash_of(auto.game.G), hash_of(other.game.G)
+    assert first != second
+    for _ in range(2):   # fitted, then from the cache
+        assert get(auto) == (first, 0) and get(other) == (second, 0) and get(auto, seed=1) == (first, 1)
 
 @pytest.mark.parametrize('bad, says', [(lambda c, x: c.explain(x + 3), r'must lie in \[-1, 1\]'), (lambda c, x: c.explain(x, 11), '11'),
                                        (lambda c, x: C3LT(c.classifier).explain(x), 'not fitted'), (lambda c, x: C3LT(c.classifier, pair=(3, 8), autoencoder=c.autoencoder), 'of the same pair'),
