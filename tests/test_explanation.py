@@ -28,6 +28,8 @@ def ex():
     out.drawn_ks = torch.arange(12).view(3, 4)/12
     out.truth = torch.tensor([0, 2, 1])
     out.target_confidence = requests()
+    out.believed = torch.tensor([[.4, .9], [torch.nan, .1], [torch.nan]*2])
+    out.unlike = torch.tensor([.5, 1.5, .2])
     return out
 
 def requests(B=3, P=2):
@@ -100,7 +102,7 @@ def test_difference_is_one_number_an_image():
 def test_table():
     e = three([SOURCE, [.35, .4, .25], TARGET], [SOURCE]*3)
     t = e.table()
-    assert t.columns.tolist() == ["source", "target", "status", "first_k", "confidence_first", "l1_first",
+    assert t.columns.tolist() == ["source", "target", "status", "verdict", "first_k", "confidence_first", "l1_first",
                                   "confidence_last", "l1_last", "confidence_error", "reason"]
     assert t.confidence_last.tolist() == pytest.approx([.8, .1]) and t.confidence_first[0] == pytest.approx(.4)
     first = (abs(1/3 - .1) + abs(1/3 - .4) + abs(1/3 - .8))/3
