@@ -32,7 +32,7 @@ from .metrics import (bootstrap_interval, confidence_error, cout, denoised_valid
                                path_features, prox, time_per_sample, time_ratio, validity)
 from .storage import (DamagedFile, MissingFile, atomic, cache_dir, file_lock, json_hash, read_json,
                                tensors_hash, write_json)
-from .training import get_recipe
+from .training import get_recipe, painting_networks
 
 # %% ../nbs/61_benchmark.ipynb #89204061
 View = namedtuple('View', 'x x_cf ex classifier oracle border solver autoencoder panel believed',
@@ -439,7 +439,7 @@ def directions(self:Task)->list:  # of (label, positions in `sources()`, int64)
     return both
 
 # %% ../nbs/61_benchmark.ipynb #8c636b4a
-_EXPLAINER_VERSION = 1  # raise it when generator or training change: older folders are then left alone
+_EXPLAINER_VERSION = 2  # raise it when generator or training change: older folders are then left alone
 
 def _file_name(*parts):
     "Return parts as the name of a file; empty ones are left out."
@@ -463,7 +463,7 @@ def _seconds_logged(run):
     return sum(_as_seconds(t) for t in times)
 
 # %% ../nbs/61_benchmark.ipynb #822b5db7
-def _train_explainer(model, folder, about, dls, progress):
+def _train_explainer(model, folder, about, dls, progress, autoencoder=None, student=None):
     "Fit and keep a model, and remove the folder of the run; where the cache cannot be written, say so and go on."
     run = folder.with_name(f'{folder.name}.part')
     if not os.access(folder.parent, os.W_OK):
@@ -471,7 +471,7 @@ def _train_explainer(model, folder, about, dls, progress):
                       "set MIRRORCFE_CACHE to a folder that can")
         run = None
     start = time.time()
-    model.fit(dls, folder=run, progress=progress)
+    model.fit(dls, folder=run, progress=progress, autoencoder=autoencoder, student_net=student)
     model.about = about | dict(train_seconds=round(time.time() - start, 1),
                                logged_seconds=_seconds_logged(run) if run else None,
                                device=str(dls.device), images=len(dls.train.dataset), version=__version__)
@@ -498,7 +498,7 @@ def _load_explainer(folder, classifier):
 # %% ../nbs/61_benchmark.ipynb #b69a7fa9
 def get_explainer(name:str,               # name of a dataset, as for `get_dls`
                   pair:tuple|None=None,   # two classes, by number or name; None: all pairs in one model
-                  preset='robust',        # 'robust', 'paper' or a `Recipe`
+                  preset='default',       # 'default', 'paper' or a `Recipe`
                   seed:int=0,             # of weights, order and noise
                   size:int|None=None,     # pixels; None: as the dataset says
                   progress:bool=False,    # bars while training
@@ -519,7 +519,9 @@ def get_explainer(name:str,               # name of a dataset, as for `get_dls`
         what = f"classes {' and '.join(spec.classes[c] for c in pair)}" if pair else 'all pairs of classes'
         print(f"Training an explainer of {spec.title}, {what} (once, then cached)", flush=True)
         model = MirrorCFE(classifier, recipe, pair, seed)
-        _train_explainer(model, folder, about, dls, progress)
+        whole = dls if pair is None else get_dls(name, size=size, device=device)
+        networks = painting_networks(classifier, whole, recipe, progress=progress)   # one for all pairs
+        _train_explainer(model, folder, about, dls, progress, *networks)
     return model
 
 # %% ../nbs/61_benchmark.ipynb #61ba5e02

@@ -4,8 +4,8 @@ import numpy as np, pytest, torch
 from mirrorcfe import judges
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
-from mirrorcfe.judges import (Judge, Panel, PlainConvNet, Usual, edge_features, heavy_augment, panel_of, panel_problem,
-                              random_affine, read_panel, train_panel)
+from mirrorcfe.judges import (Judge, Panel, PlainConvNet, Usual, edge_features, panel_of, panel_problem,
+                              read_panel, train_panel)
 from mirrorcfe.storage import DamagedFile, MissingFile, file_hash, read_json, write_json
 
 QUICK = ("svm", "trees", "neighbours", "conv_half")
@@ -85,22 +85,7 @@ def test_few_images_are_told_before_training(monkeypatch):
 def test_a_class_that_is_left_out_is_no_problem():
     assert panel_problem(get_dls("digits", pair=(4, 9), device="cpu")) == ""
 
-# --- augmentation and features ---------------------------------------------------------------------------------------
-
-def test_rotation_is_a_rotation():
-    x = torch.full((1, 1, 33, 33), -1.)
-    x[0, 0, 16, 4:29] = 1
-    g = torch.Generator().manual_seed(0)
-    turned = random_affine(x.repeat(64, 1, 1, 1), degrees=30., scale=0., shift=0., generator=g)
-    assert (turned[:, 0, 16, 16] > .9).all(), "the middle stays"
-    rows = (turned[:, 0] > 0).any(2).sum(1)
-    assert rows.min() < 4 and rows.max() > 10
-
-def test_augmentation_is_of_each_image_and_repeatable():
-    x = torch.linspace(-1, 1, 256).view(1, 1, 16, 16).repeat(4, 1, 1, 1)
-    one, two = (heavy_augment(x, generator=torch.Generator().manual_seed(3)) for _ in range(2))
-    assert one.equal(two)
-    assert all((one[0] - one[i]).abs().mean() > .01 for i in (1, 2, 3))
+# --- features --------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("size", [8, 20, 32, 64, 100])
 def test_edges_of_any_size(size):
