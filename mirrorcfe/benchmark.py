@@ -530,6 +530,11 @@ def _settings(method):
     held = getattr(method, 'const', None) or getattr(method, 'recipe', None)
     return asdict(held) if is_dataclass(held) else {}
 
+def _given(changes, settings):
+    "Return what a method was given that its settings do not hold; a fitted method or network by its fingerprint."
+    rest = {n: v for n, v in changes.items() if n not in settings}
+    return {n: v.fingerprint() if hasattr(v, 'fingerprint') else v for n, v in rest.items()}
+
 def _fit(method, dls, run, progress):
     "Fit a method; with checkpoints in `run` where it has any."
     checkpoints = dict(folder=run) if 'folder' in signature(method.fit).parameters else {}
@@ -555,8 +560,10 @@ def get_baseline(kind:type,           # class of the method, such as `CEM`
     "Return a method, from the cache or after fitting it once."
     if classifier is None: classifier = task.classifier
     method = kind(classifier, preset, **changes)
-    about = dict(kind=kind.__name__, task=[task.data, task.pair, task.size], preset=preset, settings=_settings(method),
-                 classifier=classifier.fingerprint(), code=_EXPLAINER_VERSION)
+    settings = _settings(method)
+    about = dict(kind=kind.__name__, task=[task.data, task.pair, task.size], preset=preset,
+                 settings=settings | _given(changes, settings), classifier=classifier.fingerprint(),
+                 code=_EXPLAINER_VERSION)
     stem = _file_name(kind.__name__, task.data, *(task.pair or ()), preset)
     path = cache_dir()/'baselines'/f'{stem}-{json_hash(about)}'
     run = path.with_name(f'{path.name}.part')
