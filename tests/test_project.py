@@ -73,7 +73,8 @@ def test_runtime_requirements_are_wide():
     assert "nbdev==2.4.14" in dev and any(r.startswith("fastcore") and "<2" in r for r in dev)
 
 # Where an import is not the name of the package that holds it.
-PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn", "imageio_ffmpeg": "imageio-ffmpeg"}
+PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn", "imageio_ffmpeg": "imageio-ffmpeg",
+            "skimage": "scikit-image"}
 # Packages that fastai, matplotlib, pooch or torch always bring along.
 BROUGHT = {"fastcore", "fastprogress", "numpy", "pandas", "scipy", "requests", "IPython"}
 
