@@ -1,6 +1,6 @@
 """Train and measure what the pages 70 to 78 show, at real size; kept in results/reproduction, one folder a group.
 
-    python benchmarks/reproduce.py [main colour paper floors multi ssc tri pgd]
+    python benchmarks/reproduce.py [main colour painter paper floors multi ssc tri pgd]
 
 Without an argument all groups run: hours on two cores, minutes on a GPU. A killed run goes on where it stopped:
 explainers come from the cache or from their checkpoint, and measured cells are not measured again. MNIST,
@@ -50,9 +50,24 @@ FLOORS = {
     'Pixel blend': partial(floor, kind=PixelBlend)}
 TRIANGULATION = {'none': partial(mirror, tri=0.)} | {f'a = {a}': partial(mirror, a=a) for a in (0., .2, .4, .6)}
 MASKS = {'full': mirror, 'skip only': partial(mirror, mode='skip'), 'no CSP': partial(mirror, mode='no-csp')}
+PAINTER = {
+    'Mirror-CFE': mirror,
+    'Mirror-CFE, seed 1': partial(mirror, seed=1),
+    'Mirror-CFE, seed 2': partial(mirror, seed=2),
+    'draws all pixels': partial(mirror, painter='pixels', image=True, rec=10., at_source=.25),
+    'no student': partial(mirror, student=0.),
+    'no augmentation': partial(mirror, augmented=0.),
+    'discriminator of pixels alone': partial(mirror, own=False),
+    'discriminator of own maps alone': partial(mirror, pixels=False),
+    'proximity 0': partial(mirror, prox=0.),
+    'proximity 4': partial(mirror, prox=4.),
+    'proximity 24': partial(mirror, prox=24.),
+    '200 steps': partial(mirror, steps=200),
+    '800 steps': partial(mirror, steps=800)}
 GROUPS = dict(
     main=(GREY, {'Mirror-CFE': mirror}),
     colour=(COLOUR, {'Mirror-CFE': mirror}),
+    painter=(some([MNIST[1]]), PAINTER),
     paper=(some(GREY + COLOUR), {'Mirror-CFE paper': paper}),
     floors=(some(GREY + COLOUR), FLOORS),
     multi=(some(GREY), {'Mirror-CFE, all classes': partial(mirror, pair=False, steps=1600)}),
