@@ -580,7 +580,7 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv('MIRRORCFE_CACHE', str(tmp_path))
     return tmp_path/'explainers'
 
-quick = partial(b.get_explainer, 'digits', (4, 9), device='cpu', steps=2)
+quick = partial(b.get_explainer, 'digits', (4, 9), device='cpu', steps=2, autoencoder_steps=2, student_steps=2)
 
 def test_an_explainer_is_trained_once(own_cache, capsys):
     first = quick()
