@@ -614,8 +614,8 @@ def _provenance(task, bs, seed):
     "Return where the numbers of a task come from."
     classifier, oracle, src = task.classifier, task.oracle, task.sources()
     return dict(data=data_spec(task.data).title, data_fingerprint=_fingerprint(task.data, task.size),
-                classifier=classifier.fingerprint(), classifier_accuracy=_finite(getattr(classifier, 'accuracy', None)),
-                oracle=oracle.fingerprint(), oracle_accuracy=_finite(getattr(oracle, 'accuracy', None)),
+                classifier=classifier.weights_hash(), classifier_accuracy=_finite(getattr(classifier, 'accuracy', None)),
+                oracle=oracle.weights_hash(), oracle_accuracy=_finite(getattr(oracle, 'accuracy', None)),
                 extractor=f'oracle, {oracle.n_features} features', N=len(src.x), seed=seed, bs=bs,
                 device=str(src.x.device), torch=torch.__version__, mirrorcfe=__version__,
                 python=platform.python_version())

@@ -7,7 +7,7 @@ __all__ = ['MirrorCFE']
 
 # %% ../nbs/31_explainer.ipynb #ae3a60d5
 import errno
-from contextlib import contextmanager
+
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np, torch
@@ -17,7 +17,8 @@ from fastprogress.fastprogress import progress_bar
 import mirrorcfe.wrap  # adds `GapClassifier.wrap`
 from .core import Mirror, MirrorError, check_class
 from .confidence import bisect_step, check_confidence, closest_class, confidence_step
-from .features import Encoded, GapClassifier, check_images, check_target, intended_probs, kfe_features
+from .features import (Encoded, GapClassifier, check_images, check_target, class_index, frozen_copy,
+                                intended_probs, kfe_features, pair_index)
 from .storage import CannotWrite, atomic, expand, new_folder, read_about, read_json, read_nets, write_nets
 from .ssc import csp_mask
 from .losses import gaussian_blur
@@ -30,7 +31,7 @@ class MirrorCFE:
     def __init__(self,
                  classifier:nn.Module,         # a `GapClassifier`, or a network of that form, wrapped when data comes
                  preset:str|Recipe='robust',   # name of a preset, or a `Recipe`
-                 pair:tuple|None=None,         # two classes: only the path between them; None: all pairs in one model
+                 pair:tuple|None=None,         # two classes, by name or number: only their path; None: all pairs
                  seed:int=0,                   # decides weights, order and noise
                  amp:bool|None=None,           # bf16 autocast while training; None: where the machine is fast at it
                  channels_last:bool=True,      # memory format while training
@@ -83,11 +84,13 @@ def fit(self:MirrorCFE,
        )->MirrorCFE:                # itself
     "Train the generator; the classifier does not change."
     if folder is not None: _check_folder(Path(folder))
-    if self.pair is None: self.pair = getattr(dls, 'pair', None)
     if not isinstance(self.classifier, GapClassifier):
         self.classifier = GapClassifier.wrap(self.classifier, dls.train.one_batch()[0])
+    if self.pair is None: self.pair = getattr(dls, 'pair', None)
+    else: self.pair = pair_index(self.pair, self.classifier.classes)
     self.learn = mirror_learner(self.classifier, dls, self.recipe, self.pair, self.seed, folder, self.amp,
                                 self.channels_last)
+    self.classifier = self.learn.model.F   # a copy, which nobody else can change
     try: self.model = self.learn.fit_game(epochs, progress).model.mirror
     except OSError as e:
         if folder is None or not _is_disk(e): raise
@@ -114,13 +117,6 @@ def _rows(encoded, i):
     "Some rows of an `Encoded` batch."
     return Encoded([f[i] for f in encoded.maps], encoded.z[i], encoded.logits[i])
 
-@contextmanager
-def _single_precision(model):
-    "Draw without bf16."
-    amp = model.amp
-    model.amp = False
-    try: yield
-    finally: model.amp = amp
 
 @patch
 @torch.no_grad()
@@ -139,10 +135,9 @@ def draw_path(self:MirrorCFE,
     logits = k.new_empty(B, K, model.F.n_classes)
     image, step = torch.meshgrid(torch.arange(B, device=k.device), torch.arange(K, device=k.device), indexing='ij')
     pieces = list(zip(image.flatten().split(bs), step.flatten().split(bs))) if k.numel() else []
-    with _single_precision(model):
-        for i, j in progress_bar(pieces, leave=False) if progress else pieces:
-            path[i, j] = model.draw(_rows(encoded, i), source[i], target[i], k[i, j])[0]
-            logits[i, j] = model.F(path[i, j])
+    for i, j in progress_bar(pieces, leave=False) if progress else pieces:
+        path[i, j] = model.draw(_rows(encoded, i), source[i], target[i], k[i, j], full=True)[0]
+        logits[i, j] = model.F(path[i, j])
     return path, logits
 
 # %% ../nbs/31_explainer.ipynb #a2359d94
@@ -255,16 +250,13 @@ def draw_at_confidence(self:MirrorCFE,
     return TargetConfidence(p.to(k), span, k, intended, drawn_k, x, pick_class(logits.softmax(-1), target))
 
 # %% ../nbs/31_explainer.ipynb #c50c120e
-def _class_id(c, names):
-    "A class as its number; anything but a name is left for `check_class` to judge."
-    if not isinstance(c, str): return c
-    if c not in names: raise MirrorError(f"no class {c!r}: choose from {', '.join(names)}, or 'runner-up' or 'closest'")
-    return names.index(c)
-
 def _class_ids(target, names):
-    "One class, or one for each image, as numbers."
-    if isinstance(target, (list, tuple)): return [_class_id(c, names) for c in target]
-    return _class_id(target, names)
+    "One class, or one for each image, as numbers; what is neither name nor number is left for `check_class` to judge."
+    if isinstance(target, np.ndarray) and target.dtype.kind in 'UO': target = target.tolist()
+    if isinstance(target, (list, tuple)): return [class_index(c, names) for c in target]
+    try: return class_index(target, names)
+    except MirrorError as e:
+        raise MirrorError(f"{e}, or 'runner-up' or 'closest'" if isinstance(target, str) else str(e)) from None
 
 def _outside_pair(what, pair, names):
     "The error for an image that has no path in a model of one pair."
@@ -485,6 +477,6 @@ def load(cls:MirrorCFE,
     path = expand(path)
     if not isinstance(classifier, GapClassifier): classifier = _wrap_as_saved(classifier, path)
     about = read_about(path, 'MirrorCFE', classifier)
-    self = _rebuild(about, classifier, path)
+    self = _rebuild(about, frozen_copy(classifier), path)
     read_nets(path, dict(generator=self.model.G))
     return self

@@ -323,7 +323,7 @@ def check_files(path:Path,                    # list that `write_checksums` wrot
     return [path.with_name(m[2]) for m in listed]
 
 # %% ../nbs/08_storage.ipynb #5a0e0036
-NETS_FORMAT = 2   # raised when what the two files hold changes
+NETS_FORMAT = 3   # raised when what the two files hold changes
 
 def write_nets(folder:Path,   # an existing one
                nets:dict,     # name -> network

@@ -16,7 +16,7 @@ from fastai.learner import Learner
 from fastcore.basics import AttrDict, patch, store_attr
 from .core import Mirror, MirrorError, check_pair
 from .multiclass import ClosedFormSolver, LBFGSSolver, NaiveSolver
-from .features import GapClassifier, check_images, kfe_features
+from .features import GapClassifier, check_images, frozen_copy, kfe_features
 from .classifiers import fast_bf16, shift
 from .ssc import csp_mask
 from .generator import Discriminator, MirrorGenerator
@@ -139,7 +139,8 @@ def draw(self:MirrorModel,
          e,               # Encoded sources
          source:Tensor,   # class moved away from, int64 (B,)
          target:Tensor,   # class moved to, int64 (B,)
-         k:Tensor         # step, (B,)
+         k:Tensor,        # step, (B,)
+         full:bool=False  # in full precision, whatever `amp` says
         ):                # x_k (B, C, H, W), z_k (B, N)
     "Draw every source at its own step."
     with torch.no_grad():
@@ -147,7 +148,7 @@ def draw(self:MirrorModel,
         mirror = Mirror.between(self.F.W, self.F.b, source, target) if self.recipe.kfe == 'location' else None
         f_k = kfe_features(e.maps[-1], z_k, self.recipe.kfe, mirror)
         mask = csp_mask(f_k, self.F.W, source, target, k, self.recipe.rho)
-    with self.autocast(): return self.G(e.maps, f_k, mask), z_k
+    with self.autocast(not full): return self.G(e.maps, f_k, mask), z_k
 
 # %% ../nbs/30_training.ipynb #c1258d7b
 @patch
@@ -298,7 +299,7 @@ def pictures(self:MirrorGame, x, y, sampler):
     return [x] + [at(k) for k in (0., .25, .4, .5, .6, .75, 1.)]
 
 # %% ../nbs/30_training.ipynb #cb62e4bc
-def mirror_game(classifier:GapClassifier,  # the network to explain; frozen here
+def mirror_game(classifier:GapClassifier,  # the network to explain; copied
                 x:Tensor,                  # some of the images, (B, C, H, W)
                 recipe:Recipe,             # see `get_recipe`
                 pair:tuple|None=None,      # two classes, or None for all pairs in one model
@@ -309,8 +310,8 @@ def mirror_game(classifier:GapClassifier,  # the network to explain; frozen here
     "Make generator and discriminator for images like `x`."
     check_images(x, classifier.in_channels, classifier.size)
     if pair is not None: check_pair(pair[0], pair[1], classifier.n_classes)
-    classifier.to(x.device)
-    with torch.no_grad(): shapes = [(f.shape[1], f.shape[2]) for f in classifier.freeze().features(x[:1])]
+    classifier = frozen_copy(classifier).to(x.device)
+    with torch.no_grad(): shapes = [(f.shape[1], f.shape[2]) for f in classifier.features(x[:1])]
     if amp is None: amp = fast_bf16(x.device) or (x.is_cuda and torch.cuda.is_bf16_supported())
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -319,7 +320,7 @@ def mirror_game(classifier:GapClassifier,  # the network to explain; frozen here
     return game.to(x.device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 # %% ../nbs/30_training.ipynb #f2d97738
-def mirror_learner(classifier:GapClassifier,       # the network to explain; frozen here
+def mirror_learner(classifier:GapClassifier,       # the network to explain; copied
                    dls,                            # DataLoaders of (x in [-1, 1], y int64)
                    preset:str|Recipe='robust',     # 'robust', 'paper' or a `Recipe`
                    pair:tuple|None=None,           # two classes, or None for all pairs in one model

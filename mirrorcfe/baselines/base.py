@@ -17,9 +17,9 @@ from fastai.data.core import DataLoaders
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from .. import __version__
-from ..core import MirrorError, check_pair
+from ..core import MirrorError
 from ..storage import expand, new_folder, read_about, read_nets, read_tensors, write_nets, write_tensors
-from ..features import GapClassifier, check_images, check_target
+from ..features import GapClassifier, check_images, check_target, frozen_copy, pair_index
 from ..data import TensorLoader
 from ..explanation import Explanation, two_ended
 from ..game import BaseRecipe, Game, game_learner, pick_recipe
@@ -28,8 +28,8 @@ from ..game import BaseRecipe, Game, game_learner, pick_recipe
 class Baseline:
     "A method that explains a frozen classifier."
     def __init__(self,
-                 classifier:GapClassifier   # the network explained; frozen
-                ): self.classifier = classifier.freeze()
+                 classifier:GapClassifier   # the network explained; copied
+                ): self.classifier = frozen_copy(classifier)
 
     def fit(self, dls=None, **kwargs):
         "Return the method itself: most baselines have nothing to train."
@@ -51,7 +51,7 @@ class PreparedBaseline(Baseline):
     "A baseline with presets whose `fit` computes tensors that can be kept in a file."
     presets = {}   # name -> constants, a frozen dataclass that checks itself
     def __init__(self,
-                 classifier:GapClassifier,  # the network explained; frozen
+                 classifier:GapClassifier,  # the network explained; copied
                  preset:str='paper',        # 'paper' or 'cpu'
                  **changes                  # constants to replace
                 ):
@@ -149,14 +149,14 @@ class GameMethod:
     nested = {}      # name of an attribute -> class of the `GameMethod` that this one is made of
     of_pair = True   # whether the pair of the data is the method's
     def __init__(self,
-                 classifier:GapClassifier,     # the network explained; frozen
+                 classifier:GapClassifier,     # the network explained; copied
                  preset='paper',               # name of a preset, or a recipe
                  pair:tuple|None=None,         # two classes; None: that of the data given to `fit`
                  seed:int=0,                   # of weights, order and noise
                  **changes                     # fields of the recipe to replace
                 ):
-        if pair is not None: pair = tuple(c.item() for c in check_pair(pair[0], pair[1], classifier.n_classes))
-        self.classifier = classifier.freeze()
+        if pair is not None: pair = pair_index(pair, classifier.classes)
+        self.classifier = frozen_copy(classifier)
         self.recipe = pick_recipe(self.presets, preset, **changes)
         self.pair = pair
         self.seed = seed
