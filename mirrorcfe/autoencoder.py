@@ -9,8 +9,8 @@ __all__ = ['AutoEncoder', 'train_autoencoder']
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .core import MirrorError
-from .features import check_images
+from .core import MirrorError, whole_number
+from .features import check_images, usual_torch
 
 # %% ../nbs/24_autoencoder.ipynb #578789cb
 class AutoEncoder(nn.Module):
@@ -36,6 +36,7 @@ class AutoEncoder(nn.Module):
         return self.up(self.down(x))
 
 # %% ../nbs/24_autoencoder.ipynb #6597b6ce
+@usual_torch(train=True)
 def train_autoencoder(x:Tensor,          # images in [-1, 1], (n, C, H, W)
                       epochs:int=4,      # passes over the images
                       bs:int=64,         # images in a step
@@ -45,6 +46,8 @@ def train_autoencoder(x:Tensor,          # images in [-1, 1], (n, C, H, W)
                      )->AutoEncoder:     # in evaluation mode, frozen
     "Train an `AutoEncoder` by mean squared error."
     if not len(check_images(x)): raise MirrorError("found no image to train on: give at least one")
+    epochs = whole_number(epochs, 1, 'epochs')
+    bs = whole_number(bs, 1, 'bs')
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = AutoEncoder(x.shape[1], **kwargs).to(x.device)

@@ -22,7 +22,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.metrics import accuracy as fastai_accuracy
 from .core import MirrorError
-from .features import GapClassifier, check_images, eval_mode
+from .features import GapClassifier, check_images, eval_mode, usual_torch
 from .data import TensorLoader, data_fingerprint, data_spec, get_dls
 from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, file_hash, file_lock, json_hash,
                                read_json, read_tensors, reading, write_json, write_tensors)
@@ -208,6 +208,7 @@ RECIPES = {'digits': dict(epochs=8, bs=64, lr=4e-3, shift=2),
 _default = dict(epochs=10, bs=64, lr=3e-3, shift=2, blur=1.2)
 
 # %% ../nbs/11_classifiers.ipynb #7673b97b
+@usual_torch(train=True)
 def train_classifier(model:GapClassifier,     # trained in place
                      dls:DataLoaders,         # as `get_dls` returns
                      epochs:int|None=None,    # passes over the training images; None: as in `RECIPES`

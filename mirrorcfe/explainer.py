@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 import mirrorcfe.wrap  # adds `GapClassifier.wrap`
-from .core import Mirror, MirrorError, check_class
+from .core import Mirror, MirrorError, check_class, whole_number
+from .data import split_batch
 from .confidence import bisect_step, check_confidence, closest_class, confidence_step
 from .features import (Encoded, GapClassifier, check_images, check_target, class_index, frozen_copy,
-                                intended_probs, kfe_features, pair_index)
+                                intended_probs, kfe_features, pair_index, usual_torch)
 from .storage import CannotWrite, atomic, expand, new_folder, read_about, read_json, read_nets, write_nets
 from .ssc import csp_mask
 from .losses import gaussian_blur
@@ -42,7 +43,7 @@ class MirrorCFE:
         self.classifier = classifier
         self.recipe = get_recipe(preset, **changes)
         self.pair = pair
-        self.seed = seed
+        self.seed = whole_number(seed, 0, 'seed')
         self.amp = amp
         self.channels_last = channels_last
         self.model = None   # a `MirrorModel` once fitted or loaded
@@ -74,10 +75,20 @@ def _kept(folder):
     epoch = torch.load(file, map_location='cpu', weights_only=True)['epoch'] + 1
     return f"the checkpoint of epoch {epoch} is whole"
 
+# %% ../nbs/31_explainer.ipynb #b47af4b1
+def _some_images(dls):
+    "Images of the first training batch of any loaders; the labels are looked at once the classes are known."
+    dl = getattr(dls, 'train', dls)
+    try: batch = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(dl))
+    except (TypeError, StopIteration):
+        raise MirrorError(f"give DataLoaders with images: no batch can be taken from {type(dl).__name__}") from None
+    return split_batch(batch)[0]
+
 # %% ../nbs/31_explainer.ipynb #c2a2f285
 @patch
+@usual_torch(train=True)
 def fit(self:MirrorCFE,
-        dls,                        # DataLoaders of (x in [-1, 1], y int64), such as `get_dls` returns
+        dls,                        # DataLoaders of (x in [-1, 1], y), as `get_dls` returns, or see `as_loaders`
         epochs:int|None=None,       # passes over `dls.train`; None: as many as the recipe's steps need
         folder:str|Path|None=None,  # for checkpoints, log and sample grids; a killed run resumes; None: keep none
         progress:bool=True          # show bars with the losses and the time left
@@ -85,7 +96,7 @@ def fit(self:MirrorCFE,
     "Train the generator; the classifier does not change."
     if folder is not None: _check_folder(Path(folder))
     if not isinstance(self.classifier, GapClassifier):
-        self.classifier = GapClassifier.wrap(self.classifier, dls.train.one_batch()[0])
+        self.classifier = GapClassifier.wrap(self.classifier, _some_images(dls))
     if self.pair is None: self.pair = getattr(dls, 'pair', None)
     else: self.pair = pair_index(self.pair, self.classifier.classes)
     self.learn = mirror_learner(self.classifier, dls, self.recipe, self.pair, self.seed, folder, self.amp,
@@ -187,7 +198,7 @@ def calibrate(self:MirrorCFE,
               bs:int=256              # images drawn at once
              )->Tensor:               # steps to draw, (B, K), in [0, reach]
     "Return, for each image, the steps whose drawn images have the confidences that `ks` intend."
-    grid = torch.linspace(0, reach, 1 + round((coarse - 1)*reach), device=source.device)
+    grid = torch.linspace(0, reach, 1 + round((coarse - 1)*reach), dtype=ks.dtype, device=source.device)
     path, logits = self.draw_path(encoded, source, target, grid.expand(len(source), -1), bs)
     intended = intended_probs(encoded.logits, source, target, ks).clamp_min(1e-30).log()
     drawn_ks = (grid[1]*_invert(_log_odds(logits, target), _log_odds(intended, target))).clamp(max=1)
@@ -299,21 +310,15 @@ def grid(self:MirrorCFE,
          ks=None    # steps, ascending in [0, 1]; None: 100 from 0 to 1, the grid of the paper
         )->Tensor:  # (K,)
     "Return the steps at which the path is drawn."
-    if ks is None: return torch.linspace(0, 1, 100)
+    if ks is None: return torch.linspace(0, 1, 100, dtype=torch.float32, device='cpu')
     advice = "ks must be steps in ascending order from 0 to 1"
-    try: ks = torch.as_tensor(ks, dtype=torch.float32).cpu()
+    try: ks = torch.as_tensor(ks, dtype=torch.float32, device='cpu')
     except (TypeError, ValueError, RuntimeError, OverflowError): raise MirrorError(f"{advice}: found {ks!r}") from None
     if ks.ndim != 1 or not len(ks) or not ((ks >= 0) & (ks <= 1)).all() or not (ks.diff() > 0).all():
         raise MirrorError(f"{advice}: found {ks.tolist()}")
     return ks
 
 # %% ../nbs/31_explainer.ipynb #5de21ff5
-def _check_bs(bs):
-    "The batch size as an int."
-    if not isinstance(bs, (int, np.integer)) or isinstance(bs, bool) or bs < 1:
-        raise MirrorError(f"bs must be a whole number of 1 or more: found {bs!r}")
-    return int(bs)
-
 def _check_truth(truth, n, n_classes, device):
     "True classes as int64 (n,), or None."
     if truth is None: return None
@@ -344,6 +349,7 @@ def _fill_rows(v, drawn):
 
 # %% ../nbs/31_explainer.ipynb #f34315a7
 @patch
+@usual_torch()
 @torch.no_grad()
 def explain(self:MirrorCFE,
             x:Tensor,               # images in [-1, 1], (B, C, H, W), as the classifier takes them
@@ -358,7 +364,7 @@ def explain(self:MirrorCFE,
             target_confidence=None  # confidences requested: a number, (P,) for all or (B, P); see `.target_confidence`
            )->Explanation:
     "Draw the path of each image through its mirror."
-    bs = _check_bs(bs)
+    bs = whole_number(bs, 1, 'bs')
     x, encoded = self._look(x)
     ks = self.grid(ks).to(x.device)
     source = encoded.logits.argmax(1)
@@ -382,6 +388,7 @@ def explain(self:MirrorCFE,
 
 # %% ../nbs/31_explainer.ipynb #65867113
 @patch
+@usual_torch()
 def explain_all(self:MirrorCFE,
                 x:Tensor,        # images in [-1, 1], (B, C, H, W)
                 targets=None,    # T classes, by number or name; None: all but the predicted (in a pair: the other)
@@ -413,6 +420,7 @@ def _mask_at(model, encoded, source, target, k):
     return csp_mask(f_k, model.F.W, source, target, k, model.recipe.rho)[:, 0]
 
 @patch
+@usual_torch()
 @torch.no_grad()
 def masks(self:MirrorCFE,
           ex:Explanation   # made by this explainer

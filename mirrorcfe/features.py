@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['Encoded', 'check_images', 'check_target', 'Normalise', 'as_normalise', 'class_names', 'class_index', 'pair_index',
-           'GapClassifier', 'eval_mode', 'copy_network', 'frozen_copy', 'describe', 'cams', 'intended_probs',
-           'kfe_features']
+           'GapClassifier', 'eval_mode', 'copy_network', 'frozen_copy', 'usual_torch', 'describe', 'cams',
+           'intended_probs', 'kfe_features']
 
 # %% ../nbs/02_features.ipynb #a02df3bb
 import copy, hashlib, json, warnings
 from collections import Counter, namedtuple
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FunctionType, MethodType
 import numpy as np
@@ -39,7 +39,8 @@ def _check_range(x, tol):
 def check_images(x:Tensor,                          # images, (B, C, H, W), floating point
                  channels:int|None=None,            # C expected; None: any
                  size:tuple[int,int]|None=None,     # (H, W) expected; None: any
-                 tol:float=1e-3                     # how far past [-1, 1] rounding may go
+                 tol:float=1e-3,                    # how far past [-1, 1] rounding may go
+                 square:bool=False                  # whether height and width must be the same
                 )->Tensor:                          # `x` itself
     "Return `x` if it is a batch of images in [-1, 1], else raise `MirrorError`."
     if not isinstance(x, Tensor): raise MirrorError(f"images must be a tensor (B, C, H, W): found {type(x).__name__}")
@@ -52,6 +53,9 @@ def check_images(x:Tensor,                          # images, (B, C, H, W), floa
     if size is not None and tuple(x.shape[2:]) != tuple(size):
         raise MirrorError(f"the classifier takes {size[0]}x{size[1]} pixels, "
                           f"the images have {x.shape[2]}x{x.shape[3]}: resize or pad them")
+    if square and x.shape[2] != x.shape[3]:
+        raise MirrorError(f"what is trained here draws square images, the images have {x.shape[2]}x{x.shape[3]} pixels: "
+                          "pad or crop them, and let the classifier take such squares")
     if x.numel(): _check_range(x, tol)
     return x
 
@@ -154,7 +158,7 @@ def pair_index(pair,         # two classes, by name or number
     "Return the numbers of two classes, or raise `MirrorError` if they are not two different ones."
     if isinstance(pair, str) or not np.iterable(pair) or len(pair) != 2:
         raise MirrorError(f"pair= takes two classes, such as (4, 9): found {pair!r}")
-    s, t = (class_index(c, names) for c in pair)
+    s, t = (check_class(class_index(c, names), len(names)) for c in pair)
     return tuple(c.item() for c in check_pair(s, t, len(names)))
 
 # %% ../nbs/02_features.ipynb #4a0214bd
@@ -163,6 +167,10 @@ def _check_head(head):
     if not isinstance(head, nn.Linear):
         raise MirrorError(f"the head must be one nn.Linear: found {type(head).__name__}; "
                           "a reflection needs logits W z + b")
+    if head.out_features < 2:
+        raise MirrorError("the head has one logit, and a mirror stands between two classes: make it two, 0 and that "
+                          "logit, by two = nn.Linear(n, 2) with two.weight = nn.Parameter(torch.stack([0*w, w])), where "
+                          "w = head.weight[0], and the bias likewise")
 
 # %% ../nbs/02_features.ipynb #2f0fca50
 class GapClassifier(nn.Module):
@@ -314,9 +322,30 @@ def copy_network(model:nn.Module   # any network
                           "remove the attribute, or give a network without it") from e
 
 def frozen_copy(classifier:GapClassifier   # not changed
-               )->GapClassifier:
-    "Return a copy that is frozen."
-    return copy_network(classifier).freeze()
+               )->GapClassifier:           # frozen, in single precision
+    "Return a copy to explain."
+    if classifier.W.dtype in (torch.float16, torch.bfloat16):
+        raise MirrorError(f"the classifier is in {classifier.W.dtype}, and three digits are too few to place a mirror: "
+                          "call classifier.float() first")
+    return copy_network(classifier).float().freeze()
+
+# %% ../nbs/02_features.ipynb #4748d814
+@contextmanager
+def usual_torch(train:bool=False   # with gradients, and single precision as the default type
+               ):
+    "Compute as PyTorch does before anything is switched; the caller finds his switches as they were."
+    with ExitStack() as stack:
+        for kind in ('cpu', 'cuda', 'mps'):
+            if torch.is_autocast_enabled(kind): stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != 'cpu': stack.enter_context(torch.device('cpu'))
+        if train:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            usual = torch.get_default_dtype()
+            if usual != torch.float32:
+                torch.set_default_dtype(torch.float32)
+                stack.callback(torch.set_default_dtype, usual)
+        yield
 
 # %% ../nbs/02_features.ipynb #420649c1
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))

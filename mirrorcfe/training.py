@@ -18,6 +18,7 @@ from .core import Mirror, MirrorError, check_pair
 from .multiclass import ClosedFormSolver, LBFGSSolver, NaiveSolver
 from .features import GapClassifier, check_images, frozen_copy, kfe_features
 from .classifiers import fast_bf16, shift
+from .data import as_loaders
 from .ssc import csp_mask
 from .generator import Discriminator, MirrorGenerator
 from .losses import (adv_loss, cls_loss, discriminator_loss, fea_loss, gaussian_blur, latent_ratio, rec_loss,
@@ -308,7 +309,7 @@ def mirror_game(classifier:GapClassifier,  # the network to explain; copied
                 channels_last:bool=True    # memory format of images and weights
                )->MirrorGame:              # on the device of `x`
     "Make generator and discriminator for images like `x`."
-    check_images(x, classifier.in_channels, classifier.size)
+    check_images(x, classifier.in_channels, classifier.size, square=True)
     if pair is not None: check_pair(pair[0], pair[1], classifier.n_classes)
     classifier = frozen_copy(classifier).to(x.device)
     with torch.no_grad(): shapes = [(f.shape[1], f.shape[2]) for f in classifier.features(x[:1])]
@@ -321,7 +322,7 @@ def mirror_game(classifier:GapClassifier,  # the network to explain; copied
 
 # %% ../nbs/30_training.ipynb #f2d97738
 def mirror_learner(classifier:GapClassifier,       # the network to explain; copied
-                   dls,                            # DataLoaders of (x in [-1, 1], y int64)
+                   dls,                            # DataLoaders of (x in [-1, 1], y), see `as_loaders`
                    preset:str|Recipe='robust',     # 'robust', 'paper' or a `Recipe`
                    pair:tuple|None=None,           # two classes, or None for all pairs in one model
                    seed:int=0,                     # decides weights, order and noise
@@ -331,6 +332,7 @@ def mirror_learner(classifier:GapClassifier,       # the network to explain; cop
                    **changes                       # fields of the recipe to replace
                   )->Learner:                      # ready for `fit_game`
     "Return a fastai Learner that trains Mirror-CFE."
+    dls = as_loaders(dls, classifier.classes, classifier.W.device)
     x = dls.train.one_batch()[0]
     game = mirror_game(classifier, x, get_recipe(preset, **changes), pair, seed, amp, channels_last)
     return game_learner(game, dls, seed, folder)

@@ -22,7 +22,7 @@ from fastai.data.transforms import IntToFloatTensor, Normalize
 from fastai.learner import Learner
 from fastcore.basics import patch
 from .core import MirrorError
-from .features import GapClassifier, Normalise, as_normalise, check_images, copy_network
+from .features import GapClassifier, Normalise, as_normalise, check_images, copy_network, usual_torch
 
 # %% ../nbs/04_wrap.ipynb #2e2cc443
 class _ModuleCall(NamedTuple):
@@ -582,6 +582,7 @@ def _feed(normalise, x):
 
 # %% ../nbs/04_wrap.ipynb #c19253c2
 @patch(cls_method=True)
+@usual_torch(train=True)
 def wrap(cls:GapClassifier,
          model,                     # network of the form Linear(mean(map)), copied, not changed; or a fastai `Learner`
          sample:Tensor|None=None,   # a few images in [-1, 1] of the size to explain, (B, C, H, W); None: of the Learner
@@ -727,6 +728,7 @@ def _with_new_head(model, x, dls, read, names, normalise, last, stages, wd):
     return gap, accuracy
 
 # %% ../nbs/04_wrap.ipynb #e997b97b
+@usual_torch(train=True)
 def gap_head(model,                 # any classifier with maps inside, copied, not changed; or a fastai `Learner`
              dls=None,              # `DataLoaders` of (x, y), such as `get_dls` or fastai return; None: of the Learner
              epochs:int=0,          # epochs of training for the whole network afterwards; 0: only the head is fitted

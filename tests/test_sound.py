@@ -1,19 +1,23 @@
 "What must not go wrong in silence: threads, an owner who goes on with his network, foreign precision, names, fingerprints."
 import copy, json, threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 import numpy as np, pytest, torch
 from fastai.data.core import DataLoaders
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader as TorchLoader, Dataset, TensorDataset
 from torchvision import transforms
 from torchvision.transforms import v2
+from mirrorcfe.autoencoder import train_autoencoder
 from mirrorcfe.baselines.pgd import PGD
 from mirrorcfe.classifiers import classifier_learner, predict, small_resnet
 from mirrorcfe.core import MirrorError
+from mirrorcfe.data import ImageSet, TensorLoader, as_loaders, get_dls
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.features import GapClassifier, Normalise, copy_network, describe, frozen_copy, pair_index
+from mirrorcfe.metrics import kid, oracle_features
 from mirrorcfe.wrap import gap_head
 
 class Net(nn.Module):
@@ -316,3 +320,132 @@ def test_a_name_is_a_name_before_it_is_a_number():
 def test_what_is_no_pair_is_refused_before_training(pair):
     with pytest.raises(MirrorError): fitted(own(), pair=pair)
     with pytest.raises(MirrorError): pair_index(pair, list("0123"))
+
+# --- loaders as people have them ------------------------------------------------------------------------------------
+
+class Rows(Dataset):
+    "Whatever `row` makes of an image and its label."
+    def __init__(self, row): self.row = row
+    def __len__(self): return len(images)
+    def __getitem__(self, i): return self.row(images[i], labels[i], i)
+
+def torch_loader(row, **kw): return TorchLoader(Rows(row), **{"batch_size": 8} | kw)
+
+PAIRS = {
+    "labels (B, 1)": lambda x, y, i: (x, y[None]), "one-hot": lambda x, y, i: (x, F.one_hot(y, 4).float()),
+    "three": lambda x, y, i: (x, y, i), "a dict": lambda x, y, i: dict(image=x, label=y, path=f"{i}.png"),
+    "another dict": lambda x, y, i: dict(pixel_values=x, labels=y[None]), "names": lambda x, y, i: (x, str(int(y))),
+    "double": lambda x, y, i: (x.double(), y), "small numbers": lambda x, y, i: (x, y.to(torch.uint8)),
+    "NumPy": lambda x, y, i: (x, np.int64(y))}
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_batches_of_every_form_are_the_same_pairs(name):
+    dls = as_loaders(torch_loader(PAIRS[name]), list("0123"))
+    x, y = (torch.cat(v) for v in zip(*dls.train))
+    assert torch.equal(y, labels) and y.dtype == torch.int64 and x.dtype == torch.float32
+    torch.testing.assert_close(x, images)
+
+@pytest.mark.parametrize("dls", [torch_loader(PAIRS["a dict"], shuffle=True),
+                                 DataLoaders(*[torch_loader(PAIRS["labels (B, 1)"], shuffle=True)]*2)],
+                         ids=["one loader", "two in DataLoaders"])
+def test_an_explainer_is_fitted_from_them(dls):
+    net = made()
+    for classifier in (net, parts(net)): assert "ready" in str(fitted(classifier, dls))
+
+NO_PAIRS = {
+    "labels from 1": (lambda x, y, i: (x, y + 1), "labels from 1 to 4, but the classifier has 4 classes, 0 to 3"),
+    "unknown ones": (lambda x, y, i: (x, y - 1), "labels from -1 to 2"),
+    "soft labels": (lambda x, y, i: (x, torch.full((4,), .25)), r"found torch.float32 of shape \(8, 4\)"),
+    "masks": (lambda x, y, i: (x, x), r"found torch.float32 of shape \(8, 3, 16, 16\)"),
+    "fractions": (lambda x, y, i: (x, y/3), "labels must be one class for each image"),
+    "images alone": (lambda x, y, i: x, r"a batch must be \(images, labels\): found Tensor"),
+    "unknown names": (lambda x, y, i: (x, "dog"), "no class 'dog': choose from 0, 1, 2, 3"),
+    "a dict of others": (lambda x, y, i: dict(picture=x, label=y), "a dict with picture, label: its images must be under"),
+    "two labels": (lambda x, y, i: dict(image=x, label=y, target=y), "its labels must be under exactly one of"),
+    "index first": (lambda x, y, i: (i, x, y), r"a batch must begin with images .*found torch.int64 of shape \(8,\)")}
+
+@pytest.mark.parametrize("name", NO_PAIRS)
+def test_what_is_no_pair_of_image_and_class(name):
+    row, says = NO_PAIRS[name]
+    with pytest.raises(MirrorError, match=says): fitted(own(), torch_loader(row))
+
+@pytest.mark.parametrize("dls", [[(images, labels)], images, TensorDataset(images, labels), None, dict(train=1), "digits"])
+def test_what_is_no_loader(dls):
+    with pytest.raises(MirrorError, match="give DataLoaders"): as_loaders(dls, list("0123"))
+    with pytest.raises(MirrorError): MirrorCFE(made(), steps=1).fit(dls)
+
+def test_labels_of_our_own_loaders_are_looked_at_too():
+    dls = DataLoaders(*[TensorLoader(ImageSet((images*127).byte(), labels + 1), 8)]*2, device="cpu")
+    with pytest.raises(MirrorError, match="labels from 1 to 4"): fitted(own(), dls)
+
+# --- number types and the caller's switches -------------------------------------------------------------------------
+
+@contextmanager
+def default_type(kind):
+    was = torch.get_default_dtype()
+    torch.set_default_dtype(kind)
+    try: yield
+    finally: torch.set_default_dtype(was)
+
+SWITCHES = {"no gradients": lambda: torch.set_grad_enabled(False), "inference mode": torch.inference_mode,
+            "double by default": lambda: default_type(torch.float64), "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+            "another device": lambda: torch.device("meta")}
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_the_caller_s_switches_change_nothing(name):
+    "The same generator and the same explanation, and the switch is as it was."
+    net, dls, x = made(), loaders(), images[:3]
+    def answers():
+        cfe = fitted(net, DataLoaders(*[TensorLoader(ImageSet(images.mul(127).add(128).byte(), labels), 8)]*2, device="cpu"))
+        ex = cfe.explain(x, ks=[0, .5, 1], on_same="mark", target_confidence=[.5])
+        every = cfe.explain_all(x[:1], ks=[1])
+        return *ex.target_confidence.x, *cfe.masks(ex), *ex.path, *every.path, cfe.grid(), ex.intended_probs
+    wanted = answers()
+    with SWITCHES[name]():
+        before = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_default_device(), torch.is_autocast_enabled("cpu")
+        found = answers()
+        assert before == (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_default_device(),
+                          torch.is_autocast_enabled("cpu"))
+    for got, want in zip(found, wanted):
+        torch.testing.assert_close(got, want, rtol=0, atol=2e-5, equal_nan=True)
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_nor_what_a_baseline_finds(name):
+    method = PGD(own(), steps=5)
+    def answer(): return method.explain(images[:2]).path
+    wanted = answer()
+    with SWITCHES[name](): found = answer()
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5, equal_nan=True)
+
+def test_a_double_classifier_is_explained_in_single_precision(tmp_path):
+    cfe = fitted(own())
+    other = MirrorCFE.load(cfe.save(tmp_path/"e"), own().double())
+    assert "ready" in str(fitted(own().double()))
+    how = dict(ks=[0, 1], on_same="mark", closed_loop=False)
+    wanted, got = cfe.explain(images[:2], **how), other.explain(images[:2].double(), **how)
+    assert got.path.dtype == torch.float32
+    torch.testing.assert_close(got.path, wanted.path, rtol=0, atol=1e-5, equal_nan=True)
+    for use in (fitted, PGD):
+        with pytest.raises(MirrorError, match=r"is in torch.bfloat16.*call classifier.float\(\) first"): use(own().bfloat16())
+
+def test_whole_numbers_of_numpy_are_taken_everywhere(tmp_path):
+    four = np.int64(4)
+    assert len(get_dls("digits", bs=four, size=np.int64(16), n_train=np.int64(40), seed=four, device="cpu").train.one_batch()[0]) == 4
+    cfe = fitted(own(), seed=four, steps=np.int64(1), pair=(np.int64(0), np.int64(1)))
+    assert MirrorCFE.load(cfe.save(tmp_path/"e"), own()).seed == 4   # could not be kept before, after the training
+    x = images[:6]
+    assert len(fitted(own()).explain(x, ks=[1], bs=four, on_same="mark", closed_loop=False)) == 6
+    assert len(oracle_features(own(), x, bs=four)) == 6
+    assert kid(x.flatten(1), x.flatten(1).flip(0), subset_size=four) < 1e-6
+    assert train_autoencoder(x, epochs=np.int64(1), bs=four)(x).shape == x.shape
+    for wrong in (4., "4", 0, True):
+        with pytest.raises(MirrorError, match="bs must be a whole number"): oracle_features(own(), x, bs=wrong)
+        with pytest.raises(MirrorError, match="bs must be a whole number"): train_autoencoder(x, bs=wrong)
+        if wrong != 0:
+            with pytest.raises(MirrorError): kid(x.flatten(1), x.flatten(1), subset_size=wrong)
+
+@pytest.mark.parametrize("classifier, x, says", [
+    (lambda: made(), torch.rand(8, 3, 16, 24)*2 - 1, "draws square images, the images have 16x24"),
+    (lambda: made(c=1), images, "the head has one logit.*make it two, 0 and that logit")], ids=["not square", "one logit"])
+def test_what_is_not_done_yet_is_said(classifier, x, says):
+    with pytest.raises(MirrorError, match=says): fitted(classifier(), loaders(x, labels[:len(x)]))

@@ -19,7 +19,7 @@ from fastprogress.fastprogress import progress_bar
 from .. import __version__
 from ..core import MirrorError
 from ..storage import expand, new_folder, read_about, read_nets, read_tensors, write_nets, write_tensors
-from ..features import GapClassifier, check_images, check_target, frozen_copy, pair_index
+from ..features import GapClassifier, check_images, check_target, frozen_copy, pair_index, usual_torch
 from ..data import TensorLoader
 from ..explanation import Explanation, two_ended
 from ..game import BaseRecipe, Game, game_learner, pick_recipe
@@ -188,6 +188,7 @@ def new_game(self:GameMethod, channels, size)->Game:
     return game
 
 @patch
+@usual_torch(train=True)
 def fit(self:GameMethod,
         dls,                   # DataLoaders of (x in [-1, 1], y int64), as `get_dls` returns
         epochs:int|None=None,  # passes over the training images; None: as the recipe says
@@ -197,7 +198,7 @@ def fit(self:GameMethod,
         cbs=()                 # more fastai callbacks
        )->GameMethod:          # itself
     "Train the networks."
-    x = check_images(dls.train.one_batch()[0], self.classifier.in_channels, self.classifier.size)
+    x = check_images(dls.train.one_batch()[0], self.classifier.in_channels, self.classifier.size, square=True)
     self.classifier.to(x.device)
     if self.pair is None and self.of_pair: self.pair = getattr(dls, 'pair', None)
     game = self.new_game(x.shape[1], x.shape[2])
@@ -261,6 +262,7 @@ def directions(self:TrainedBaseline,
     return s, t, inside & (t == other)
 
 @patch
+@usual_torch()
 @torch.no_grad()
 def explain(self:TrainedBaseline,
             x:Tensor,               # images in [-1, 1], (B, C, H, W)
