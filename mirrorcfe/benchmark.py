@@ -24,14 +24,15 @@ from . import __version__
 from .autoencoder import train_autoencoder
 from .classifiers import get_classifier, get_oracle, predict
 from .core import MirrorError
-from .data import _first, _pair, data_fingerprint, data_spec, get_dls
+from .features import pair_index
+from .data import _first, data_fingerprint, data_spec, get_dls
 from .explainer import MirrorCFE
 from .metrics import (bootstrap_interval, confidence_error, cout, denoised_validity, feature_error, fid, im1,
                                im2, kid, l1, lpips_distance, lpips_network, oracle_agreement, oracle_features,
                                path_features, prox, time_per_sample, time_ratio, validity)
 from .storage import (DamagedFile, MissingFile, atomic, cache_dir, file_lock, json_hash, read_json,
                                tensors_hash, write_json)
-from .training import get_recipe
+from .training import get_recipe, painting_networks
 
 # %% ../nbs/61_benchmark.ipynb #89204061
 View = namedtuple('View', 'x x_cf ex classifier oracle border solver autoencoder')   # what a metric may look at
@@ -335,7 +336,7 @@ class Task:
     seed:int=0             # of the choice of images and, without a pair, of targets
 
     def __post_init__(self):
-        if self.pair is not None: object.__setattr__(self, 'pair', _pair(data_spec(self.data), self.pair))
+        if self.pair is not None: object.__setattr__(self, 'pair', pair_index(self.pair, data_spec(self.data).classes))
         if self.n is None: return
         if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
             raise MirrorError(f"n must be a whole number of 1 or more, or None for all images: found {self.n!r}")
@@ -412,7 +413,7 @@ def directions(self:Task)->list:  # of (label, positions in `sources()`, int64)
     return both
 
 # %% ../nbs/61_benchmark.ipynb #8c636b4a
-_EXPLAINER_VERSION = 1  # raise it when generator or training change: older folders are then left alone
+_EXPLAINER_VERSION = 2  # raise it when generator or training change: older folders are then left alone
 
 def _file_name(*parts):
     "Return parts as the name of a file; empty ones are left out."
@@ -436,7 +437,7 @@ def _seconds_logged(run):
     return sum(_as_seconds(t) for t in times)
 
 # %% ../nbs/61_benchmark.ipynb #822b5db7
-def _train_explainer(model, folder, about, dls, progress):
+def _train_explainer(model, folder, about, dls, progress, autoencoder=None, student=None):
     "Fit and keep a model, and remove the folder of the run; where the cache cannot be written, say so and go on."
     run = folder.with_name(f'{folder.name}.part')
     if not os.access(folder.parent, os.W_OK):
@@ -444,7 +445,7 @@ def _train_explainer(model, folder, about, dls, progress):
                       "set MIRRORCFE_CACHE to a folder that can")
         run = None
     start = time.time()
-    model.fit(dls, folder=run, progress=progress)
+    model.fit(dls, folder=run, progress=progress, autoencoder=autoencoder, student_net=student)
     model.about = about | dict(train_seconds=round(time.time() - start, 1),
                                logged_seconds=_seconds_logged(run) if run else None,
                                device=str(dls.device), images=len(dls.train.dataset), version=__version__)
@@ -471,7 +472,7 @@ def _load_explainer(folder, classifier):
 # %% ../nbs/61_benchmark.ipynb #b69a7fa9
 def get_explainer(name:str,               # name of a dataset, as for `get_dls`
                   pair:tuple|None=None,   # two classes, by number or name; None: all pairs in one model
-                  preset='robust',        # 'robust', 'paper' or a `Recipe`
+                  preset='default',       # 'default', 'paper' or a `Recipe`
                   seed:int=0,             # of weights, order and noise
                   size:int|None=None,     # pixels; None: as the dataset says
                   progress:bool=False,    # bars while training
@@ -482,7 +483,7 @@ def get_explainer(name:str,               # name of a dataset, as for `get_dls`
     "Return the explainer of `get_classifier(name)`, from the cache or after training it once."
     spec = data_spec(name)
     recipe = get_recipe(preset, **changes)
-    if pair is not None: pair = _pair(spec, pair)
+    if pair is not None: pair = pair_index(pair, spec.classes)
     if classifier is None: classifier = get_classifier(name, size=size, device=device)
     folder, about = _explainer_folder(name, pair, preset, seed, size, classifier, recipe)
     with file_lock(folder):
@@ -492,7 +493,9 @@ def get_explainer(name:str,               # name of a dataset, as for `get_dls`
         what = f"classes {' and '.join(spec.classes[c] for c in pair)}" if pair else 'all pairs of classes'
         print(f"Training an explainer of {spec.title}, {what} (once, then cached)", flush=True)
         model = MirrorCFE(classifier, recipe, pair, seed)
-        _train_explainer(model, folder, about, dls, progress)
+        whole = dls if pair is None else get_dls(name, size=size, device=device)
+        networks = painting_networks(classifier, whole, recipe, progress=progress)   # one for all pairs
+        _train_explainer(model, folder, about, dls, progress, *networks)
     return model
 
 # %% ../nbs/61_benchmark.ipynb #61ba5e02

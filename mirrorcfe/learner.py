@@ -90,7 +90,7 @@ class MirrorMade(NamedTuple):
 # %% ../nbs/33_learner.ipynb #39dc87da
 @patch
 def mirror(self:Learner,
-           preset='robust',      # 'robust', 'paper' or a `Recipe`
+           preset='default',     # 'default', 'paper' or a `Recipe`
            pair=None,            # two classes by number or name; None: all pairs
            n:int=20_000,         # training images to use at most
            bs:int=64,            # images in a batch

@@ -16,6 +16,8 @@ from mirrorcfe.images import from_bytes, read_square
 from mirrorcfe.learner import learner_dls
 from mirrorcfe.wrap import to_images
 
+SHORT = dict(autoencoder_steps=2, student_steps=2)   # networks that hardly know anything, made in no time
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     "Threes and eights as picture files in folders named by class."
@@ -46,22 +48,22 @@ def test_images_come_back_as_they_are_in_the_files(learn, folder):
     assert len(learner_dls(learn, n=10).train.dataset) == 10 and len(learner_dls(learn, n=10).valid.dataset) == 2
 
 def test_explain_fits_once_and_again_after_training_on(learn, folder):
-    cfe = learn.mirror(steps=2, bs=8, progress=False)
+    cfe = learn.mirror(steps=2, bs=8, progress=False, **SHORT)
     ex = learn.explain(mirror=cfe, on_same="mark", ks=[0, .5, 1])
     assert ex.x.shape[1:] == (3, 32, 32) and ex.classes == ["eight", "three"] and len(ex.truth) == len(ex)
     assert ex.x.abs().max() <= 1
     own = learn.model.eval()(learn.dls.valid.one_batch()[0]).as_subclass(torch.Tensor)
     assert torch.allclose(cfe.classifier(ex.x), own, atol=1e-4)
-    assert learn.mirror(steps=2, bs=8, progress=False) is cfe
+    assert learn.mirror(steps=2, bs=8, progress=False, **SHORT) is cfe
     how = dict(on_same="mark", ks=[1])
     assert torch.equal(learn.explain(ex.x, **how).path, cfe.explain(ex.x, **how).path), "the one that was made is used"
     file = next((folder/"three").iterdir())
     assert learn.explain([file, str(file)], mirror=cfe, ks=[0, 1]).x.shape == (2, 3, 32, 32)
     with torch.no_grad(): learn.model[-1].bias += .1
-    assert learn.mirror(steps=2, bs=8, progress=False) is not cfe
+    assert learn.mirror(steps=2, bs=8, progress=False, **SHORT) is not cfe
 
 @pytest.fixture(scope="module")
-def cfe(learn): return learn.mirror(steps=2, bs=8, progress=False)
+def cfe(learn): return learn.mirror(steps=2, bs=8, progress=False, **SHORT)
 
 @pytest.mark.parametrize("method", ["crop", "pad", "squish"])
 def test_a_picture_is_explained_as_the_learner_sees_it(learn, folder, tmp_path, method):
@@ -70,7 +72,7 @@ def test_a_picture_is_explained_as_the_learner_sees_it(learn, folder, tmp_path, 
     dls = ImageDataLoaders.from_folder(folder, valid_pct=.25, seed=0, item_tfms=item, bs=8, device="cpu",
                                        batch_tfms=Normalize.from_stats([.5, .4, .3], [.2, .3, .4], cuda=False))
     other = Learner(dls, learn.model, loss_func=CrossEntropyLossFlat())
-    mirror = learn.mirror(steps=2, bs=8, progress=False)
+    mirror = learn.mirror(steps=2, bs=8, progress=False, **SHORT)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 60, 3), np.uint8))
     picture.save(tmp_path/"wide.png")
     forms = [tmp_path/"wide.png", str(tmp_path/"wide.png"), PILImage.create(tmp_path/"wide.png"), np.asarray(picture),
@@ -94,7 +96,7 @@ def test_pictures_for_data_without_transforms(folder, tmp_path):
     "As `get_folder_dls` reads its own: the middle."
     dls = get_folder_dls(folder, size=16, bs=8, device="cpu")
     learn = Learner(dls, small_resnet(2, 3, (8, 16), 16), loss_func=CrossEntropyLossFlat())
-    cfe = learn.mirror(steps=1, bs=8, progress=False)
+    cfe = learn.mirror(steps=1, bs=8, progress=False, **SHORT)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 24, 3), np.uint8)).save(tmp_path/"wide.png")
     ask = lambda x: learn.explain(x, mirror=cfe, ks=[0], closed_loop=False, on_same="mark")
     assert torch.equal(ask(tmp_path/"wide.png").x[0], from_bytes(read_square(tmp_path/"wide.png", 16, 3)))
@@ -103,7 +105,7 @@ def test_pictures_for_data_without_transforms(folder, tmp_path):
 def test_the_mirror_that_was_made_is_used_and_made_again_alike(learn):
     net = copy.deepcopy(learn.model)
     learn = Learner(learn.dls, net, loss_func=CrossEntropyLossFlat())
-    cfe = learn.mirror(steps=2, prox=8., bs=8, seed=np.int64(3), progress=False)
+    cfe = learn.mirror(steps=2, prox=8., bs=8, seed=np.int64(3), progress=False, **SHORT)
     how = dict(on_same="mark", ks=[1], closed_loop=False)
     assert torch.equal(learn.explain(**how).path, cfe.explain(learn.explain(**how).x, **how).path)
     with torch.no_grad(): net[-1].bias += .1
@@ -116,7 +118,7 @@ def test_a_learner_is_as_it_was(learn):
     learn.model.train()
     learn.model[1].eval()
     modes = [m.training for m in learn.model.modules()]
-    learn.mirror(steps=2, bs=8, progress=False)
+    learn.mirror(steps=2, bs=8, progress=False, **SHORT)
     assert [m.training for m in learn.model.modules()] == modes and not any(m._forward_hooks for m in learn.model.modules())
 
 def test_what_cannot_be_is_refused(learn):

@@ -43,7 +43,7 @@ def loaders(x=images, y=labels):
     return DataLoaders.from_dsets(d, d, bs=8, device="cpu")
 
 def fitted(classifier, dls=None, **kw):
-    return MirrorCFE(classifier, amp=False, **{"steps": 1} | kw).fit(dls or loaders(), 1, progress=False)
+    return MirrorCFE(classifier, "paper", amp=False, **{"steps": 1, "width": 16} | kw).fit(dls or loaders(), 1, progress=False)
 
 KINDS = {"wrapped": lambda: GapClassifier.wrap(made(), images[:4]), "own": own,
          "by functions": lambda: GapClassifier.wrap(made(kind=ByFunction), images[:4])}
@@ -372,7 +372,7 @@ def test_what_is_no_pair_of_image_and_class(name):
 @pytest.mark.parametrize("dls", [[(images, labels)], images, TensorDataset(images, labels), None, dict(train=1), "digits"])
 def test_what_is_no_loader(dls):
     with pytest.raises(MirrorError, match="give DataLoaders"): as_loaders(dls, list("0123"))
-    with pytest.raises(MirrorError): MirrorCFE(made(), steps=1).fit(dls)
+    with pytest.raises(MirrorError): MirrorCFE(made(), "paper", steps=1).fit(dls)
 
 def test_labels_of_our_own_loaders_are_looked_at_too():
     dls = DataLoaders(*[TensorLoader(ImageSet((images*127).byte(), labels + 1), 8)]*2, device="cpu")
