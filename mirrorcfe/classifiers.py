@@ -14,7 +14,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms.v2.functional import gaussian_blur
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 import fastai.callback.schedule  # adds Learner.fit_one_cycle
@@ -125,7 +124,9 @@ def random_blur(x:Tensor,        # images, (B, C, H, W)
                )->Tensor:        # the same shape
     "Blur every other batch by a random width."
     u, width = torch.rand(2, generator=generator).tolist()
-    return gaussian_blur(x, 5, width*most + .05) if most and u < .5 else x
+    if not most or u >= .5: return x
+    from torchvision.transforms.v2.functional import gaussian_blur   # torchvision takes over a second to import
+    return gaussian_blur(x, 5, width*most + .05)
 
 # %% ../nbs/11_classifiers.ipynb #243496e3
 class EpochSeed(Callback):

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torchvision.utils import save_image
 from fastai.callback.core import Callback
 from fastai.callback.progress import CSVLogger
 from fastai.callback.schedule import ParamScheduler, combined_cos
@@ -484,6 +483,7 @@ class SampleGrid(Callback):
         game = self.model.eval()
         with torch.no_grad(), turns.averaged(): columns = game.pictures(x, y, turns.sampler)
         if columns is None: return
+        from torchvision.utils import save_image   # torchvision takes over a second to import
         grid = torch.stack(columns, 1).flatten(0, 1)/2 + .5
         write = partial(save_image, grid, nrow=len(columns), padding=1, format='png')
         atomic(Path(self.folder)/f'epoch_{self.epoch + 1:03}.png', write)

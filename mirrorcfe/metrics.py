@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Cout', 'Interval', 'validity', 'fail_rate', 'denoised_validity', 'oracle_agreement', 'l1', 'prox', 'lpips_network',
-           'lpips_distance', 'oracle_features', 'fid', 'kid', 'im1', 'im2', 'cout', 'confidence_error', 'path_features',
-           'feature_error', 'time_per_sample', 'time_ratio', 'bootstrap_interval']
+           'lpips_distance', 'oracle_features', 'fid', 'kid', 'im1', 'im2', 'nearest_pairs', 'high_frequency_share',
+           'lattice_score', 'variety', 'cout', 'confidence_error', 'path_features', 'feature_error', 'time_per_sample',
+           'time_ratio', 'bootstrap_interval']
 
 # %% ../nbs/60_metrics.ipynb #9485b272
 import statistics, time, warnings
@@ -305,6 +306,68 @@ def im2(x_cf:Tensor,            # counterfactuals in [-1, 1], (B, C, H, W); NaN 
     x = x_cf[there]
     disagreement = _squares(_rebuilt(ae_t, x) - _rebuilt(ae_all, x))
     return _reduce(_fill(disagreement/(x.abs().sum((1, 2, 3)) + eps), there), reduction)
+
+# %% ../nbs/60_metrics.ipynb #c1f42862
+def nearest_pairs(a:Tensor,   # real images of one class, (n, C, H, W)
+                  b:Tensor    # real images of another, (m, C, H, W)
+                 )->Tensor:   # what would have to change, (n, C, H, W)
+    "Return the difference of each image of `a` from the nearest one of `b`."
+    check_images(a)
+    check_images(b)
+    if a.shape[1:] != b.shape[1:]: raise MirrorError(f"images must be alike in shape: found {a.shape} and {b.shape}")
+    return b[torch.cdist(a.flatten(1), b.flatten(1)).argmin(1)] - a
+
+# %% ../nbs/60_metrics.ipynb #eb59d8ff
+def _spectrum(change):
+    "Return the energy of each frequency, summed over the channels, (B, H, W), and the frequencies, in cycles a pixel."
+    height, width = change.shape[2:]
+    fade = torch.hann_window(height, device=change.device)[:, None]*torch.hann_window(width, device=change.device)
+    energy = torch.fft.fft2(change.float()*fade, norm='ortho').abs().square().sum(1)   # else the edges are steps
+    rows = torch.fft.fftfreq(height, device=change.device)
+    columns = torch.fft.fftfreq(width, device=change.device)
+    return energy, torch.cartesian_prod(rows, columns).view(height, width, 2)
+
+def high_frequency_share(change:Tensor,         # differences of images, (B, C, H, W); NaN for those not found
+                         reduction:str='mean'   # 'mean' over those found, or 'none': (B,) with NaN
+                        )->Tensor:              # 0 to 1; compare with that of `nearest_pairs`
+    "Return how much of the energy of a change is above a quarter of the sampling frequency; NaN where nothing changes."
+    energy, frequency = _spectrum(change)
+    high = frequency.norm(dim=-1) > .25
+    return _reduce((energy*high).sum((1, 2))/energy.sum((1, 2)), reduction)
+
+# %% ../nbs/60_metrics.ipynb #49c52d38
+def lattice_score(change:Tensor   # differences of images, (B, C, H, W); NaN for those not found
+                 )->float:        # around 1 to 3 for real pairs; higher: a grid of period 2 or 4
+    "Return the strongest line at a multiple of a quarter of the sampling frequency, over the median around it."
+    change = change[_present_change(change)]
+    h = change.shape[2]//4*4
+    w = change.shape[3]//4*4
+    if min(h, w) < 16:
+        found = tuple(change.shape[2:])
+        raise MirrorError(f"a lattice is looked for in images of 16 pixels or more: found {found}")
+    if not len(change): return float('nan')
+    energy = _spectrum(change[:, :, :h, :w])[0]
+    mean = (energy/energy.sum((1, 2), keepdim=True).clamp_min(1e-12)).mean(0)
+    around = torch.stack([mean.roll((i, j), (0, 1)) for i in range(-2, 3) for j in range(-2, 3) if (i, j) != (0, 0)])
+    lines = (mean/around.median(0).values.clamp_min(1e-12))[::h//4, ::w//4]
+    return lines.flatten()[1:].max().item()   # the first is no frequency at all
+
+def _present_change(change):
+    "Say which changes are there, (B,)."
+    if not isinstance(change, Tensor) or change.ndim != 4:
+        raise MirrorError("a change is a tensor (B, C, H, W), the difference of images")
+    return ~change.flatten(1).isnan().any(1)
+
+# %% ../nbs/60_metrics.ipynb #e8380955
+def variety(real:Tensor,   # features of real images of the target, (n, d); or the images
+            drawn:Tensor   # the same of drawn ones, (m, d)
+           )->float:       # 1: as various as real ones; 0: one and the same
+    "Return how far drawn images are from each other, over how far real ones are."
+    real, drawn = (v.flatten(1).float() for v in (real, drawn))
+    drawn = drawn[~drawn.isnan().any(1)]
+    if min(len(real), len(drawn)) < 2:
+        raise MirrorError(f"variety needs 2 images of each kind: found {len(real)} and {len(drawn)}")
+    return (F.pdist(drawn).mean()/F.pdist(real).mean()).item()
 
 # %% ../nbs/60_metrics.ipynb #85843310
 Cout = namedtuple('Cout', 'value target_confidence p_source fractions')

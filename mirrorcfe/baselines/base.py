@@ -18,7 +18,8 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from .. import __version__
 from ..core import MirrorError
-from ..storage import expand, new_folder, read_about, read_nets, read_tensors, write_nets, write_tensors
+from ..storage import (expand, json_hash, new_folder, read_about, read_nets, read_tensors, tensors_hash,
+                               write_nets, write_tensors)
 from ..features import GapClassifier, check_images, check_target, frozen_copy, pair_index, usual_torch
 from ..data import TensorLoader
 from ..explanation import Explanation, two_ended
@@ -209,13 +210,17 @@ def fit(self:GameMethod,
     return self
 
 # %% ../../nbs/49_baseline.ipynb #9277c956
+def _about(method):
+    "Return what decides the networks of a fitted method, as plain data."
+    game = method.check_fitted()
+    return dict(kind=type(method).__name__, classifier=method.classifier.fingerprint(), pair=method.pair,
+                seed=method.seed, form=game.form, recipe=asdict(method.recipe))
+
 @patch
 def write(self:GameMethod, folder):
     "Fill an existing folder."
-    game = self.check_fitted()
-    about = dict(kind=type(self).__name__, classifier=self.classifier.fingerprint(), pair=self.pair, seed=self.seed,
-                 form=game.form, recipe=asdict(self.recipe))
-    write_nets(folder, {n: getattr(game, n) for n in self.keep}, about)
+    about = _about(self)
+    write_nets(folder, {n: getattr(self.game, n) for n in self.keep}, about)
     for n in self.nested:
         (folder/n).mkdir()
         getattr(self, n).write(folder/n)
@@ -241,6 +246,14 @@ def load(cls:GameMethod,
     self.game = self.new_game(*about['form']).eval()
     read_nets(path, {n: getattr(self.game, n) for n in cls.keep})
     return self
+
+# %% ../../nbs/49_baseline.ipynb #b33db26c
+@patch
+def fingerprint(self:GameMethod)->str: # 16 hexadecimal digits
+    "Return a short hash of what `save` writes: settings, weights, and the methods that this one is made of."
+    about = _about(self)
+    weights = {n: tensors_hash(getattr(self.game, n)) for n in self.keep}
+    return json_hash([about, weights, {n: getattr(self, n).fingerprint() for n in self.nested}])
 
 # %% ../../nbs/49_baseline.ipynb #8dc9c0f1
 class TrainedBaseline(GameMethod, Baseline):
