@@ -18,7 +18,8 @@ import mirrorcfe.wrap  # adds `GapClassifier.wrap`
 from .core import Mirror, MirrorError, check_class
 from .confidence import bisect_step, check_confidence, closest_class, confidence_step
 from .features import Encoded, GapClassifier, check_images, check_target, intended_probs, kfe_features
-from .storage import CannotWrite, atomic, expand, new_folder, read_about, read_json, read_nets, write_nets
+from .storage import (CannotWrite, MissingFile, atomic, expand, new_folder, read_about, read_json, read_nets,
+                               read_state, write_nets)
 from .ssc import csp_mask
 from .losses import gaussian_blur
 from .explanation import Explanation, TargetConfidence, pick_class
@@ -68,9 +69,9 @@ def _is_disk(e):
 
 def _kept(folder):
     "Which checkpoint a folder holds, in words."
-    file = Path(folder)/'checkpoint.pt'
-    if not file.exists(): return 'there is no checkpoint yet'
-    epoch = torch.load(file, map_location='cpu', weights_only=True)['epoch'] + 1
+    try: epoch = read_state(Path(folder)/'checkpoint.pt')['epoch'] + 1
+    except MissingFile: return 'there is no checkpoint yet'
+    except MirrorError as e: return str(e)
     return f"the checkpoint of epoch {epoch} is whole"
 
 # %% ../nbs/31_explainer.ipynb #c2a2f285
