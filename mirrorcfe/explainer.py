@@ -18,8 +18,8 @@ import mirrorcfe.wrap  # adds `GapClassifier.wrap`
 from .core import Mirror, MirrorError, check_class
 from .confidence import bisect_step, check_confidence, closest_class, confidence_step
 from .features import Encoded, GapClassifier, check_images, check_target, intended_probs, kfe_features
-from .storage import (CannotWrite, MissingFile, atomic, expand, new_folder, read_about, read_json, read_nets,
-                               read_state, write_nets)
+from .storage import (CannotWrite, MissingFile, expand, new_folder, read_about, read_json, read_nets,
+                               read_state, try_writing, write_nets)
 from .ssc import csp_mask
 from .losses import gaussian_blur
 from .explanation import Explanation, TargetConfidence, pick_class
@@ -55,10 +55,8 @@ class MirrorCFE:
 # %% ../nbs/31_explainer.ipynb #1665d207
 def _check_folder(folder):
     "Raise `MirrorError` unless a file can be written to `folder`."
-    try:
-        atomic(folder/'probe', lambda p: p.write_text('x'*9))
-        (folder/'probe').unlink()
-    except OSError as e:
+    try: try_writing(folder)
+    except CannotWrite as e:
         raise MirrorError(f"cannot write to {folder}: {e.strerror or e}; give a folder that can be written") from e
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EIO)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'BaseRecipe', 'pick_recipe', 'constant', 'one_cycle', 'Sampler', 'RealImages', 'Game', 'Turns',
-           'Checkpoint', 'RunLog', 'SampleGrid', 'game_learner', 'distributed_training']
+           'Checkpoint', 'OtherRun', 'RunLog', 'SampleGrid', 'game_learner', 'distributed_training']
 
 # %% ../nbs/28_game.ipynb #5ea7fad3
 import hashlib, math
@@ -26,7 +26,7 @@ from fastcore.basics import AttrDict, patch, store_attr
 from .core import MirrorError
 from .data import loader_key
 from .features import GapClassifier
-from .storage import MissingFile, atomic, read_state, tensors_hash, write_state
+from .storage import MissingFile, atomic, file_lock, read_state, tensors_hash, write_state
 from .distributed import GroupLoader, ProcessGroup, join_group, whole_batch_statistics
 
 # %% ../nbs/28_game.ipynb #6a767ac1
@@ -407,6 +407,8 @@ class Checkpoint(Callback):
         write_state(self.path, state)
 
 # %% ../nbs/28_game.ipynb #71378c23
+class OtherRun(MirrorError): "A checkpoint of another run."
+
 def _difference(there, here):
     "In words, in what two runs differ; where the games differ, nothing else matters."
     names = ['game'] if there.get('game') != here['game'] else [n for n in here if there.get(n) != here[n]]
@@ -420,8 +422,8 @@ def restore(self:Checkpoint,
     try: state = read_state(self.path, 'delete it to start again', learn.dls.device)
     except MissingFile: return 0
     if state['run'] != self.key:
-        raise MirrorError(f"{self.path} belongs to another run ({_difference(state['run'], self.key)}): "
-                          "give another folder, or delete it to start again")
+        raise OtherRun(f"{self.path} belongs to another run ({_difference(state['run'], self.key)}): "
+                       "give another folder, or delete it to start again")
     turns = learn.turns
     game = learn.model
     game.G.load_state_dict(state['G'])
@@ -549,6 +551,8 @@ def fit_game(self:Learner,
     if epochs is None: epochs = game.recipe.epochs or max(1, math.ceil(game.recipe.steps/len(self.dls.train)))
     with ExitStack() as stack:
         group = stack.enter_context(distributed_training(self))
+        if self.folder is not None and not group.rank: stack.enter_context(file_lock(Path(self.folder)/'checkpoint.pt'))
+        group.mean(torch.zeros(1, device=self.dls.device))   # the others wait until the first process has the folder
         self.create_opt()
         turns.prepare()
         self.first_epoch = 0

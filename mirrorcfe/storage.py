@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NETS_FORMAT', 'expand', 'cache_dir', 'sweep', 'workspace', 'first_line', 'CannotWrite', 'writing', 'atomic',
-           'new_folder', 'file_lock', 'MissingFile', 'DamagedFile', 'reading', 'file_hash', 'json_hash', 'tensor_bytes',
-           'tensors_hash', 'write_json', 'read_json', 'write_tensors', 'read_tensors', 'write_state', 'read_state',
-           'write_checksums', 'check_files', 'write_nets', 'read_about', 'read_nets']
+           'new_folder', 'try_writing', 'file_lock', 'MissingFile', 'DamagedFile', 'reading', 'file_hash', 'json_hash',
+           'tensor_bytes', 'tensors_hash', 'write_json', 'read_json', 'write_tensors', 'read_tensors', 'write_state',
+           'read_state', 'write_checksums', 'check_files', 'write_nets', 'read_about', 'read_nets']
 
 # %% ../nbs/08_storage.ipynb #50982aec
 import errno, gzip, hashlib, io, json, os, pickle, re, secrets, shutil, stat, tempfile, time, zipfile, zlib
@@ -137,6 +137,13 @@ def new_folder(path,   # folder to make
             if file.is_file(): file.chmod(part.stat().st_mode & 0o666)
         os.rename(new, path)
     return path
+
+# %% ../nbs/08_storage.ipynb #81b14069
+def try_writing(folder   # made where it is missing
+               ):
+    "Write a few bytes into a folder and remove them; `CannotWrite` where that fails."
+    folder = expand(folder)
+    with writing(folder), workspace(folder, 'probe') as part: (part/'probe').write_bytes(bytes(9))
 
 # %% ../nbs/08_storage.ipynb #bdea6377
 @contextmanager

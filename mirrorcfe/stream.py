@@ -6,9 +6,9 @@
 __all__ = ['Files', 'InMemory', 'as_source', 'Streamed', 'read_stream']
 
 # %% ../nbs/32_stream.ipynb #4f915be3
-import csv, os, time, warnings
+import csv, json, os, time, warnings
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from .data import ImageSet, TensorLoader
 from .explainer import MirrorCFE
 from .explanation import Explanation
 from .images import UnreadableImage, find_images, from_bytes, printable, read_square, to_bytes
-from .storage import (CannotWrite, DamagedFile, MissingFile, atomic, check_files, expand, json_hash, read_json,
-                               read_tensors, reading, sweep, tensors_hash, write_checksums, write_json, write_tensors)
+from .storage import (CannotWrite, DamagedFile, MissingFile, atomic, check_files, expand, file_lock, json_hash,
+                               read_json, read_tensors, reading, sweep, tensors_hash, write_checksums, write_json, write_tensors)
 
 # %% ../nbs/32_stream.ipynb #743be7f8
 class Files:
@@ -151,6 +151,8 @@ def _is_whole(stem):
         return False
 
 # %% ../nbs/32_stream.ipynb #56f20489
+_LOCK = '.stream.lock'   # in the folder: a second run waits for the first, and then finds its chunks
+
 def _open_stream(out, about):
     "Make the folder of a stream, or check that what is there is the same stream."
     file = out/'stream.json'
@@ -158,7 +160,7 @@ def _open_stream(out, about):
     except MissingFile:
         if out.is_dir():
             sweep(out)   # of a run that was killed while it wrote the file
-            if any(out.iterdir()):
+            if any(f.name != _LOCK for f in out.iterdir()):
                 raise MirrorError(f"{out} is not empty and holds no stream: give another folder") from None
         return write_json(file, about)
     other = [k for k in about if found.get(k) != about[k]]
@@ -242,16 +244,27 @@ def explain_folder(self:MirrorCFE,
     ks = self.grid(torch.linspace(0, 1, 21) if ks is None else ks)
     self._check_stream(source, target, keep, bs, chunk)
     n = len(source)
-    _open_stream(out, dict(format=2, images=source.key(), n=n, classifier=self.classifier.fingerprint(),
-                           generator=tensors_hash(self.model.G), ks=[round(k, 6) for k in ks.tolist()],
-                           target=repr(target), keep=keep, chunk=int(chunk), closed_loop=bool(closed_loop)))
+    about = dict(format=3, images=source.key(), n=n, classifier=self.classifier.fingerprint(),
+                 generator=tensors_hash(self.model.G), recipe=json_hash(asdict(self.recipe)), pair=self.pair,
+                 ks=[round(k, 6) for k in ks.tolist()], target=repr(target), keep=keep, chunk=int(chunk),
+                 closed_loop=bool(closed_loop))
+    about = json.loads(json.dumps(about))   # as it will be read back
+    with file_lock(out/_LOCK.removesuffix('.lock')):
+        _open_stream(out, about)
+        how = dict(target=target, ks=ks, closed_loop=closed_loop)
+        return self._draw_stream(source, out, keep, bs, chunk, progress, **how)
+
+@patch
+def _draw_stream(self:MirrorCFE, source, out, keep, bs, chunk, progress, **how):
+    "Draw the chunks that are not there, and join the tables."
+    n = len(source)
     done = 0
     began = time.monotonic()
     for number, start in enumerate(range(0, n, chunk)):
         stop = min(start + chunk, n)
         stem = out/'chunks'/f'{number:05}'
         if not _is_whole(stem):
-            rows, drawn = _explain_chunk(self, source, start, stop, bs, target=target, ks=ks, closed_loop=closed_loop)
+            rows, drawn = _explain_chunk(self, source, start, stop, bs, **how)
             _write_chunk(stem, rows, drawn, keep)
             done += stop - start
         if callable(progress): progress(stop, n)
