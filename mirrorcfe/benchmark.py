@@ -38,7 +38,7 @@ from .metrics import (bootstrap_interval, confidence_error, cout, denoised_valid
                                path_features, prox, time_per_sample, time_ratio, validity)
 from .game import OtherRun
 from .storage import (CannotWrite, DamagedFile, MissingFile, atomic, cache_dir, file_lock, json_hash, read_json,
-                               tensors_hash, try_writing, write_json)
+                               run_lock, tensors_hash, try_writing, write_json)
 from .training import get_recipe
 
 # %% ../nbs/61_benchmark.ipynb #89204061
@@ -347,6 +347,9 @@ def _network(data, size, get): return get(data, size=size)
 @_in_memory(2)
 def _all_classes(data, size): return get_dls(data, size=size)
 
+@_in_memory(8)
+def _fingerprint(data, size): return data_fingerprint(_all_classes(data, size))
+
 Sources = namedtuple('Sources', 'x source target truth index')
 
 @dataclass(frozen=True)
@@ -540,6 +543,19 @@ def get_explainer(name:str,               # name of a dataset, as for `get_dls`
     return model
 
 # %% ../nbs/61_benchmark.ipynb #61ba5e02
+def _is_of_a_library(thing):
+    "Whether a function or class comes with Python, an installed package or mirrorcfe: its name then says what it does."
+    name = getattr(thing, '__module__', None) or ''
+    root = name.partition('.')[0]
+    file = getattr(sys.modules.get(name), '__file__', None) or ''
+    return root in sys.stdlib_module_names or root in ('builtins', 'mirrorcfe') or '-packages' in file
+
+def _describe_code(code):
+    "Return bytecode, names and constants of a function; sets are sorted, for their order is not stable."
+    constants = [sorted(map(repr, c)) if isinstance(c, frozenset) else c for c in code.co_consts]
+    described = [_describe_code(c) if hasattr(c, 'co_code') else repr(c) for c in constants]
+    return [code.co_code.hex(), list(code.co_names), described]
+
 def _code_of_class(kind):
     "Return what the functions of a class of the user's own do; None for a class of a library."
     own = [c for c in kind.__mro__ if not _is_of_a_library(c)]
@@ -618,13 +634,6 @@ def _measure_cell(method, task, index, names, at, bs, seed, progress):
     return {n: found[n] for n in ('rows', 'curves', 'oracle_on_real')}
 
 # %% ../nbs/61_benchmark.ipynb #5c21d8f4
-def _is_of_a_library(thing):
-    "Whether a function or class comes with Python, an installed package or mirrorcfe: its name then says what it does."
-    name = getattr(thing, '__module__', None) or ''
-    root = name.partition('.')[0]
-    file = getattr(sys.modules.get(name), '__file__', None) or ''
-    return root in sys.stdlib_module_names or root in ('builtins', 'mirrorcfe') or '-packages' in file
-
 def _describe_class(kind, seen=()):
     "Return the name of a class, and what its functions do where it is the user's own."
     if _is_of_a_library(kind): return kind.__qualname__
@@ -668,12 +677,6 @@ def _describe_array(v):
     if v.dtype == object: return _describe_value(v.tolist())
     return [str(v.dtype), list(v.shape), sha256(np.ascontiguousarray(v).tobytes()).hexdigest()]
 
-def _describe_code(code):
-    "Return bytecode, names and constants of a function; sets are sorted, for their order is not stable."
-    constants = [sorted(map(repr, c)) if isinstance(c, frozenset) else c for c in code.co_consts]
-    described = [_describe_code(c) if hasattr(c, 'co_code') else repr(c) for c in constants]
-    return [code.co_code.hex(), list(code.co_names), described]
-
 def _names_in(code):
     "Return the names that a function and those inside it use."
     inside = [_names_in(c) for c in code.co_consts if hasattr(c, 'co_code')]
@@ -709,9 +712,6 @@ def _contents(cell):
 
 # %% ../nbs/61_benchmark.ipynb #79778792
 _BENCHMARK_VERSION = 1  # raise it when a number is computed in another way: older cells are then computed again
-
-@_in_memory(8)
-def _fingerprint(data, size): return data_fingerprint(_all_classes(data, size))
 
 def _provenance(task, bs, seed):
     "Return where the numbers of a task come from."
@@ -904,7 +904,7 @@ def pooled(frame:pd.DataFrame,    # as `run_benchmark` returns
 def _task_heading(task, about, same_n=True):
     "Return the provenance of one task, in Markdown."
     def accuracy(n): return '–' if about[n] is None else f'{about[n]:.4f}'
-    images = f"{about['N']:,} images{' at most' if not same_n else ''}"
+    images = f"{'' if same_n else 'up to '}{about['N']:,} images"
     return (f"## {task}\n\n{about['data']} (fingerprint {about['data_fingerprint']}), {images}; "
             f"classifier {about['classifier']}, accuracy {accuracy('classifier_accuracy')}; "
             f"oracle {about['oracle']}, accuracy {accuracy('oracle_accuracy')}; "
@@ -1059,7 +1059,7 @@ def run_benchmark(methods:dict,            # label -> function of a task that re
     names = _metric_names(metrics, at)
     methods, tasks = _check_run(methods, tasks, out)
     plan = _plan(methods, tasks, out, names, at, bs, seed)
-    with file_lock(Path(out)/'cells'/'.run'): cells = _run(plan, names, at, bs, seed, progress, out)
+    with run_lock(out): cells = _run(plan, names, at, bs, seed, progress, out)
     return _as_table([cells[planned.file] for planned in plan])
 
 # %% ../nbs/61_benchmark.ipynb #ddf68d56

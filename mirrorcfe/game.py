@@ -26,7 +26,7 @@ from fastcore.basics import AttrDict, patch, store_attr
 from .core import MirrorError
 from .data import loader_key
 from .features import GapClassifier
-from .storage import MissingFile, atomic, file_lock, read_state, tensors_hash, write_state
+from .storage import MissingFile, atomic, read_state, run_lock, tensors_hash, write_state
 from .distributed import GroupLoader, ProcessGroup, join_group, whole_batch_statistics
 
 # %% ../nbs/28_game.ipynb #6a767ac1
@@ -551,7 +551,7 @@ def fit_game(self:Learner,
     if epochs is None: epochs = game.recipe.epochs or max(1, math.ceil(game.recipe.steps/len(self.dls.train)))
     with ExitStack() as stack:
         group = stack.enter_context(distributed_training(self))
-        if self.folder is not None and not group.rank: stack.enter_context(file_lock(Path(self.folder)/'checkpoint.pt'))
+        if self.folder is not None and not group.rank: stack.enter_context(run_lock(self.folder))
         group.mean(torch.zeros(1, device=self.dls.device))   # the others wait until the first process has the folder
         self.create_opt()
         turns.prepare()

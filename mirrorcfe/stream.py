@@ -18,8 +18,8 @@ from .data import ImageSet, TensorLoader
 from .explainer import MirrorCFE
 from .explanation import Explanation
 from .images import UnreadableImage, find_images, from_bytes, printable, read_square, to_bytes
-from .storage import (CannotWrite, DamagedFile, MissingFile, atomic, check_files, expand, file_lock, json_hash,
-                               read_json, read_tensors, reading, sweep, tensors_hash, write_checksums, write_json, write_tensors)
+from .storage import (CannotWrite, DamagedFile, MissingFile, atomic, check_files, expand, json_hash, read_json,
+                               read_tensors, reading, run_lock, sweep, tensors_hash, write_checksums, write_json, write_tensors)
 
 # %% ../nbs/32_stream.ipynb #743be7f8
 class Files:
@@ -151,8 +151,6 @@ def _is_whole(stem):
         return False
 
 # %% ../nbs/32_stream.ipynb #56f20489
-_LOCK = '.stream.lock'   # in the folder: a second run waits for the first, and then finds its chunks
-
 def _open_stream(out, about):
     "Make the folder of a stream, or check that what is there is the same stream."
     file = out/'stream.json'
@@ -160,7 +158,7 @@ def _open_stream(out, about):
     except MissingFile:
         if out.is_dir():
             sweep(out)   # of a run that was killed while it wrote the file
-            if any(f.name != _LOCK for f in out.iterdir()):
+            if any(out.iterdir()):
                 raise MirrorError(f"{out} is not empty and holds no stream: give another folder") from None
         return write_json(file, about)
     other = [k for k in about if found.get(k) != about[k]]
@@ -249,7 +247,7 @@ def explain_folder(self:MirrorCFE,
                  ks=[round(k, 6) for k in ks.tolist()], target=repr(target), keep=keep, chunk=int(chunk),
                  closed_loop=bool(closed_loop))
     about = json.loads(json.dumps(about))   # as it will be read back
-    with file_lock(out/_LOCK.removesuffix('.lock')):
+    with run_lock(out):   # a second run waits, and then finds the chunks of the first
         _open_stream(out, about)
         how = dict(target=target, ks=ks, closed_loop=closed_loop)
         return self._draw_stream(source, out, keep, bs, chunk, progress, **how)

@@ -402,7 +402,7 @@ def test_rows_of_other_numbers_of_images_say_so(tmp_path):
     assert '| N |' not in b.markdown_table(run({'m': Mirrored}, task, tmp_path, ['Val']))
     run({'few': Mirrored}, Few('digits', (0, 1)), tmp_path, ['Val'])
     text = (tmp_path/'results.md').read_text()
-    assert ', 10 images at most;' in text
+    assert ', up to 10 images;' in text
     rows = [[c.strip() for c in line.split('|')[1:-1]] for line in text.splitlines() if line.startswith('| ')]
     at, who = rows[0].index('N'), rows[0].index('method')
     found = {(r[who], r[at]) for r in rows[2:]}
