@@ -39,7 +39,7 @@ from .metrics import (bootstrap_interval, confidence_error, cout, denoised_valid
 from .game import OtherRun
 from .storage import (CannotWrite, DamagedFile, MissingFile, atomic, cache_dir, file_lock, json_hash, read_json,
                                run_lock, tensors_hash, try_writing, write_json)
-from .training import get_recipe
+from .training import get_recipe, painting_networks
 
 # %% ../nbs/61_benchmark.ipynb #89204061
 View = namedtuple('View', 'x x_cf ex classifier oracle border solver autoencoder')   # what a metric may look at
@@ -489,11 +489,11 @@ def _keep_in_cache(what, path, method):
     except CannotWrite as e: warnings.warn(f"the {what} is trained but not kept: {e}, by setting MIRRORCFE_CACHE")
     else: shutil.rmtree(run, ignore_errors=True)
 
-def _train_explainer(model, folder, about, dls, progress):
+def _train_explainer(model, folder, about, dls, progress, autoencoder=None, student=None):
     "Fit and keep a model."
     start = time.time()
     def fit(run):
-        model.fit(dls, folder=run, progress=progress)
+        model.fit(dls, folder=run, progress=progress, autoencoder=autoencoder, student_net=student)
         return _seconds_logged(run) if run else None
     logged = _fit_in_cache('explainer', folder, fit)
     model.about = about | dict(train_seconds=round(time.time() - start, 1), logged_seconds=logged,
@@ -518,7 +518,7 @@ def _load_explainer(folder, classifier):
 # %% ../nbs/61_benchmark.ipynb #b69a7fa9
 def get_explainer(name:str,               # name of a dataset, as for `get_dls`
                   pair:tuple|None=None,   # two classes, by number or name; None: all pairs in one model
-                  preset='robust',        # 'robust', 'paper' or a `Recipe`
+                  preset='default',       # 'default', 'paper' or a `Recipe`
                   seed:int=0,             # of weights, order and noise
                   size:int|None=None,     # pixels; None: as the dataset says
                   progress:bool=False,    # bars while training
@@ -539,7 +539,9 @@ def get_explainer(name:str,               # name of a dataset, as for `get_dls`
         what = f"classes {' and '.join(spec.classes[c] for c in pair)}" if pair else 'all pairs of classes'
         print(f"Training an explainer of {spec.title}, {what} (once, then cached)", flush=True)
         model = MirrorCFE(classifier, recipe, pair, seed)
-        _train_explainer(model, folder, about, dls, progress)
+        whole = dls if pair is None else get_dls(name, size=size, device=device)
+        networks = painting_networks(classifier, whole, recipe, progress=progress)   # one for all pairs
+        _train_explainer(model, folder, about, dls, progress, *networks)
     return model
 
 # %% ../nbs/61_benchmark.ipynb #61ba5e02

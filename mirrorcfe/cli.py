@@ -28,7 +28,7 @@ def demo(
     out:str='mirrorcfe-out',  # folder for the results; if it is not empty, a number is added to its name
     n:int=8,                  # images to show, 1 to 300
     seed:int=0,               # seed of weights, data order and noise
-    preset:str='robust',      # preset of the training: robust or paper
+    preset:str='default',     # preset of the training: default or paper
     steps:int=450,            # optimiser steps
     measure:int=300,          # held-out images to measure, 1 to 300
     device:str='auto',        # cpu, cuda or mps; auto takes the best there is
@@ -60,8 +60,7 @@ def train(
     # image size in pixels; without it, that of the classifier or of the dataset, 64 for a folder
     size:int=None,
     steps:int=800,            # optimiser steps
-    preset:str='robust',      # preset of the training: robust or paper
-    smooth:bool=False,        # suppress lattice patterns, for smooth images such as the digits
+    preset:str='default',     # preset of the training: default or paper
     seed:int=0,               # seed of weights, data order and noise
     bs:int=64,                # images in a batch
     n:int=8,                  # images to show

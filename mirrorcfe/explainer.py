@@ -19,7 +19,8 @@ from .core import Mirror, MirrorError, check_class
 from .confidence import bisect_step, check_confidence, closest_class, confidence_step
 from .features import Encoded, GapClassifier, check_images, check_target, intended_probs, kfe_features
 from .storage import (CannotWrite, MissingFile, expand, new_folder, read_about, read_json, read_nets,
-                               read_state, try_writing, write_nets)
+                               read_state, tensors_hash, try_writing, write_nets)
+from .autoencoder import AutoencoderForm, LatentAutoencoder, as_autoencoder
 from .ssc import csp_mask
 from .losses import gaussian_blur
 from .explanation import Explanation, TargetConfidence, pick_class
@@ -30,7 +31,7 @@ class MirrorCFE:
     "A classifier and the generator that shows what it would have to see to change its mind (Mirror-CFE, ICCV 2025)."
     def __init__(self,
                  classifier:nn.Module,         # a `GapClassifier`, or a network of that form, wrapped when data comes
-                 preset:str|Recipe='robust',   # name of a preset, or a `Recipe`
+                 preset:str|Recipe='default',   # name of a preset, or a `Recipe`
                  pair:tuple|None=None,         # two classes: only the path between them; None: all pairs in one model
                  seed:int=0,                   # decides weights, order and noise
                  amp:bool|None=None,           # bf16 autocast while training; None: where the machine is fast at it
@@ -78,7 +79,9 @@ def fit(self:MirrorCFE,
         dls,                        # DataLoaders of (x in [-1, 1], y int64), such as `get_dls` returns
         epochs:int|None=None,       # passes over `dls.train`; None: as many as the recipe's steps need
         folder:str|Path|None=None,  # for checkpoints, log and sample grids; a killed run resumes; None: keep none
-        progress:bool=True          # show bars with the losses and the time left
+        progress:bool=True,         # show bars with the losses and the time left
+        autoencoder=None,           # to draw with: anything with `encode` and `decode`; None: trained on the images
+        student_net=None            # of `get_student`; None: trained on the images
        )->MirrorCFE:                # itself
     "Train the generator; the classifier does not change."
     if folder is not None: _check_folder(Path(folder))
@@ -86,7 +89,7 @@ def fit(self:MirrorCFE,
     if not isinstance(self.classifier, GapClassifier):
         self.classifier = GapClassifier.wrap(self.classifier, dls.train.one_batch()[0])
     self.learn = mirror_learner(self.classifier, dls, self.recipe, self.pair, self.seed, folder, self.amp,
-                                self.channels_last)
+                                self.channels_last, autoencoder, student_net, progress)
     try: self.model = self.learn.fit_game(epochs, progress).model.mirror
     except OSError as e:
         if folder is None or not _is_disk(e): raise
@@ -445,10 +448,20 @@ def save(self:MirrorCFE,
     "Write the generator and its description into a new folder."
     model = self.model
     if model is None: raise MirrorError("nothing to save: fit first")
+    nets = dict(generator=model.G)
+    autoencoder = None
+    if isinstance(model.autoencoder, LatentAutoencoder):
+        nets['autoencoder'] = model.autoencoder
+        autoencoder = asdict(model.autoencoder.form)
+    elif model.autoencoder is not None: autoencoder = dict(given=_given_hash(model.autoencoder))
     about = dict(kind='MirrorCFE', classifier=model.F.fingerprint(), classes=model.F.classes, shapes=model.shapes,
                  channels=model.channels, size=model.size, pair=self.pair, seed=self.seed, recipe=asdict(self.recipe),
-                 torch=torch.__version__)
-    return new_folder(path, lambda folder: write_nets(folder, dict(generator=model.G), about))
+                 autoencoder=autoencoder, torch=torch.__version__)
+    return new_folder(path, lambda folder: write_nets(folder, nets, about))
+
+def _given_hash(autoencoder):
+    "What tells one given autoencoder from another: its weights."
+    return tensors_hash(autoencoder)
 
 # %% ../nbs/31_explainer.ipynb #d70b233b
 def _wrap_as_saved(classifier, path):
@@ -459,13 +472,28 @@ def _wrap_as_saved(classifier, path):
     x = torch.rand(2, about['channels'], about['size'], about['size'])*2 - 1
     return GapClassifier.wrap(classifier, x, about['classes'])
 
-def _rebuild(about, classifier, path):
+def _saved_autoencoder(about, given, path):
+    "The autoencoder of the described form, its weights still random; or the given one, if it is the one."
+    kept = about['autoencoder']
+    if kept is None: return None
+    if 'given' not in kept: return LatentAutoencoder(about['channels'], AutoencoderForm(**kept))
+    if given is None:
+        raise MirrorError(f"the explainer in {path} draws with an autoencoder that was given to fit: "
+                          "give the same one, load(path, classifier, autoencoder=...)")
+    given = as_autoencoder(given)
+    if _given_hash(given) != kept['given']:
+        raise MirrorError(f"the explainer in {path} was trained with another autoencoder: give that one, or fit again")
+    return given
+
+def _rebuild(about, classifier, path, given):
     "An explainer with a generator of the described form; its weights are still random."
     try:
         recipe = Recipe(**{name: tuple(v) if isinstance(v, list) else v for name, v in about['recipe'].items()})
         pair = tuple(about['pair']) if about['pair'] else None
         shapes = [tuple(s) for s in about['shapes']]
-        model = MirrorModel(classifier, shapes, about['channels'], about['size'], recipe, pair)
+        autoencoder = _saved_autoencoder(about, given, path)
+        model = MirrorModel(classifier, shapes, about['channels'], about['size'], recipe, pair, False, autoencoder)
+    except MirrorError: raise
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as e:
         why = str(e).splitlines()[0]
         file = path/'about.json'
@@ -478,12 +506,17 @@ def _rebuild(about, classifier, path):
 @patch(cls_method=True)
 def load(cls:MirrorCFE,
          path:str|Path,          # folder that `save` made
-         classifier:nn.Module    # the network it was trained for
+         classifier:nn.Module,   # the network it was trained for
+         autoencoder=None        # the one it draws with, where one was given to `fit`
         )->MirrorCFE:
     "Read an explainer; a file that is missing, damaged or foreign, and another classifier, are named in the error."
     path = expand(path)
     if not isinstance(classifier, GapClassifier): classifier = _wrap_as_saved(classifier, path)
     about = read_about(path, 'MirrorCFE', classifier)
-    self = _rebuild(about, classifier, path)
-    read_nets(path, dict(generator=self.model.G))
+    self = _rebuild(about, classifier, path, autoencoder)
+    model = self.model
+    nets = dict(generator=model.G)
+    if isinstance(model.autoencoder, LatentAutoencoder): nets['autoencoder'] = model.autoencoder
+    read_nets(path, nets)
+    if model.autoencoder is not None: model.autoencoder.eval().requires_grad_(False)
     return self

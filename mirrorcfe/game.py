@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torchvision.utils import save_image
 from fastai.callback.core import Callback
 from fastai.callback.schedule import ParamScheduler, combined_cos
@@ -344,6 +344,12 @@ def columns(self:Turns,
     return [ValueMetric(partial(self.mean_of, n), n) for n in [*names, *game.score_names]]
 
 # %% ../nbs/28_game.ipynb #2adf7681
+def _moving_average(decay):
+    "A function for `AveragedModel`: moves averages toward current weights; after n updates with weight 1 - beta_n."
+    def update(means, weights, n):
+        torch._foreach_lerp_(means, weights, 1 - min(decay, (1 + int(n))/(10 + int(n))))
+    return update
+
 @patch
 def prepare(self:Turns):
     "Make the discriminators' optimiser, and the average if the recipe wants one."
@@ -351,7 +357,7 @@ def prepare(self:Turns):
     r = game.recipe
     if self.opt_d is None and len(list(game.D.parameters())):
         self.opt_d = torch.optim.AdamW(game.D.parameters(), lr=r.lr, betas=r.betas, weight_decay=r.wd)
-    if r.ema: self.average = AveragedModel(game.G, multi_avg_fn=get_ema_multi_avg_fn(r.ema))
+    if r.ema: self.average = AveragedModel(game.G, multi_avg_fn=_moving_average(r.ema))
 
 @patch
 def after_step(self:Turns):

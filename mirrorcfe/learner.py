@@ -89,7 +89,7 @@ def _class_numbers(pair, names):
 
 @patch
 def mirror(self:Learner,
-           preset='robust',      # 'robust', 'paper' or a `Recipe`
+           preset='default',     # 'default', 'paper' or a `Recipe`
            pair=None,            # two classes by number or name; None: all pairs
            n:int=20_000,         # training images to use at most
            bs:int=64,            # images in a batch

@@ -313,8 +313,7 @@ def train(data:str='digits',              # folder with a subfolder of images fo
           pair:list|None=None,            # two classes, by name or number; None: all pairs
           size:int|None=None,             # pixels; None: as the classifier or the dataset says, 64 for a folder
           steps:int=800,                  # of the optimiser
-          preset:str='robust',            # of the training: robust or paper
-          smooth:bool=False,              # for smooth images, such as the digits: no lattice in what is drawn
+          preset:str='default',           # of the training: default or paper
           seed:int=0,                     # of weights, data order and noise
           bs:int=64,                      # images in a batch
           n:int=8,                        # images to show
@@ -327,7 +326,7 @@ def train(data:str='digits',              # folder with a subfolder of images fo
     check_range('seed', seed, 0, 2**31)
     new = results_folder(out)
     device = best_device(device)
-    recipe = get_recipe(preset, steps=steps, smooth=smooth or data == 'digits')
+    recipe = get_recipe(preset, steps=steps)
     net, dls = open_classifier_and_data(classifier, arch, classes, size, normalise, data, bs, device, seed)
     pair = class_pair(pair, dls.vocab)
     about = dict(dataset=str(data), preset=preset, seed=seed)

@@ -538,7 +538,7 @@ def prepare_demo(seed:int,    # of weights, data order and noise
                  steps:int    # of the optimiser
                 )->tuple:     # DataLoaders, classifier, oracle, a `MirrorCFE` that is not fitted
     "Get the digits, their classifier and oracle, and an explainer to train."
-    recipe = get_recipe(preset, steps=steps, smooth=True)   # the digits are smooth images
+    recipe = get_recipe(preset, steps=steps)
     dls = get_dls('digits', seed=seed, steps=min(100, steps), device=device)
     with training_progress('classifier'): classifier = get_classifier('digits', device=device, progress=False)
     with training_progress('oracle'): oracle = get_oracle('digits', device=device, progress=False)
@@ -547,7 +547,7 @@ def prepare_demo(seed:int,    # of weights, data order and noise
 def demo(out='mirrorcfe-out',    # folder for the results
          n:int=8,                # images to show, 1 to 300
          seed:int=0,             # of weights, data order and noise
-         preset:str='robust',    # of the training: robust or paper
+         preset:str='default',   # of the training: default or paper
          steps:int=450,          # of the optimiser
          measure:int=300,        # held-out images to measure, 1 to 300
          device='auto'           # cpu, cuda or mps; auto: the best there is

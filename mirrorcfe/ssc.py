@@ -66,10 +66,10 @@ def conv_block(c_in:int,       # channels in
 def up_block(c_in:int,    # channels in
              c_out:int    # channels out
             )->nn.Module: # (B, c_in, h, w) -> (B, c_out, 2h, 2w)
-    "Return a convolution whose output has four channels for each square of 2x2 pixels, batch norm and leaky ReLU."
-    conv = nn.Conv2d(c_in, 4*c_out, 3, 1, 1, bias=False)
-    with torch.no_grad(): conv.weight.copy_(conv.weight[::4].repeat_interleave(4, 0))   # the four start alike
-    return nn.Sequential(conv, nn.PixelShuffle(2), nn.BatchNorm2d(c_out), nn.LeakyReLU(.2, True))
+    "Return a convolution, bilinear enlargement, batch norm and leaky ReLU."
+    conv = nn.Conv2d(c_in, c_out, 3, 1, 1, bias=False)
+    enlarge = nn.Upsample(scale_factor=2, mode='bilinear', align_corners=False)
+    return nn.Sequential(conv, enlarge, nn.BatchNorm2d(c_out), nn.LeakyReLU(.2, True))
 
 # %% ../nbs/20_ssc.ipynb #99e95964
 class SPE(nn.Module):

@@ -99,7 +99,7 @@ def small():
     oracle = small_resnet(10, 1, (4, 6), 16, dls.vocab).freeze()
     net.accuracy = .5
     oracle.accuracy = .5
-    return dls, net, oracle, MirrorCFE(net, steps=1).fit(dls, progress=False)
+    return dls, net, oracle, MirrorCFE(net, steps=1, autoencoder_steps=2, student_steps=2).fit(dls, progress=False)
 
 @pytest.fixture(scope="session")
 def saved(small, tmp_path_factory):
@@ -109,7 +109,7 @@ def saved(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     dls, net, oracle, model = small
     look = look_of(dls.train.dataset[:][0])
-    save_explainer(folder, model, oracle, look=look, dataset="digits", preset="robust", seed=0)
+    save_explainer(folder, model, oracle, look=look, dataset="digits", preset="default", seed=0)
     return folder
 
 @pytest.fixture

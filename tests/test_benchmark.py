@@ -684,7 +684,7 @@ def test_an_explainer_is_trained_once(own_cache, capsys):
     paths = [m.explain(src.x, src.target, [0, 1], closed_loop=False).path for m in (first, again)]
     assert torch.allclose(*paths, atol=1e-4)
     assert not list(own_cache.glob('*.part'))
-    assert [p.name.startswith('digits-4-9-robust-') for p in own_cache.iterdir()] == [True]*3
+    assert [p.name.startswith('digits-4-9-default-') for p in own_cache.iterdir()] == [True]*3
     quick(seed=1)
     quick(tri=0.)
     assert len([p for p in own_cache.iterdir() if p.is_dir()]) == 3

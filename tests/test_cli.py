@@ -70,7 +70,7 @@ def test_arguments():
     got = parse("explain", ["a.png", "b", "--invert", "--target", "3", "--target-confidence", ".5", ".8"])
     assert got == dict(images=["a.png", "b"], explainer="mirrorcfe-out", target="3", target_confidence=[".5", ".8"],
                        out="mirrorcfe-out-explain", invert=True, crop=False, device="auto")
-    defaults = dict(out="mirrorcfe-out", n=8, seed=0, preset="robust", steps=450, measure=300, device="auto")
+    defaults = dict(out="mirrorcfe-out", n=8, seed=0, preset="default", steps=450, measure=300, device="auto")
     assert parse("demo", []) == defaults
 
 def test_warnings_take_one_line(capsys):
@@ -90,7 +90,7 @@ def test_warnings_take_one_line(capsys):
     (["demo", "--seed", "-1"], "--seed must be"),
     (["demo", "--steps", "-5"], "--steps must be"),
     (["demo", "--device", "tpu9"], "no device 'tpu9' here"),
-    (["demo", "--preset", "best"], "preset must be one of robust"),
+    (["demo", "--preset", "best"], "preset must be one of default"),
     (["demo", "--out", "one.png"], "is a file"),
     (["explain", "one.png"], "no explainer in mirrorcfe-out: run mirrorcfe demo or mirrorcfe train first"),
     (["explain", "one.png", "--explainer", "folder"], "no explainer in folder")])

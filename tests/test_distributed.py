@@ -8,6 +8,8 @@ from mirrorcfe.data import get_dls
 from mirrorcfe.distributed import ProcessGroup
 from mirrorcfe.training import mirror_learner
 
+SHORT = dict(autoencoder_steps=2, student_steps=2)   # networks that hardly know anything, made in no time
+
 START = """
 import os, sys, torch
 from mirrorcfe.classifiers import small_resnet
@@ -27,7 +29,7 @@ def keep(learn, start):
 MIRROR = START + """
 from mirrorcfe.training import mirror_learner
 dls = get_dls('digits', bs=8, n_train=64, steps=2, size=16, device='cpu')
-learn = mirror_learner(clf, dls, amp=False, folder=folder, steps=4, ramp=0.)
+learn = mirror_learner(clf, dls, amp=False, folder=folder, steps=4, ramp=0., autoencoder_steps=2, student_steps=2)
 start = {n: v.clone() for n, v in learn.model.G.state_dict().items()}
 if how == 'fastai':
     import fastai.distributed
@@ -111,7 +113,7 @@ def test_inside_fastais_context(one, tmp_path):
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
     dls = get_dls('digits', bs=7, n_train=64, steps=2, size=16, device='cpu')
-    learn = mirror_learner(small_resnet(widths=(8, 16), size=16), dls, amp=False)
+    learn = mirror_learner(small_resnet(widths=(8, 16), size=16), dls, amp=False, **SHORT)
     monkeypatch.setattr(game, 'join_group', lambda device: (ProcessGroup(0, 2), device))
     with pytest.raises(MirrorError, match='2 processes cannot share a batch of 7 evenly'): learn.fit_game(progress=False)
     assert learn.turns.group.world_size == 1

@@ -10,13 +10,15 @@ from mirrorcfe.features import Encoded, intended_probs, kfe_features
 from mirrorcfe.ssc import csp_mask
 from mirrorcfe.training import PRESETS, MirrorModel, get_recipe, mirror_learner
 
+SHORT = dict(autoencoder_steps=2, student_steps=2)   # networks that hardly know anything, made in no time
+
 def loaders(**kw): return get_dls('digits', **{'bs': 16, 'steps': 2, 'device': 'cpu'} | kw)
 
 @pytest.fixture(scope='module')
 def clf(): return get_classifier('digits', device='cpu')
 
 @pytest.fixture(scope='module')
-def cfe(clf): return MirrorCFE(clf, amp=False).fit(loaders(steps=10), epochs=2, progress=False)
+def cfe(clf): return MirrorCFE(clf, amp=False, **SHORT).fit(loaders(steps=10), epochs=2, progress=False)
 
 @pytest.fixture(scope='module')
 def x(): return loaders().test.one_batch()[0]
@@ -27,13 +29,13 @@ def weights(learn): return learn.model.G.state_dict()
 def same(a, b): return all(torch.equal(a[n], b[n]) for n in a)
 
 def test_fit_follows_from_the_seed(clf):
-    fit = lambda seed: weights(mirror_learner(clf, loaders(), seed=seed, steps=4, amp=False).fit_game(progress=False))
+    fit = lambda seed: weights(mirror_learner(clf, loaders(), seed=seed, steps=4, amp=False, **SHORT).fit_game(progress=False))
     a, b, c = fit(1), fit(1), fit(2)
     assert same(a, b) and not same(a, c)
 
 def test_the_classifier_does_not_change(clf):
     before = copy.deepcopy(clf.state_dict())
-    mirror_learner(clf, loaders(), steps=2, amp=False).fit_game(progress=False)
+    mirror_learner(clf, loaders(), steps=2, amp=False, **SHORT).fit_game(progress=False)
     assert same(before, clf.state_dict()) and not clf.training
 
 SWITCHES = [dict(preset='paper'), dict(mode='skip'), dict(mode='no-csp'), dict(residual=False), dict(kfe='location'),
@@ -41,22 +43,22 @@ SWITCHES = [dict(preset='paper'), dict(mode='skip'), dict(mode='no-csp'), dict(r
 
 @pytest.mark.parametrize('changes', SWITCHES, ids=lambda c: ' '.join(f'{k}={v}' for k, v in c.items()))
 def test_every_switch_trains(clf, changes):
-    learn = mirror_learner(clf, loaders(steps=1), **{'steps': 1, 'amp': False} | changes).fit_game(progress=False)
+    learn = mirror_learner(clf, loaders(steps=1), **{'steps': 1, 'amp': False} | SHORT | changes).fit_game(progress=False)
     assert all(v.isfinite().all() for v in weights(learn).values() if v.is_floating_point())
 
 def test_a_loss_of_nan_stops_with_advice(clf):
-    learn = mirror_learner(clf, loaders(), steps=2, rec=float('nan'), amp=False)
+    learn = mirror_learner(clf, loaders(), steps=2, prox=float('nan'), amp=False, **SHORT)
     with pytest.raises(Exception, match='lower lr='): learn.fit_game(progress=False)
 
 def test_recipes():
-    assert set(PRESETS) == {'paper', 'robust'} and get_recipe(get_recipe('paper'), a=.4).a == .4
+    assert set(PRESETS) == {'paper', 'default'} and get_recipe(get_recipe('paper'), a=.4).a == .4
     paper = get_recipe('paper')
     assert (paper.cls, paper.adv, paper.rec, paper.fea, paper.tri, paper.a) == (1, 1, 1, 1, 2, .2)
 
 def test_data_of_another_kind_is_refused(clf):
     with pytest.raises(MirrorError, match='28x28|32x32'): mirror_learner(clf, loaders(size=28))
     with pytest.raises(MirrorError, match='no training image of class'):
-        mirror_learner(clf, loaders(pair=(4, 9)), steps=1).fit_game(progress=False)
+        mirror_learner(clf, loaders(pair=(4, 9)), steps=1, **SHORT).fit_game(progress=False)
 
 # --- the closed loop, on curves made by hand -------------------------------------------------------------------------
 
@@ -246,7 +248,7 @@ def test_all_targets_are_those_of_one_at_a_time(cfe, clf, x):
 def test_masks_are_those_of_the_drawn_steps(mode):
     torch.manual_seed(0)
     clf = small_resnet(3, 1, [8, 16, 16], 16, ['a', 'b', 'c']).eval()
-    cfe = MirrorCFE(clf, mode=mode, steps=1)
+    cfe = MirrorCFE(clf, 'paper', mode=mode, steps=1)
     x = torch.rand(4, 1, 16, 16)*2 - 1
     e = clf.encode(x)
     cfe.model = MirrorModel(clf, [(f.shape[1], f.shape[2]) for f in e.maps], 1, 16, cfe.recipe)
@@ -265,7 +267,7 @@ def test_masks_are_those_of_the_drawn_steps(mode):
 
 @pytest.mark.parametrize('solver', ['closed', 'prob', 'naive', 'lbfgs'])
 def test_a_requested_confidence_is_met_in_the_latent_by_every_solver(clf, x, solver):
-    cfe = MirrorCFE(clf, amp=False, steps=1, solver=solver).fit(loaders(steps=1), epochs=1, progress=False)
+    cfe = MirrorCFE(clf, amp=False, steps=1, solver=solver, **SHORT).fit(loaders(steps=1), epochs=1, progress=False)
     p = [.6] if solver == 'lbfgs' else [.3, .6]   # it is slow
     at = cfe.explain(x[:2], target_confidence=p, ks=[1], closed_loop=False).target_confidence
     assert torch.equal(at.k, at.drawn_k) and ((at.k > 0) & (at.k < 1)).all()
@@ -311,7 +313,7 @@ class Plain(nn.Module):
 
 def test_a_plain_network_is_wrapped(x, tmp_path):
     net = Plain().eval()
-    cfe = MirrorCFE(net, amp=False).fit(loaders(), epochs=1, progress=False)
+    cfe = MirrorCFE(net, amp=False, **SHORT).fit(loaders(), epochs=1, progress=False)
     e = cfe.explain(x[:2], ks=[0, 1])
     assert torch.allclose(net(x[:2]).argmax(1), e.source)
     cfe.save(tmp_path/'e')
@@ -321,7 +323,7 @@ def test_a_plain_network_is_wrapped(x, tmp_path):
 def test_a_network_without_gap_is_refused():
     net = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
     with pytest.raises(MirrorError, match='not the spatial mean'):
-        MirrorCFE(net).fit(loaders(), epochs=1, progress=False)
+        MirrorCFE(net, **SHORT).fit(loaders(), epochs=1, progress=False)
 
 # --- refusals --------------------------------------------------------------------------------------------------------
 
@@ -348,5 +350,5 @@ def test_bad_steps(cfe, x, ks):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 def test_cuda(clf, x):
     dls = loaders(device='cuda')
-    e = MirrorCFE(copy.deepcopy(clf)).fit(dls, epochs=1, progress=False).explain(x[:2].cuda(), ks=[0, 1])
+    e = MirrorCFE(copy.deepcopy(clf), **SHORT).fit(dls, epochs=1, progress=False).explain(x[:2].cuda(), ks=[0, 1])
     assert e.path.is_cuda and e[::-1].path.is_cuda and e == e[[0, 1]]

@@ -9,6 +9,8 @@ from mirrorcfe.data import get_dls
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.storage import write_json, write_tensors
 
+SHORT = dict(autoencoder_steps=2, student_steps=2)   # networks that hardly know anything, made in no time
+
 def loaders(**kw): return get_dls('digits', **{'bs': 8, 'steps': 2, 'size': 16, 'device': 'cpu'} | kw)
 
 @pytest.fixture(scope='module')
@@ -17,7 +19,7 @@ def clf():
     return small_resnet(10, 1, (4, 6, 8), 16).freeze()
 
 @pytest.fixture(scope='module')
-def cfe(clf): return MirrorCFE(clf, amp=False, steps=2).fit(loaders(), progress=False)
+def cfe(clf): return MirrorCFE(clf, amp=False, steps=2, autoencoder_steps=2, student_steps=2).fit(loaders(), progress=False)
 
 def full(*_, **__): raise OSError(errno.ENOSPC, 'No space left on device')
 
@@ -45,7 +47,7 @@ sys.path.insert(0, 'tests')
 from test_failures import loaders, small_resnet, MirrorCFE
 torch.manual_seed(0)
 clf = small_resnet(10, 1, (4, 6, 8), 16).freeze()
-fitted = MirrorCFE(clf, amp=False, steps=2).fit(loaders(), progress=False)
+fitted = MirrorCFE(clf, amp=False, steps=2, autoencoder_steps=2, student_steps=2).fit(loaders(), progress=False)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 def says(f):
@@ -53,7 +55,7 @@ def says(f):
     except BaseException as e: print(type(e).__name__, e)
     else: print('nothing')
 says(lambda: fitted.save(sys.argv[1] + '/e'))
-says(lambda: MirrorCFE(clf, amp=False, steps=4).fit(loaders(), folder=sys.argv[1] + '/f', progress=False))
+says(lambda: MirrorCFE(clf, amp=False, steps=4, autoencoder_steps=2, student_steps=2).fit(loaders(), folder=sys.argv[1] + '/f', progress=False))
 """
 
 @pytest.fixture(scope='module')
@@ -150,7 +152,7 @@ def same(a, b): return all(torch.equal(a[n], b[n]) for n in a)
 def fit(clf):
     "A function that trains three epochs of two steps in a folder, or as long as `steps` says."
     def run(folder, steps=6, **kw):
-        return MirrorCFE(clf, amp=False, steps=steps, **kw).fit(loaders(), folder=folder, progress=False)
+        return MirrorCFE(clf, amp=False, steps=steps, **SHORT, **kw).fit(loaders(), folder=folder, progress=False)
     return run
 
 class Losses:
@@ -166,8 +168,9 @@ class Losses:
 def state_of(folder): return torch.load(folder/'checkpoint.pt', weights_only=True)
 
 def same_generator(cfe, folder):
-    "Whether an explainer has the generator of a checkpoint."
-    kept = {n.removeprefix('mirror.'): v for n, v in state_of(folder)['G'].items()}
+    "Whether an explainer has the averaged generator of a checkpoint."
+    state = state_of(folder)
+    kept = {n.removeprefix('mirror.'): state['average'][f'module.{n}'] for n in state['G']}
     return same(kept, cfe.model.G.state_dict())
 
 def test_nan_stops_with_the_last_good_checkpoint(clf, fit, tmp_path, monkeypatch):
@@ -177,7 +180,7 @@ def test_nan_stops_with_the_last_good_checkpoint(clf, fit, tmp_path, monkeypatch
         m.setattr(mirrorcfe.game.Game, 'weighted_loss', lambda *a: counted(*a))
         fit(tmp_path/'whole')
     broken = Losses(last=counted.calls*2//3)
-    cfe = MirrorCFE(clf, amp=False, steps=6)
+    cfe = MirrorCFE(clf, amp=False, steps=6, **SHORT)
     with monkeypatch.context() as m:
         m.setattr(mirrorcfe.game.Game, 'weighted_loss', lambda *a: broken(*a))
         says = '(?s)the loss is nan in epoch 2: lower lr=0.001.*keeps the generator of epoch 2'
@@ -194,7 +197,7 @@ def test_nan_stops_with_the_last_good_checkpoint(clf, fit, tmp_path, monkeypatch
     assert same_generator(fit(tmp_path/'f'), tmp_path/'whole'), 'the cause is gone: it goes on'
 
 def test_nan_at_once_keeps_nothing(clf, tmp_path):
-    cfe = MirrorCFE(clf, amp=False, steps=2, rec=float('nan'))
+    cfe = MirrorCFE(clf, amp=False, steps=2, prox=float('nan'), **SHORT)
     with pytest.raises(MirrorError, match='lower lr=') as e: cfe.fit(loaders(), folder=tmp_path/'f', progress=False)
     assert 'keeps the generator' not in str(e.value) and cfe.model is None and not (tmp_path/'f/checkpoint.pt').exists()
 
@@ -219,7 +222,7 @@ def test_an_error_of_the_data_is_not_one_of_the_disk(clf, tmp_path, monkeypatch)
     "A missing image is reported as that, also where a folder is written."
     def gone(*a): raise FileNotFoundError(errno.ENOENT, 'No such file or directory', 'image.png')
     monkeypatch.setattr(mirrorcfe.game.Game, 'weighted_loss', gone)
-    cfe = MirrorCFE(clf, amp=False)
+    cfe = MirrorCFE(clf, amp=False, **SHORT)
     with pytest.raises(FileNotFoundError, match='image.png'): cfe.fit(loaders(), folder=tmp_path/'f', progress=False)
 
 def test_a_folder_that_cannot_be_written_is_said_before_training(fit, tmp_path, monkeypatch):

@@ -9,6 +9,8 @@ from mirrorcfe.data import get_dls
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.explanation import Explanation
 
+SHORT = dict(autoencoder_steps=2, student_steps=2)   # networks that hardly know anything, made in no time
+
 SIZE = 16
 NAMES = ['zero', 'one', 'two', 'closest', 'four', 'five', 'six', 'seven', 'eight', 'nine']
 
@@ -17,7 +19,7 @@ def tiny(pair=None, **kw):
     torch.manual_seed(0)
     clf = small_resnet(10, 1, (4, 6, 8), SIZE, NAMES).freeze()
     dls = get_dls('digits', bs=8, steps=1, size=SIZE, pair=pair, device='cpu')
-    return MirrorCFE(clf, amp=False, pair=pair, steps=1, **kw).fit(dls, epochs=1, progress=False)
+    return MirrorCFE(clf, amp=False, pair=pair, steps=1, **SHORT, **kw).fit(dls, epochs=1, progress=False)
 
 @pytest.fixture(scope='module')
 def cfe(): return tiny()

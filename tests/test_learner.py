@@ -12,6 +12,8 @@ from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
 from mirrorcfe.learner import learner_dls
 
+SHORT = dict(autoencoder_steps=2, student_steps=2)   # networks that hardly know anything, made in no time
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     "Threes and eights as picture files in folders named by class."
@@ -42,19 +44,19 @@ def test_images_come_back_as_they_are_in_the_files(learn, folder):
     assert len(learner_dls(learn, n=10).train.dataset) == 10 and len(learner_dls(learn, n=10).valid.dataset) == 2
 
 def test_explain_fits_once_and_again_after_training_on(learn, folder):
-    cfe = learn.mirror(steps=2, bs=8, progress=False)
+    cfe = learn.mirror(steps=2, bs=8, progress=False, **SHORT)
     ex = learn.explain(mirror=cfe, on_same="mark", ks=[0, .5, 1])
     assert ex.x.shape[1:] == (3, 32, 32) and ex.classes == ["eight", "three"] and len(ex.truth) == len(ex)
     assert ex.x.abs().max() <= 1
     own = learn.model.eval()(learn.dls.valid.one_batch()[0]).as_subclass(torch.Tensor)
     assert torch.allclose(cfe.classifier(ex.x), own, atol=1e-4)
-    assert learn.mirror(steps=2, bs=8, progress=False) is cfe
+    assert learn.mirror(steps=2, bs=8, progress=False, **SHORT) is cfe
     how = dict(on_same="mark", ks=[1])
     assert torch.equal(learn.explain(ex.x, **how).path, cfe.explain(ex.x, **how).path), "the one that was made is used"
     file = next((folder/"three").iterdir())
     assert learn.explain([file, str(file)], mirror=cfe, ks=[0, 1]).x.shape == (2, 3, 32, 32)
     with torch.no_grad(): learn.model[-1].bias += .1
-    assert learn.mirror(steps=2, bs=8, progress=False) is not cfe
+    assert learn.mirror(steps=2, bs=8, progress=False, **SHORT) is not cfe
 
 def test_what_cannot_be_is_refused(learn):
     with pytest.raises(MirrorError, match="no classes"): learn.mirror(pair=("three", "nine"))

@@ -8,7 +8,8 @@ import sys
 from mirrorcfe.classifiers import get_classifier
 from mirrorcfe.data import get_dls
 from mirrorcfe.explainer import MirrorCFE
-cfe = MirrorCFE(get_classifier('digits', device='cpu'), seed=3, amp=False, steps=24)
+cfe = MirrorCFE(get_classifier('digits', device='cpu'), seed=3, amp=False, steps=24,
+                autoencoder_steps=2, student_steps=2)
 cfe.fit(get_dls('digits', bs=16, steps=6, device='cpu'), folder=sys.argv[1], progress=False).save(sys.argv[2])
 """
 

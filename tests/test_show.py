@@ -204,7 +204,7 @@ def test_outline_goes_round_the_mask():
 def test_evidence_averages_to_the_margin():
     torch.manual_seed(0)
     clf = small_resnet(3, 1, [8, 16, 16], 16, ["a", "b", "c"]).eval()
-    cfe = MirrorCFE(clf, steps=1)
+    cfe = MirrorCFE(clf, 'paper', steps=1)
     x = torch.rand(4, 1, 16, 16)*2 - 1
     e = clf.encode(x)
     cfe.model = MirrorModel(clf, [(f.shape[1], f.shape[2]) for f in e.maps], 1, 16, cfe.recipe)

@@ -11,11 +11,13 @@ from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.stream import Files, InMemory, Streamed, as_source, read_stream
 from mirrorcfe.images import find_images
 
+SHORT = dict(autoencoder_steps=2, student_steps=2)   # networks that hardly know anything, made in no time
+
 def make(pair=None):
     torch.manual_seed(0)
     clf = small_resnet(10, 1, (4, 6, 8), 16).freeze()
     dls = get_dls('digits', bs=8, steps=1, size=16, pair=pair, device='cpu')
-    return MirrorCFE(clf, amp=False, pair=pair, steps=1).fit(dls, epochs=1, progress=False)
+    return MirrorCFE(clf, amp=False, pair=pair, steps=1, **SHORT).fit(dls, epochs=1, progress=False)
 
 @pytest.fixture(scope='module')
 def cfe(): return make()

@@ -21,6 +21,8 @@ from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.features import GapClassifier, Normalise
 from mirrorcfe.wrap import Tap, Taps, gap_head, plain_tensor, to_images
 
+SHORT = dict(autoencoder_steps=2, student_steps=2)   # networks that hardly know anything, made in no time
+
 ROOT = Path(__file__).resolve().parent.parent
 STORED = ROOT/"benchmarks"/"results"/"wrap.md"
 images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))*2 - 1
@@ -494,7 +496,7 @@ def test_the_generator_takes_the_maps(name):
     if name == "function": model[0].fc = nn.Linear(12, 10)
     net = GapClassifier.wrap(model, dls.train.one_batch()[0])
     dls.train.n_inp = 1
-    cfe = MirrorCFE(net, amp=False).fit(dls, 1, progress=False)
+    cfe = MirrorCFE(net, amp=False, **SHORT).fit(dls, 1, progress=False)
     x, _ = dls.valid.one_batch()
     assert cfe.explain(x[:2], ks=[0, .5, 1], closed_loop=False).path.shape == (2, 3, 3, 64, 64)
     assert cfe.model.shapes == [tuple(f.shape[1:3]) for f in net.features(x[:1])]

@@ -1,0 +1,286 @@
+"The painter, the autoencoder it draws with, the discriminators on frozen maps, and the student."
+from dataclasses import replace
+import pytest, torch
+from hypothesis import given, settings, strategies as st
+from torch import nn
+from torch.nn import functional as F
+from mirrorcfe.augmentation import heavy_augment, random_affine
+from mirrorcfe.autoencoder import (FromDiffusers, LatentAutoencoder, as_autoencoder, autoencoder_form,
+                                   check_autoencoder, get_autoencoder, rebuilding_error, train_latent_autoencoder)
+from mirrorcfe.classifiers import small_resnet
+from mirrorcfe.core import MirrorError
+from mirrorcfe.data import ImageSet, TensorLoader, get_dls
+from mirrorcfe.explainer import MirrorCFE
+from mirrorcfe.painter import LatentPainter, add_change, resize_smoothly
+from mirrorcfe.projected import FeatureDiscriminator, channel_scales
+from mirrorcfe.ssc import csp_mask
+from mirrorcfe.student import Student, agreement, get_student, student_loss, train_student
+from mirrorcfe.training import get_recipe, mirror_game, painting_networks, training_images
+
+few = settings(max_examples=12, deadline=None)
+SHAPES = [(6, 16), (8, 8), (10, 4)]
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch): monkeypatch.setenv('MIRRORCFE_CACHE', str(tmp_path/'cache'))
+
+def some_bytes(n=12, channels=1, size=16, seed=0):
+    return torch.randint(0, 256, (n, channels, size, size), generator=torch.Generator().manual_seed(seed)).byte()
+
+def a_net(channels=1, size=16, **changes):
+    torch.manual_seed(0)
+    form = autoencoder_form(channels, size, **dict(latent=4, width=4, deep=8, last=4) | changes)
+    return LatentAutoencoder(channels, form).eval().requires_grad_(False)
+
+# --- the painter -----------------------------------------------------------------------------------------------------
+
+@few
+@given(mode=st.sampled_from(['full', 'no-csp', 'skip']), residual=st.booleans(), training=st.booleans(),
+       side=st.sampled_from([2, 4, 7, 8, 16]), limit=st.sampled_from([None, 4, 16]), seed=st.integers(0, 99))
+def test_nothing_changes_where_the_map_has_not_moved(mode, residual, training, side, limit, seed):
+    "Whatever the weights: the two passes are the same, and the image is the source to the last bit."
+    torch.manual_seed(seed)
+    painter = LatentPainter(SHAPES, (4, side), mode, residual, width=16, limit=limit).train(training)
+    with torch.no_grad():
+        for p in painter.parameters(): p.normal_()
+        maps = [torch.rand(2, c, h, h) for c, h in SHAPES][painter.first:]
+        delta = painter(maps, torch.randn(2, 4, side, side), maps[-1], torch.ones(2, 1, 4, 4))
+        assert delta.shape == (2, 4, side, side) and not delta.any()
+        x, rebuilt = torch.rand(2, 1, 32, 32)*2 - 1, torch.randn(2, 1, 32, 32)
+        assert torch.equal(add_change(x, rebuilt, rebuilt), x)
+        moved = painter(maps, torch.randn(2, 4, side, side), maps[-1] + 1, torch.ones(2, 1, 4, 4))
+    assert moved.any()
+
+def test_only_maps_up_to_the_limit_are_used():
+    assert [LatentPainter(SHAPES, (4, 8), limit=n).first for n in (16, 8, 7, 4, 1)] == [0, 1, 2, 2, 2]
+    assert LatentPainter(SHAPES, (4, 8)).first == 1, 'that of the latents, unless another is given'
+
+def test_the_mask_decides_where_the_editors_enter():
+    painter = LatentPainter(SHAPES, (4, 8), residual=False).eval()
+    maps = [torch.rand(2, c, h, h) for c, h in SHAPES][painter.first:]
+    code = torch.randn(2, 4, 8, 8)
+    on, off = (painter(maps, code, maps[-1] + 1, torch.full((2, 1, 4, 4), v)) for v in (1., 0.))
+    assert not torch.equal(on, off)
+
+def test_the_change_is_added_and_clipped():
+    x, changed, rebuilt = torch.tensor([.5, -.9, 0.]), torch.tensor([.9, -.5, .2]), torch.tensor([.1, -.1, .5])
+    shape = lambda v: v.view(1, 1, 1, 3)
+    assert add_change(*map(shape, (x, changed, rebuilt))).flatten().tolist() == pytest.approx([1., -1., -.3])
+    larger = F.pad(shape(changed), (0, 2, 0, 1))
+    assert torch.equal(add_change(shape(x), larger, F.pad(shape(rebuilt), (0, 2, 0, 1))),
+                       add_change(*map(shape, (x, changed, rebuilt)))), 'an autoencoder may pad'
+
+def test_resizing_is_a_mean_or_bilinear():
+    h = torch.arange(16.).view(1, 1, 4, 4)
+    assert torch.equal(resize_smoothly(h, torch.zeros(1, 3, 2, 2)), F.avg_pool2d(h, 2))
+    assert resize_smoothly(h, h) is h and resize_smoothly(h, torch.zeros(1, 1, 7, 9)).shape[2:] == (7, 9)
+
+# --- the autoencoder -------------------------------------------------------------------------------------------------
+
+@few
+@given(height=st.integers(9, 40), width=st.integers(9, 40), halvings=st.integers(1, 3), channels=st.sampled_from([1, 3]))
+def test_any_height_and_width_comes_back(height, width, halvings, channels):
+    net = a_net(channels, halvings=halvings)
+    x = torch.rand(2, channels, height, width)*2 - 1
+    code = net.encode(x)
+    assert code.shape == (2, 4, -(-height//2**halvings), -(-width//2**halvings)) and net(x).shape == x.shape
+    assert net.decode(code).abs().max() <= 1
+
+def test_training_follows_from_the_seed_and_lowers_the_error():
+    x = get_dls('digits', device='cpu').train.dataset.x[:200]
+    form = autoencoder_form(1, 32, steps=30, bs=32)
+    state = torch.get_rng_state()
+    net = train_latent_autoencoder(x, form)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert rebuilding_error(net, x) < .7*rebuilding_error(LatentAutoencoder(1, form).eval(), x)
+    short = replace(form, steps=2)
+    a, b, c = (train_latent_autoencoder(x, s) for s in (short, short, replace(short, seed=1)))
+    probe = x[:4].float()/127.5 - 1
+    assert torch.equal(a(probe), b(probe)) and not torch.equal(a(probe), c(probe))
+    assert not a.training and not any(p.requires_grad for p in a.parameters())
+
+def test_the_latent_has_variance_one():
+    "The batch norm behind the encoder has neither weights nor bias of its own."
+    norm = a_net().encoder[-1]
+    assert isinstance(norm, nn.BatchNorm2d) and not norm.affine
+
+def test_kept_under_images_and_form(tmp_path):
+    form = autoencoder_form(1, 16, latent=4, width=4, deep=8, last=4, steps=2, bs=4)
+    x = some_bytes()
+    probe = x[:2].float()/127.5 - 1
+    first = get_autoencoder(x, form)
+    assert torch.equal(get_autoencoder(x, form)(probe), first(probe))
+    files = lambda: sorted((tmp_path/'cache'/'autoencoders').glob('*.safetensors'))
+    assert len(files()) == 1
+    other = x.clone()
+    other[-1, 0, 0, 0] ^= 1
+    get_autoencoder(other, form)
+    get_autoencoder(x, replace(form, steps=3))
+    assert len(files()) == 3, 'one pixel and one step make others'
+    for f in files():
+        damaged = bytearray(f.read_bytes())
+        damaged[-3] ^= 1
+        f.write_bytes(bytes(damaged))
+    with pytest.warns(UserWarning, match='damaged'): again = get_autoencoder(x, form)
+    assert torch.equal(again(probe), first(probe)), 'made again'
+
+def test_a_given_one_is_tried_before_it_is_used():
+    x = torch.rand(2, 1, 16, 16)*2 - 1
+    class Two:
+        def __init__(self, encode=lambda v: v.repeat(1, 2, 1, 1), decode=lambda c: c[:, :1]):
+            self.encode, self.decode = encode, decode
+    assert check_autoencoder(Two(), x).decode(torch.ones(1, 2, 3, 3)).shape == (1, 1, 3, 3)
+    for given, says in ((nn.Identity(), 'encode.x. and decode.c.'), (Two(encode=lambda v: v.flatten(1)), 'maps'),
+                        (Two(encode=lambda v: v @ v.new_zeros(3)), 'cannot encode'),
+                        (Two(decode=lambda c: c @ c.new_zeros(3)), 'cannot decode'),
+                        (Two(decode=lambda c: c), 'number of channels'), (Two(decode=lambda c: c[:, :1, 1:]), 'size'),
+                        (Two(decode=lambda c: c[:, :1].detach()), 'differentiated'),
+                        (Two(decode=lambda c: c[:, :1]*255), 'range')):
+        with pytest.raises(MirrorError, match=says): check_autoencoder(given, x)
+
+def test_the_callers_network_stays_as_it_is():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 1, 1)
+        def encode(self, x): return self.conv(x)
+        def decode(self, c): return c
+    net = Net().train()
+    frozen = as_autoencoder(net)
+    assert net.training and net.conv.weight.requires_grad
+    assert not frozen.training and not frozen.conv.weight.requires_grad
+
+def test_one_of_diffusers():
+    diffusers = pytest.importorskip('diffusers')
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderTiny(in_channels=1, out_channels=1, encoder_block_out_channels=(8, 8),
+                                    decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1),
+                                    num_decoder_blocks=(1, 1), latent_channels=2)
+    code = FromDiffusers(vae).encode(torch.rand(2, 1, 16, 16)*2 - 1)
+    assert FromDiffusers(vae).decode(code).shape == (2, 1, 16, 16)
+
+# --- discriminators on frozen maps -----------------------------------------------------------------------------------
+
+def test_the_score_is_the_mean_over_places_and_maps():
+    torch.manual_seed(0)
+    maps = [torch.rand(3, c, h, h).double() for c, h in SHAPES]
+    D = FeatureDiscriminator([torch.full((c,), 2.) for c, _ in SHAPES], 5, width=6).eval().double()
+    c, alpha = torch.tensor([0, 4, 2]), torch.tensor([0., .5, 1.]).double()
+    by_hand = 0
+    for f, head, v, e in zip(maps, D.heads, D.v, D.e):
+        phi = head(f.float()/2) if next(head.parameters()).dtype == torch.float else head.float()(f.float()/2)
+        w, b = v.weight[0, :, 0, 0].float(), v.bias[0].float()
+        places = (phi*w.view(1, -1, 1, 1)).sum(1) + b
+        named = (phi*e.weight[c].float()[:, :, None, None]).sum(1)
+        by_hand = by_hand + (places + alpha.view(-1, 1, 1)*named).mean((1, 2))/len(maps)
+    D.float()
+    torch.testing.assert_close(D([f.float() for f in maps], c, alpha.float()), by_hand.float(), rtol=1e-4, atol=1e-5)
+
+def test_scales_are_those_of_each_channel():
+    f = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))*torch.tensor([1., 10., 0.]).view(1, 3, 1, 1)
+    assert channel_scales([f])[0].tolist() == pytest.approx([1., 10., .001], rel=.1)
+
+# --- the student -----------------------------------------------------------------------------------------------------
+
+class Bright(nn.Module):
+    "Two classes: dark and bright images."
+    n_classes = 2
+    def freeze(self): return self
+    def fingerprint(self): return 'bright'
+    def forward(self, x):
+        m = 20*x.mean((1, 2, 3))
+        return torch.stack([-m, m], 1)
+
+def shades(n=64):
+    "Grey images, half dark and half bright."
+    level = torch.linspace(40, 215, n).view(-1, 1, 1, 1)
+    return (level + 0*some_bytes(n)).byte()
+
+def test_the_student_learns_answers_and_keeps_random_numbers():
+    state = torch.get_rng_state()
+    student = train_student(Bright(), shades(), steps=60, bs=32)
+    assert torch.equal(torch.get_rng_state(), state) and not any(p.requires_grad for p in student.parameters())
+    assert agreement(student, Bright(), shades()) > .9
+
+def test_kept_under_classifier_and_images(tmp_path):
+    probe = torch.rand(2, 1, 16, 16)
+    a = get_student(Bright(), shades(), 2)
+    assert torch.equal(get_student(Bright(), shades(), 2)(probe), a(probe))
+    class Other(Bright):
+        def fingerprint(self): return 'other'
+    get_student(Other(), shades(), 2)
+    get_student(Bright(), shades(60), 2)
+    assert len(list((tmp_path/'cache'/'students').glob('*.safetensors'))) == 3
+
+def test_the_goal_of_the_student_is_limited():
+    "Logits of 9 and -9 are asked for as 2 and -2; a student that answers so has no loss, one that overdoes it has some."
+    x, silent = torch.zeros(3, 1, 8, 8), torch.zeros(3, 1, 8, 8)
+    intended = torch.tensor([[10., -8.]]).expand(3, 2)
+    answers = lambda *v: (lambda x: torch.tensor([v]).expand(len(x), -1))
+    assert student_loss(answers(2., -2.), x, intended, silent) == pytest.approx(0, abs=1e-6)
+    assert student_loss(answers(9., -9.), x, intended, silent) > .01
+
+def test_the_student_sees_a_blurred_and_noisy_copy():
+    seen = []
+    def look(x):
+        seen.append(x)
+        return torch.zeros(len(x), 2)
+    x = torch.zeros(1, 1, 9, 9)
+    x[..., 4, 4] = 1
+    student_loss(look, x, torch.zeros(1, 2), torch.ones_like(x))
+    assert seen[0][0, 0, 4, 4].item() == pytest.approx(.1 + .162, abs=2e-3), 'a Gaussian of one pixel'
+
+# --- augmentation ----------------------------------------------------------------------------------------------------
+
+def test_every_image_is_changed_by_its_own_amounts():
+    x = torch.zeros(2, 1, 16, 16)
+    x[..., 6:10, 3:6] = 1
+    a = random_affine(x, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(a[0], a[1])
+    b, c = (heavy_augment(x, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(b, c) and not torch.equal(b[0], b[1])
+
+# --- together --------------------------------------------------------------------------------------------------------
+
+def loaders(**kw): return get_dls('digits', bs=16, steps=2, n_train=64, device='cpu', **kw)
+SHORT = dict(autoencoder_steps=2, student_steps=2)
+
+def test_an_explainer_with_a_given_autoencoder_needs_it_again(tmp_path):
+    torch.manual_seed(0)
+    clf = small_resnet()
+    class Pool(nn.Module):
+        def __init__(self, gain=1.):
+            super().__init__()
+            self.register_buffer('gain', torch.tensor(gain))
+        def encode(self, x): return F.avg_pool2d(x, 4)
+        def decode(self, c): return F.interpolate(c*self.gain, scale_factor=4).clamp(-1, 1)
+    cfe = MirrorCFE(clf, amp=False, steps=2, **SHORT).fit(loaders(), progress=False, autoencoder=Pool())
+    x = loaders().test.dataset[:3][0]
+    ex = cfe.explain(x, ks=[0, 1])
+    assert torch.equal(ex.path[:, 0], x), 'the path starts at the source'
+    cfe.save(tmp_path/'mine')
+    back = MirrorCFE.load(tmp_path/'mine', clf, Pool())
+    torch.testing.assert_close(back.explain(x, ks=[0, 1]).path, ex.path, rtol=1e-4, atol=1e-4)
+    with pytest.raises(MirrorError, match='was given to fit'): MirrorCFE.load(tmp_path/'mine', clf)
+    with pytest.raises(MirrorError, match='another autoencoder'): MirrorCFE.load(tmp_path/'mine', clf, Pool(.9))
+
+def test_what_takes_part_in_a_training():
+    clf = small_resnet()
+    dls = loaders()
+    names = lambda **kw: [type(n).__name__ for n in painting_networks(clf, dls, get_recipe(**SHORT | kw))]
+    assert names() == ['LatentAutoencoder', 'Student']
+    assert names(student=0.) == ['LatentAutoencoder', 'NoneType'] and names(painter='pixels') == ['NoneType', 'Student']
+    x = dls.train.one_batch()[0]
+    networks = painting_networks(clf, dls, get_recipe(**SHORT))
+    for changes, want in ((dict(), {'pixels', 'own'}), (dict(own=False), {'pixels'}), (dict(pixels=False), {'own'})):
+        game = mirror_game(clf, x, get_recipe(**SHORT | changes), None, 0, False, True, *networks)
+        assert set(game.D) == want and {'autoencoder', 'student'} == set(game.fixed)
+        assert not any(p.requires_grad for p in game.fixed.parameters())
+
+def test_training_images_of_any_loader():
+    dls = loaders()
+    assert torch.equal(training_images(dls), dls.train.dataset.x)
+    class Plain:
+        "A loader that shows no dataset."
+        def __init__(self): self.train = self
+        def new(self, **kw): return TensorLoader(ImageSet(dls.train.dataset.x, dls.train.dataset.y), 16)
+    assert torch.equal(training_images(Plain()), dls.train.dataset.x)
