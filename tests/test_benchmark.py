@@ -441,7 +441,7 @@ def linear(v):
     return net
 
 CARRIED = {
-    'a recipe': (b.get_recipe('robust', steps=1), b.get_recipe('robust', steps=2)),
+    'a recipe': (b.get_recipe('default', steps=1), b.get_recipe('default', steps=2)),
     'a tuple in a dataclass': (Options(more=(torch.zeros(1),)), Options(more=(torch.ones(1),))),
     'a tensor': (torch.zeros(3), torch.tensor([0, 0, 1e-7])),
     'its number type': (torch.zeros(3), torch.zeros(3).double()),
@@ -674,6 +674,7 @@ def own_cache(tmp_path, monkeypatch):
     return tmp_path/'explainers'
 
 quick = partial(b.get_explainer, 'digits', (4, 9), device='cpu', steps=2)
+published = partial(quick, preset='paper')   # trains no autoencoder and no student first
 
 def test_an_explainer_is_trained_once(own_cache, capsys):
     first = quick()
@@ -725,10 +726,10 @@ def test_an_explainer_of_other_images_is_another_one(own_cache, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv('MIRRORCFE_CACHE', str(own_cache.parent))
     net = small_resnet(10, 1, (4, 8), 16).freeze()
-    first = quick(classifier=net, size=16)
+    first = published(classifier=net, size=16)
     monkeypatch.setattr(b, 'get_dls', other_images)
     monkeypatch.setattr(b, '_fingerprint', lambda data, size: b.data_fingerprint(other_images(data, size=size)))
-    other = quick(classifier=net, size=16)
+    other = published(classifier=net, size=16)
     assert hash_of(first.model.G) != hash_of(other.model.G)
     assert len([p for p in own_cache.iterdir() if p.is_dir()]) == 2
 
@@ -752,10 +753,10 @@ def test_half_an_explainer_that_cannot_be_gone_on_with_is_begun_again(own_cache,
         raise KeyboardInterrupt
     with monkeypatch.context() as m:
         m.setattr(mirrorcfe.game, 'write_state', dies)
-        with pytest.raises(KeyboardInterrupt): quick()
+        with pytest.raises(KeyboardInterrupt): published()
     checkpoint, = own_cache.glob('*.part/checkpoint.pt')
     if damage == 'cut': checkpoint.write_bytes(checkpoint.read_bytes()[:99])
-    with pytest.warns(UserWarning, match='training of the explainer begins again: .*checkpoint.pt'): quick()
+    with pytest.warns(UserWarning, match='training of the explainer begins again: .*checkpoint.pt'): published()
     assert not list(own_cache.glob('*.part'))
 
 NO_SPACE = CannotWrite(errno.ENOSPC, 'No space left on device', 'nets.safetensors')
@@ -766,13 +767,14 @@ def test_a_full_cache_does_not_throw_an_explainer_away(own_cache, monkeypatch):
     "The fitted model comes back; the next call keeps it, from the checkpoint of the run."
     monkeypatch.setattr(MirrorCFE, 'save', fails)
     with pytest.warns(UserWarning, match='the explainer is trained but not kept: .*No space.*MIRRORCFE_CACHE'):
-        first = quick()
-    assert first.explain(b.Task('digits', (4, 9), n=2).sources().x, ks=[0, 1], on_same='mark').path.isfinite().all()
+        first = published()
+    x = b.Task('digits', (4, 9), n=2).sources().x
+    assert first.explain(x, ks=[0, 1], closed_loop=False).path.isfinite().all()
     monkeypatch.undo()
     monkeypatch.setenv('MIRRORCFE_CACHE', str(own_cache.parent))
     monkeypatch.setattr(mirrorcfe.game.Turns, 'before_batch', lambda self: pytest.fail('it trains again'))
     monkeypatch.setattr(b, '_fingerprint', lambda *a: '0'*16)
-    assert hash_of(quick().model.G) == hash_of(first.model.G) and not list(own_cache.glob('*.part'))
+    assert hash_of(published().model.G) == hash_of(first.model.G) and not list(own_cache.glob('*.part'))
 
 @pytest.mark.parametrize('when', ['full', 'a file in its place'])
 def test_a_cache_that_cannot_be_written_does_not_throw_a_baseline_away(tmp_path, monkeypatch, when):
