@@ -29,10 +29,11 @@ from . import __version__
 from .autoencoder import train_autoencoder
 from .classifiers import get_classifier, get_oracle, predict
 from .core import MirrorError
-from .data import (TensorLoader, _file_state, _first, _pair, data_fingerprint, data_spec, get_dls,
-                            loader_key)
+from .features import pair_index
+from .data import TensorLoader, _file_state, _first, data_fingerprint, data_spec, get_dls, loader_key
 from .explainer import MirrorCFE
 from .images import images_below
+from .judges import get_panel
 from .metrics import (bootstrap_interval, confidence_error, cout, denoised_validity, feature_error, fid, im1,
                                im2, kid, l1, lpips_distance, lpips_network, oracle_agreement, oracle_features,
                                path_features, prox, time_per_sample, time_ratio, validity)
@@ -42,7 +43,8 @@ from .storage import (CannotWrite, DamagedFile, MissingFile, atomic, cache_dir, 
 from .training import get_recipe, painting_networks
 
 # %% ../nbs/61_benchmark.ipynb #89204061
-View = namedtuple('View', 'x x_cf ex classifier oracle border solver autoencoder')   # what a metric may look at
+View = namedtuple('View', 'x x_cf ex classifier oracle border solver autoencoder panel believed',
+                  defaults=(None, None))   # what a metric may look at
 
 @dataclass(frozen=True)
 class Metric:
@@ -53,7 +55,7 @@ class Metric:
     weak:str           # what fools it
     kind:str='image'   # 'image', 'path', 'set' or 'time'
     ends:tuple=('first', 'reflection')   # the ends it belongs to
-    needs:tuple=()     # arguments of `measure` that it needs: 'oracle', 'real', 'autoencoder'
+    needs:tuple=()     # arguments of `measure` that it needs: 'panel', 'oracle', 'real', 'autoencoder'
 
     @property
     def arrow(self): return dict(up='↑', down='↓')[self.better]
@@ -68,6 +70,8 @@ def _without_border(v):
 def _val(v): return validity(v.classifier, v.x_cf, v.ex.target, 'none')
 def _fail(v): return 100.*(v.ex.first_index < 0)
 def _d_val(v, filter='gaussian'): return denoised_validity(v.classifier, v.x_cf, v.ex.target, filter, 'none')
+def _believed(v): return v.believed.share.nan_to_num(0)
+def _majority(v): return v.believed.majority.nan_to_num(0)
 def _oracle(v): return oracle_agreement(v.oracle, v.x_cf, v.ex.target, 'none', v.classifier)
 def _l1(v): return l1(*_without_border(v), 'none')
 def _prox(v): return prox(*_without_border(v), 'none')
@@ -103,6 +107,10 @@ METRICS = {
                     'this very blur at the turn, the median it does not know'),
     'D.Val median': Metric(partial(_d_val, filter='median'), 'up', '0 to 1',
                            'as D.Val; thin strokes do not survive it'),
+    'Believed': Metric(_believed, 'up', '0 to 1, of the votes of the panel', 'what all its judges share: they learnt '
+                       "from the classifier's images; on the boundary an honest image may have half",
+                       needs=('panel',)),
+    'Majority': Metric(_majority, 'up', '0 to 1', 'as Believed, and blind to a narrow vote', needs=('panel',)),
     'Oracle': Metric(_oracle, 'up', '0 to 1', 'patterns that transfer between networks; on the boundary, at the first '
                      'CFE, an honest image may have half', needs=('oracle',)),
     'L1': Metric(_l1, 'down', '0 to 2, units of [-1, 1]', 'no change at all has 0'),
@@ -155,12 +163,12 @@ def _metric_names(metrics, at, device='cpu'):
 
 # %% ../nbs/61_benchmark.ipynb #bb546650
 def is_adversarial(val:float,          # validity
-                   oracle:float,       # oracle agreement
-                   real:float=1.,      # accuracy of the oracle on real images of the target class
+                   believed:float,     # share of the panel's votes, or oracle agreement
+                   real:float=1.,      # the same on real images of the target class
                    at_end:bool=True    # the image is the end of the path; False: it lies on the boundary
                   )->bool:
-    "Say whether a row is valid, .9 or more, and not believed: agreement below .7 of `real`, .25 on the boundary."
-    return val >= .9 and oracle < (.7 if at_end else .25)*real
+    "Say whether a row is valid, .9 or more, and not believed: below .7 of `real`, .25 on the boundary."
+    return val >= .9 and believed < (.7 if at_end else .25)*real
 
 # %% ../nbs/61_benchmark.ipynb #7c99765b
 def _explain(method, x, target, truth, **explain_kwargs):
@@ -170,11 +178,14 @@ def _explain(method, x, target, truth, **explain_kwargs):
     to_go = ex.source != ex.target
     return ex if to_go.all() else ex[to_go]
 
+def _asks_panel(names): return any('panel' in METRICS[n].needs for n in names)
+
 class _Collected:
     "What stays of the batches: values by end and metric, the oracle's features of the drawn images by end, curves."
     def __init__(self, names, at):
         self.names = names
         self.at = at
+        self.asks_panel = _asks_panel(names)
         self.values = {pair: [] for pair in product(at, [*self.of_kind('image', 'path'), 'there'])}
         self.features = {end: [] for end in at}
         self.curves = []
@@ -195,26 +206,37 @@ def add(self:_Collected, view):
     for end in self.at:
         x_cf = ex.x_cf if end == 'first' else ex.x_reflection
         there = ~x_cf.flatten(1).isnan().all(1)
-        at_end = _values(self.of_kind('image'), view._replace(x_cf=x_cf))
+        believed = view.panel.believed(x_cf, ex.target) if self.asks_panel else None   # asked once for all metrics
+        at_end = _values(self.of_kind('image'), view._replace(x_cf=x_cf, believed=believed))
         for n, v in (on_path | at_end | dict(there=there.cpu().double())).items(): self.values[end, n].append(v)
         if self.of_kind('set') and there.any(): self.features[end].append(oracle_features(view.oracle, x_cf).cpu())
     self.curves.append((ex.ks.cpu(), ex.intended.cpu(), ex.achieved.cpu()))
     self.targets |= set(ex.target.tolist())
 
 # %% ../nbs/61_benchmark.ipynb #1e1da153
-RealImages = namedtuple('RealImages', 'features accuracy')
+RealImages = namedtuple('RealImages', 'features accuracy believed', defaults=(None,))
+
+def _is_one_of(said, y):
+    "Whether each opinion is the class of its image, (n,) beside (n, ...), or one of some classes."
+    y = torch.as_tensor(y, device=said.device)
+    if y.shape != said.shape[:1]: return torch.isin(said, y)
+    return said == y.view(-1, *[1]*(said.ndim - 1))
 
 @torch.no_grad()
-def see_real(oracle,       # an independently trained `GapClassifier`
+def see_real(oracle,       # an independently trained `GapClassifier`, or None
              x:Tensor,     # real images in [-1, 1], (n, C, H, W)
-             y             # their classes, int64 (n,); or some classes, where those of the images are not known
-            )->RealImages: # features (n, N); accuracy: the share put into its own class, or into one of `y`
-    "Return what the oracle sees in real images."
-    features = torch.cat([oracle_features(oracle, batch) for batch in x.split(256)])
-    said = oracle.logits_of(features).argmax(1)
-    y = torch.as_tensor(y, device=said.device)
-    right = said == y if y.shape == said.shape else torch.isin(said, y)
-    return RealImages(features.cpu(), right.float().mean().item())
+             y,            # their classes, int64 (n,); or some classes, where those of the images are not known
+             panel=None    # a `Panel` of judges, or None
+            )->RealImages: # features (n, N); share the oracle puts into its own class, or into one of `y`; of the votes
+    "Return what the oracle and the panel see in real images."
+    features = accuracy = believed = None
+    if oracle is not None:
+        features = torch.cat([oracle_features(oracle, batch) for batch in x.split(256)])
+        accuracy = _is_one_of(oracle.logits_of(features).argmax(1), y).float().mean().item()
+        features = features.cpu()
+    if panel is not None:
+        believed = _is_one_of(panel.votes(x), y.cpu() if isinstance(y, Tensor) else y).float().mean().item()
+    return RealImages(features, accuracy, believed)
 
 # %% ../nbs/61_benchmark.ipynb #61b00004
 def _finite(v): return None if v is None or not math.isfinite(v) else float(v)
@@ -254,10 +276,11 @@ def _end_row(got, end, real, images, timed, seed):
         elif metric.kind == 'set': metrics[n] = _distance_of_sets(metric.f, real.features, got.drawn(end), images, seed)
         else: metrics[n] = _with_interval(got.value(end, n), seed)
     val = metrics.get('Val', {}).get('mean')
-    believed = metrics.get('Oracle', {}).get('mean')
+    judge = 'Believed' if 'Believed' in metrics else 'Oracle'
+    believed = metrics.get(judge, {}).get('mean')
+    right = real.believed if judge == 'Believed' else real.accuracy
     at_end = end == 'reflection' or all(intended.shape[1] <= 2 for _, intended, _ in got.curves)
-    right = 1. if real is None else real.accuracy
-    flagged = val is not None and believed is not None and is_adversarial(val, believed, right, at_end)
+    flagged = None not in (val, believed) and is_adversarial(val, believed, 1. if right is None else right, at_end)
     coverage = _finite(got.value(end, 'there').mean())
     return dict(metrics=metrics, coverage=coverage, flag='adversarial' if flagged else '')
 
@@ -287,10 +310,11 @@ def measure(method,                  # anything with `explain(x, target, truth=.
             progress=None,           # function of the images done and of all images
             autoencoder=None,        # function: class (None: all classes) -> autoencoder; None: no IM1, no IM2
             per_image:bool=False,    # keep the value of every image
+            panel=None,              # a `Panel` of judges; None: what needs it is left out
             **explain_kwargs         # for `method.explain`, such as `ks`
-           )->dict:                  # plain data: images, already, left_out, rows, curves, oracle_on_real, values
+           )->dict:                  # plain data: images, already, left_out, rows, curves, *_on_real, values
     "Explain images and return the outcome in numbers; images that are their target already are counted and left out."
-    given = dict(oracle=oracle, real=real, autoencoder=autoencoder)
+    given = dict(oracle=oracle, real=real, autoencoder=autoencoder, panel=panel)
     asked = _metric_names(metrics, at)
     absent = {need for need, v in given.items() if v is None}
     missing = {n: absent.intersection(METRICS[n].needs) for n in asked}
@@ -304,18 +328,18 @@ def measure(method,                  # anything with `explain(x, target, truth=.
             i = slice(start, start + bs)
             ex = _explain(method, x[i], _part(target, i), _part(truth, i), **explain_kwargs)
             images += len(ex)
-            if len(ex): got.add(View(ex.x, None, ex, classifier, oracle, border, solver, autoencoder))
+            if len(ex): got.add(View(ex.x, None, ex, classifier, oracle, border, solver, autoencoder, panel))
             del ex   # the paths, before those of the next batch are drawn
             if progress: progress(min(start + bs, len(x)), len(x))
-    if oracle is None: real = None
-    elif isinstance(real, Tensor): real = see_real(oracle, real, sorted(got.targets))
+    if isinstance(real, Tensor): real = see_real(oracle, real, sorted(got.targets), panel)
+    if real is None: real = RealImages(None, None)
     some = x[:16]
     def again(batch): return method.explain(batch, _part(target, slice(len(batch))), **explain_kwargs)
     timed = {n: dict(mean=METRICS[n].f(again, some, classifier), n=len(some), coverage=1.) for n in got.of_kind('time')}
     out = dict(images=images, already=len(x) - images,
                left_out={n: f"needs {', '.join(sorted(needs))}" for n, needs in missing.items() if needs},
                rows={end: _end_row(got, end, real, images, timed, seed) for end in at},
-               curves=_mean_curves(got.curves), oracle_on_real=None if real is None else real.accuracy)
+               curves=_mean_curves(got.curves), oracle_on_real=real.accuracy, panel_on_real=real.believed)
     if per_image: out['values'] = {end: _plain_values(got, end) for end in at}
     return out
 
@@ -362,7 +386,7 @@ class Task:
     seed:int=0             # of the choice of images and, without a pair, of targets
 
     def __post_init__(self):
-        if self.pair is not None: object.__setattr__(self, 'pair', _pair(data_spec(self.data), self.pair))
+        if self.pair is not None: object.__setattr__(self, 'pair', pair_index(self.pair, data_spec(self.data).classes))
         if self.n is None: return
         if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
             raise MirrorError(f"n must be a whole number of 1 or more, or None for all images: found {self.n!r}")
@@ -372,6 +396,9 @@ class Task:
 
     @cached_property
     def oracle(self): return _network(self.data, self.size, get_oracle)
+
+    @cached_property
+    def panel(self): return _network(get_panel, self.data, self.size)
 
     @cached_property
     def dls(self):
@@ -529,7 +556,7 @@ def get_explainer(name:str,               # name of a dataset, as for `get_dls`
     "Return the explainer of `get_classifier(name)`, from the cache or after training it once."
     spec = data_spec(name)
     recipe = get_recipe(preset, **changes)
-    if pair is not None: pair = _pair(spec, pair)
+    if pair is not None: pair = pair_index(pair, spec.classes)
     if classifier is None: classifier = get_classifier(name, size=size, device=device)
     folder, about = _explainer_folder(name, pair, preset, seed, size, classifier, recipe)
     with file_lock(folder):
@@ -569,6 +596,11 @@ def _settings(method):
     held = getattr(method, 'const', None) or getattr(method, 'recipe', None)
     return asdict(held) if is_dataclass(held) else {}
 
+def _given(changes, settings):
+    "Return what a method was given that its settings do not hold; a fitted method or network by its fingerprint."
+    rest = {n: v for n, v in changes.items() if n not in settings}
+    return {n: _describe_value(v) for n, v in rest.items()}
+
 def _fit(method, dls, run, progress):
     "Fit a method; with checkpoints in `run` where it has any."
     checkpoints = dict(folder=run) if 'folder' in signature(method.fit).parameters else {}
@@ -594,9 +626,11 @@ def get_baseline(kind:type,           # class of the method, such as `CEM`
     "Return a method, from the cache or after fitting it once."
     if classifier is None: classifier = task.classifier
     method = kind(classifier, preset, **changes)
+    settings = _settings(method)
     about = dict(kind=kind.__qualname__, code_of_kind=_code_of_class(kind), task=[task.data, task.pair, task.size],
-                 preset=preset, data=_fingerprint(task.data, task.size), settings=_settings(method),
-                 classifier=classifier.fingerprint(), code=_EXPLAINER_VERSION)
+                 preset=preset, data=_fingerprint(task.data, task.size),
+                 settings=settings | _given(changes, settings), classifier=classifier.fingerprint(),
+                 code=_EXPLAINER_VERSION)
     stem = _file_name(kind.__name__, task.data, *(task.pair or ()), preset)
     path = cache_dir()/'baselines'/f'{stem}-{json_hash(about)}'
     with file_lock(path):
@@ -618,22 +652,24 @@ def _autoencoder(data, size, c=None):
     return train_autoencoder(_first(images, n)[:][0], max(4, -(-400*64//n)))
 
 @lru_cache(maxsize=4)
-def _real_images(task, targets):
-    "Return what the oracle of a task sees in its test images of these classes."
+def _real_images(task, targets, with_panel=False):
+    "Return what the oracle of a task, and its panel if wanted, see in its test images of these classes."
     images = task.test
     i = torch.isin(images.y, torch.tensor(targets, device=images.y.device)).nonzero().flatten()
     if not len(i): raise MirrorError(f"{task.title}: no test image of class {', '.join(map(str, targets))}")
-    return see_real(task.oracle, images[i][0], images.y[i])
+    return see_real(task.oracle, images[i][0], images.y[i], task.panel if with_panel else None)
 
 def _measure_cell(method, task, index, names, at, bs, seed, progress):
     "Return all numbers of a cell, as plain data."
     if isinstance(method, MirrorError): raise method
     src = task.sources()
     i = index.to(src.x.device)
-    real = _real_images(task, tuple(sorted(set(src.target[i].tolist()))))
+    with_panel = _asks_panel(names)
+    real = _real_images(task, tuple(sorted(set(src.target[i].tolist()))), with_panel)
     found = measure(method, src.x[i], src.target[i], task.classifier, task.oracle, src.truth[i], real, names, at, bs,
-                    seed, task.border, progress, partial(_autoencoder, task.data, task.size))
-    return {n: found[n] for n in ('rows', 'curves', 'oracle_on_real')}
+                    seed, task.border, progress, partial(_autoencoder, task.data, task.size),
+                    panel=task.panel if with_panel else None)
+    return {n: found[n] for n in ('rows', 'curves', 'oracle_on_real', 'panel_on_real')}
 
 # %% ../nbs/61_benchmark.ipynb #5c21d8f4
 def _describe_class(kind, seen=()):
@@ -715,12 +751,18 @@ def _contents(cell):
 # %% ../nbs/61_benchmark.ipynb #79778792
 _BENCHMARK_VERSION = 1  # raise it when a number is computed in another way: older cells are then computed again
 
-def _provenance(task, bs, seed):
+def _about_panel(panel):
+    "Return the judges of a panel with their accuracy, and which of them vote."
+    voters = [j.name for j in panel.voters]
+    return dict(judges={j.name: round(j.accuracy, 4) for j in panel.judges}, voters=voters)
+
+def _provenance(task, bs, seed, names=()):
     "Return where the numbers of a task come from."
     classifier, oracle, src = task.classifier, task.oracle, task.sources()
-    return dict(data=data_spec(task.data).title, data_fingerprint=_fingerprint(task.data, task.size),
-                classifier=classifier.fingerprint(), classifier_accuracy=_finite(getattr(classifier, 'accuracy', None)),
-                oracle=oracle.fingerprint(), oracle_accuracy=_finite(getattr(oracle, 'accuracy', None)),
+    panel = dict(panel=_about_panel(task.panel)) if _asks_panel(names) else {}
+    return panel | dict(data=data_spec(task.data).title, data_fingerprint=_fingerprint(task.data, task.size),
+                classifier=classifier.weights_hash(), classifier_accuracy=_finite(getattr(classifier, 'accuracy', None)),
+                oracle=oracle.weights_hash(), oracle_accuracy=_finite(getattr(oracle, 'accuracy', None)),
                 extractor=f'oracle, {oracle.n_features} features', N=len(src.x), seed=seed, bs=bs,
                 device=str(src.x.device), torch=torch.__version__, mirrorcfe=__version__,
                 python=platform.python_version())
@@ -728,7 +770,7 @@ def _provenance(task, bs, seed):
 def _cell_key(task, label, make, direction, names, at, about):
     "Return a hash of what decides the numbers."
     metrics = [n if n in _BUILT_IN else [n, method_fingerprint(METRICS[n].f)] for n in names]
-    origin = {n: about[n] for n in ('data_fingerprint', 'seed', 'bs')}
+    origin = {n: about[n] for n in ('data_fingerprint', 'panel', 'seed', 'bs') if n in about}
     origin |= dict(classifier=task.classifier.fingerprint(), oracle=task.oracle.fingerprint())
     return json_hash(dict(task=asdict(task), method=label, make=method_fingerprint(make), direction=direction,
                             metrics=metrics, at=list(at), code=_BENCHMARK_VERSION, **origin))
@@ -903,25 +945,33 @@ def pooled(frame:pd.DataFrame,    # as `run_benchmark` returns
     return pd.DataFrame(rows)
 
 # %% ../nbs/61_benchmark.ipynb #6b821712
+def _judges_in_words(about):
+    "Return the judges with their accuracy on real test images, '' where none was asked."
+    if 'panel' not in about: return ''
+    silent = set(about['panel']['judges']) - set(about['panel']['voters'])
+    said = [f"{n} {a:.3f}{' (no vote)' if n in silent else ''}" for n, a in about['panel']['judges'].items()]
+    return f"panel {', '.join(said)}; "
+
 def _task_heading(task, about, same_n=True):
     "Return the provenance of one task, in Markdown."
     def accuracy(n): return '–' if about[n] is None else f'{about[n]:.4f}'
     images = f"{'' if same_n else 'up to '}{about['N']:,} images"
     return (f"## {task}\n\n{about['data']} (fingerprint {about['data_fingerprint']}), {images}; "
             f"classifier {about['classifier']}, accuracy {accuracy('classifier_accuracy')}; "
-            f"oracle {about['oracle']}, accuracy {accuracy('oracle_accuracy')}; "
+            f"oracle {about['oracle']}, accuracy {accuracy('oracle_accuracy')}; {_judges_in_words(about)}"
             f"seed {about['seed']}, {about['device']}, torch {about['torch']}, mirrorcfe {about['mirrorcfe']}, "
             f"{about['date']}.")
 
 def _reading_notes(frame, about):
     "Return what the numbers of a table are worth, in Markdown."
     notes = ["Mean [95 % bootstrap interval over images]; FID and KID are one number each, without an interval. "
-             "Images that were not found count as 0 in Val, D.Val and Oracle, and are left out of distances and "
-             "features; coverage is the share that was found (all rows: 1, where there is no such column).",
+             "Images that were not found count as 0 in Val, D.Val, Believed, Majority and Oracle, and are left out of "
+             "distances and features; coverage is the share that was found (all rows: 1, where there is no such "
+             "column).",
              f"FID@oracle, KID@oracle: {about['extractor']}, against real test images of the target class. "
              "* fewer images than features + 1: biased upwards.",
-             "adversarial: Val of .9 or more, and Oracle below .7 of its accuracy on real images of the target class "
-             "(.25 at a first CFE on the path, which lies on the boundary)."]
+             "adversarial: Val of .9 or more, and Believed (Oracle, where no panel was asked) below .7 of what it is "
+             "on real images of the target class (.25 at a first CFE on the path, which lies on the boundary)."]
     notes += [f'{n}: {METRICS[n].range}; weakness: {METRICS[n].weak}.' for n in METRICS if n in frame]
     return '\n'.join(f'- {note}' for note in notes)
 
@@ -966,7 +1016,7 @@ def _plan(methods, tasks, out, names, at, bs, seed):
     "Return every cell of the run."
     cells = []
     for task in tasks:
-        about = _provenance(task, bs, seed)
+        about = _provenance(task, bs, seed, names)
         for m, (label, make) in enumerate(methods.items()):
             for d, (direction, index) in enumerate(task.directions()):
                 key = _cell_key(task, label, make, direction, names, at, about)

@@ -14,7 +14,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms.v2.functional import gaussian_blur
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 import fastai.callback.schedule  # adds Learner.fit_one_cycle
@@ -22,7 +21,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.metrics import accuracy as fastai_accuracy
 from .core import MirrorError
-from .features import GapClassifier, check_images
+from .features import GapClassifier, check_images, eval_mode, usual_torch
 from .data import TensorLoader, data_fingerprint, data_spec, get_dls
 from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, file_hash, file_lock, json_hash,
                                read_json, read_tensors, reading, write_json, write_tensors)
@@ -66,11 +65,8 @@ def predict(model:nn.Module,   # images (B, C, H, W) to logits (B, C)
            )->tuple[Tensor,Tensor]: # logits (N, C) and true classes (N,), on the CPU
     "Return the logits of all images of a loader, and their labels."
     if isinstance(dl, TensorLoader): dl = dl.new(shuffle=False, drop_last=False, bs=256)
-    was = model.training
     device = next((p.device for p in model.parameters()), 'cpu')
-    model.eval()
-    try: out = [(model(x.to(device)).cpu(), y.cpu()) for x, y in dl]
-    finally: model.train(was)
+    with eval_mode(model): out = [(model(x.to(device)).cpu(), y.cpu()) for x, y in dl]
     return tuple(torch.cat(o) for o in zip(*out))
 
 def accuracy(model:nn.Module,   # images (B, C, H, W) to logits (B, C)
@@ -128,7 +124,9 @@ def random_blur(x:Tensor,        # images, (B, C, H, W)
                )->Tensor:        # the same shape
     "Blur every other batch by a random width."
     u, width = torch.rand(2, generator=generator).tolist()
-    return gaussian_blur(x, 5, width*most + .05) if most and u < .5 else x
+    if not most or u >= .5: return x
+    from torchvision.transforms.v2.functional import gaussian_blur   # torchvision takes over a second to import
+    return gaussian_blur(x, 5, width*most + .05)
 
 # %% ../nbs/11_classifiers.ipynb #243496e3
 class EpochSeed(Callback):
@@ -199,7 +197,7 @@ def classifier_learner(model:nn.Module,          # images to logits
                       )->Learner:
     "Put model and data into a fastai `Learner`."
     _check_fit(model, dls)
-    model.requires_grad_(True).to(dls.device)
+    (model.unfreeze() if isinstance(model, GapClassifier) else model.requires_grad_(True)).to(dls.device)
     if bf16 is None: bf16 = fast_bf16(dls.device)
     return Learner(dls, _Net(model, bf16, channels_last), loss_func=_loss(label_smoothing), wd=wd,
                    metrics=fastai_accuracy, cbs=EpochSeed(seed, shift, blur))
@@ -211,6 +209,7 @@ RECIPES = {'digits': dict(epochs=8, bs=64, lr=4e-3, shift=2),
 _default = dict(epochs=10, bs=64, lr=3e-3, shift=2, blur=1.2)
 
 # %% ../nbs/11_classifiers.ipynb #7673b97b
+@usual_torch(train=True)
 def train_classifier(model:GapClassifier,     # trained in place
                      dls:DataLoaders,         # as `get_dls` returns
                      epochs:int|None=None,    # passes over the training images; None: as in `RECIPES`

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torchvision.utils import save_image
 from fastai.callback.core import Callback
 from fastai.callback.schedule import ParamScheduler, combined_cos
 from fastai.learner import Learner
@@ -42,6 +42,8 @@ class BaseRecipe:
     ema:float = 0.             # decay of the moving average of the generators' weights, below 1; 0: no average
 
     def __post_init__(self):
+        for name, v in vars(self).items():   # numbers of NumPy cannot be kept as JSON
+            if isinstance(v, np.generic): object.__setattr__(self, name, v.item())
         if not 0 <= self.ema < 1: raise MirrorError(f"ema is a decay from 0 (off) to below 1: found {self.ema}")
 
 # %% ../nbs/28_game.ipynb #17b74599
@@ -489,6 +491,7 @@ class SampleGrid(Callback):
         game = self.model.eval()
         with torch.no_grad(), turns.averaged(): columns = game.pictures(x, y, turns.sampler)
         if columns is None: return
+        from torchvision.utils import save_image   # torchvision takes over a second to import
         grid = torch.stack(columns, 1).flatten(0, 1)/2 + .5
         write = partial(save_image, grid, nrow=len(columns), padding=1, format='png')
         atomic(Path(self.folder)/f'epoch_{self.epoch + 1:03}.png', write)

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Cout', 'Interval', 'validity', 'fail_rate', 'denoised_validity', 'oracle_agreement', 'l1', 'prox', 'lpips_network',
-           'lpips_distance', 'oracle_features', 'fid', 'kid', 'im1', 'im2', 'cout', 'confidence_error', 'path_features',
-           'feature_error', 'time_per_sample', 'time_ratio', 'bootstrap_interval']
+           'lpips_distance', 'oracle_features', 'fid', 'kid', 'im1', 'im2', 'nearest_pairs', 'high_frequency_share',
+           'lattice_score', 'variety', 'cout', 'confidence_error', 'path_features', 'feature_error', 'time_per_sample',
+           'time_ratio', 'bootstrap_interval']
 
 # %% ../nbs/60_metrics.ipynb #9485b272
 import statistics, time, warnings
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
-from .core import MirrorError, check_class
+from .core import MirrorError, check_class, whole_number
 from .features import check_images
 from .losses import gaussian_blur
 from .multiclass import ClosedFormSolver
@@ -58,6 +59,7 @@ def _logits(classifier, x, bs=256):
     if getattr(classifier, 'training', False):
         raise MirrorError("the classifier is in training mode, so its answer depends on the batch: call .eval() first")
     if not len(x): return classifier(x)
+    bs = whole_number(bs, 1, 'bs')
     with torch.no_grad(): return torch.cat([classifier(batch) for batch in x.split(bs)])
 
 def _one_target_each(target, x, n_classes):
@@ -188,6 +190,7 @@ def lpips_distance(x:Tensor,               # sources in [-1, 1], (B, 1 or 3, H, 
     if net not in ('squeeze', 'alex', 'vgg'):
         raise MirrorError(f"net must be 'squeeze', 'alex' or 'vgg': found {net!r}")
     there = _check_pair(x, x_cf)
+    bs = whole_number(bs, 1, 'bs')
     a = _lpips_input(x[there], size)
     b = _lpips_input(x_cf[there], size)
     model = lpips_network(net, x.device)
@@ -260,10 +263,11 @@ def kid(real:Tensor,                  # features of real images, (n, d)
     "Return the kernel distance of two sets of features, the mean over random subsets."
     real, fake = _check_features(real, fake)
     n, m = len(real), len(fake)
-    size = min(n, m, 500) if subset_size is None else subset_size
+    size = min(n, m, 500) if subset_size is None else whole_number(subset_size, 0, 'subset_size')
     if not 2 <= size <= min(n, m): raise MirrorError(f"a subset takes 2 to {min(n, m)} samples: found {size}")
     if subsets < 1: raise MirrorError(f"at least one subset is needed: found {subsets}")
-    rng = torch.Generator().manual_seed(seed)
+    subsets = whole_number(subsets, 1, 'subsets')
+    rng = torch.Generator().manual_seed(whole_number(seed, 0, 'seed'))
     def pick(f): return f[torch.randperm(len(f), generator=rng)[:size].to(f.device)]
     draws = 1 if size == n == m else subsets
     return torch.stack([poly_mmd(pick(real), pick(fake)) for _ in range(draws)]).mean().item()
@@ -302,6 +306,68 @@ def im2(x_cf:Tensor,            # counterfactuals in [-1, 1], (B, C, H, W); NaN 
     x = x_cf[there]
     disagreement = _squares(_rebuilt(ae_t, x) - _rebuilt(ae_all, x))
     return _reduce(_fill(disagreement/(x.abs().sum((1, 2, 3)) + eps), there), reduction)
+
+# %% ../nbs/60_metrics.ipynb #c1f42862
+def nearest_pairs(a:Tensor,   # real images of one class, (n, C, H, W)
+                  b:Tensor    # real images of another, (m, C, H, W)
+                 )->Tensor:   # what would have to change, (n, C, H, W)
+    "Return the difference of each image of `a` from the nearest one of `b`."
+    check_images(a)
+    check_images(b)
+    if a.shape[1:] != b.shape[1:]: raise MirrorError(f"images must be alike in shape: found {a.shape} and {b.shape}")
+    return b[torch.cdist(a.flatten(1), b.flatten(1)).argmin(1)] - a
+
+# %% ../nbs/60_metrics.ipynb #eb59d8ff
+def _spectrum(change):
+    "Return the energy of each frequency, summed over the channels, (B, H, W), and the frequencies, in cycles a pixel."
+    height, width = change.shape[2:]
+    fade = torch.hann_window(height, device=change.device)[:, None]*torch.hann_window(width, device=change.device)
+    energy = torch.fft.fft2(change.float()*fade, norm='ortho').abs().square().sum(1)   # else the edges are steps
+    rows = torch.fft.fftfreq(height, device=change.device)
+    columns = torch.fft.fftfreq(width, device=change.device)
+    return energy, torch.cartesian_prod(rows, columns).view(height, width, 2)
+
+def high_frequency_share(change:Tensor,         # differences of images, (B, C, H, W); NaN for those not found
+                         reduction:str='mean'   # 'mean' over those found, or 'none': (B,) with NaN
+                        )->Tensor:              # 0 to 1; compare with that of `nearest_pairs`
+    "Return how much of the energy of a change is above a quarter of the sampling frequency; NaN where nothing changes."
+    energy, frequency = _spectrum(change)
+    high = frequency.norm(dim=-1) > .25
+    return _reduce((energy*high).sum((1, 2))/energy.sum((1, 2)), reduction)
+
+# %% ../nbs/60_metrics.ipynb #49c52d38
+def lattice_score(change:Tensor   # differences of images, (B, C, H, W); NaN for those not found
+                 )->float:        # around 1 to 3 for real pairs; higher: a grid of period 2 or 4
+    "Return the strongest line at a multiple of a quarter of the sampling frequency, over the median around it."
+    change = change[_present_change(change)]
+    h = change.shape[2]//4*4
+    w = change.shape[3]//4*4
+    if min(h, w) < 16:
+        found = tuple(change.shape[2:])
+        raise MirrorError(f"a lattice is looked for in images of 16 pixels or more: found {found}")
+    if not len(change): return float('nan')
+    energy = _spectrum(change[:, :, :h, :w])[0]
+    mean = (energy/energy.sum((1, 2), keepdim=True).clamp_min(1e-12)).mean(0)
+    around = torch.stack([mean.roll((i, j), (0, 1)) for i in range(-2, 3) for j in range(-2, 3) if (i, j) != (0, 0)])
+    lines = (mean/around.median(0).values.clamp_min(1e-12))[::h//4, ::w//4]
+    return lines.flatten()[1:].max().item()   # the first is no frequency at all
+
+def _present_change(change):
+    "Say which changes are there, (B,)."
+    if not isinstance(change, Tensor) or change.ndim != 4:
+        raise MirrorError("a change is a tensor (B, C, H, W), the difference of images")
+    return ~change.flatten(1).isnan().any(1)
+
+# %% ../nbs/60_metrics.ipynb #e8380955
+def variety(real:Tensor,   # features of real images of the target, (n, d); or the images
+            drawn:Tensor   # the same of drawn ones, (m, d)
+           )->float:       # 1: as various as real ones; 0: one and the same
+    "Return how far drawn images are from each other, over how far real ones are."
+    real, drawn = (v.flatten(1).float() for v in (real, drawn))
+    drawn = drawn[~drawn.isnan().any(1)]
+    if min(len(real), len(drawn)) < 2:
+        raise MirrorError(f"variety needs 2 images of each kind: found {len(real)} and {len(drawn)}")
+    return (F.pdist(drawn).mean()/F.pdist(real).mean()).item()
 
 # %% ../nbs/60_metrics.ipynb #85843310
 Cout = namedtuple('Cout', 'value target_confidence p_source fractions')

@@ -186,9 +186,12 @@ class ClosedFormSolver(Solver):
         working_type = torch.promote_types(W.dtype, torch.float32)
         if rtol is None: rtol = max(W.shape)*torch.finfo(working_type).eps
         A = self.W.cpu().double()
-        if mode == 'prob': A = A - A.mean(0)
+        noise = 0.
+        if mode == 'prob':
+            noise = max(W.shape)*torch.finfo(A.dtype).eps*A.norm()   # what rounding leaves of a head that cancels
+            A = A - A.mean(0)
         U, S, Vh = torch.linalg.svd(A, full_matrices=False)
-        r = int((S > rtol*S.max()).sum())
+        r = int((S > max(rtol*S.max(), noise)).sum())
         self.rank = r
         self.P = (U[:, :r]/S[:r] @ Vh[:r]).to(W.device, working_type)
 

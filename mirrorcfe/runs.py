@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 import torch
-import torchvision
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastcore.basics import defaults
@@ -191,11 +190,12 @@ def _small_resnet(weights, classes, size):
 
 def _torchvision_network(arch, weights, n_classes):
     "Build the network of torchvision that is called `arch`, with these weights."
-    if arch not in torchvision.models.list_models(module=torchvision.models):
+    from torchvision import models   # torchvision takes over a second to import
+    if arch not in models.list_models(module=models):
         raise MirrorError(f"no network {arch!r}: --arch takes small_resnet or a classifier of torchvision, "
                           "such as resnet18, densenet121, mobilenet_v2, efficientnet_b0")
     kw = dict(init_weights=False) if arch in ('googlenet', 'inception_v3') else {}
-    model = torchvision.models.get_model(arch, weights=None, num_classes=n_classes, **kw)
+    model = models.get_model(arch, weights=None, num_classes=n_classes, **kw)
     model.load_state_dict(weights)
     return model.eval()
 

@@ -41,7 +41,8 @@ def data_root():
         base = os.environ.get("MIRRORCFE_DATA")
         if not base: pytest.skip(f"{name}: MIRRORCFE_DATA is not set")
         here = Path(base)/NEEDS[name]
-        if not (here.exists() or here.with_name(here.name + ".gz").exists()): pytest.skip(f"{name}: no {NEEDS[name]} in {base}")
+        if not any(p.exists() for p in (here, here.with_name(here.name + ".gz"))):
+            pytest.skip(f"{name}: no {NEEDS[name]} in {base}")
         return Path(base)
     return find
 

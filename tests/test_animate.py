@@ -141,8 +141,9 @@ def test_layout(ex):
     "Source and K dots, the green one, both rows of confidences, as in the paper's own films."
     film = Film(ex, 0, 240)
     said = [t.get_text() for t in film.fig.findobj(lambda a: hasattr(a, "get_text"))]
-    assert {"Source (left)", "Source", "Reflection", "1st CFE point", "K", "Target Class Confidence (right)", "intended",
-            "predicted", "difference"} <= set(said)
+    wanted = {"Source (left)", "Source", "Reflection", "1st CFE point", "K", "Target Class Confidence (right)",
+              "intended", "predicted", "difference"}
+    assert wanted <= set(said)
     film[5]
     assert film.dot.get_xdata()[0] == film.letter.get_position()[0] == film.now.get_xdata()[0] == .5
     assert "intended" in film.intended.get_text() and "predicted" in film.predicted.get_text()

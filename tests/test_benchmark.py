@@ -21,6 +21,7 @@ from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.storage import CannotWrite
 from tiny import hash_of
 from mirrorcfe.features import GapClassifier
+from mirrorcfe.judges import Judge, Panel
 
 class Pixels(nn.Module):
     "The left and the right half of an image as two channels."
@@ -41,6 +42,7 @@ class Tiny(b.Task):
     "Ten images, 8 x 8, six bright on the left and four on the right; the classifier reads the brighter half."
     classifier = network(4.)
     oracle = network(5.)
+    panel = Panel([Judge('conv', network(6.), 1.), Judge('conv_half', network(7.), .9)], ['left', 'right'])
     title = 'Tiny'
     names = ['left', 'right']
 
@@ -115,6 +117,47 @@ def test_the_flag_needs_validity_and_disbelief(tmp_path):
     assert not run({'mirrored': Mirrored}, sees, tmp_path, ['Val', 'Oracle'])['flag'].any()
     assert b.is_adversarial(1, .69) and not b.is_adversarial(1, .71)
     assert not b.is_adversarial(.89, 0) and not b.is_adversarial(1, .3, at_end=False)
+
+def test_the_flag_is_the_panels_where_there_is_one(tmp_path):
+    """The oracle believes, the panel does not: flagged; a panel that is never right about real images cannot flag."""
+    class Doubted(Tiny):
+        panel = Panel([Judge('conv', network(-5.), 1.), Judge('conv_half', network(5.), 1.),
+                       Judge('svm', network(-5.), 1.)], ['left', 'right'])
+    task = Doubted('digits', (0, 1))
+    names = ['Val', 'Believed', 'Majority', 'Oracle']
+    real = b.RealImages(None, 1., .9)
+    row = b.measure(Mirrored(task), LEFT, 1, task.classifier, task.oracle, real=real, metrics=names,
+                    panel=task.panel)['rows']['reflection']
+    assert [round(row['metrics'][n]['mean'], 3) for n in names] == [1, .333, 0, 1] and row['flag'] == 'adversarial'
+    assert b._real_images(task, (1,), True).believed == pytest.approx(1/3)
+    assert not run({'mirrored': Mirrored}, task, tmp_path, names)['flag'].any()
+    assert run({'mirrored': Mirrored}, Tiny('digits', (0, 1)), tmp_path/'b', names)['Believed'].tolist() == [1]*4
+
+def test_what_is_not_found_is_not_believed():
+    got = b.measure(Mirrored(task, [0, 2]), LEFT, 1, task.classifier, None, metrics=['Believed'], panel=task.panel)
+    assert got['rows']['reflection']['metrics']['Believed']['mean'] == pytest.approx(4/6)
+    assert got['left_out'] == {}
+
+def test_the_panel_is_asked_once_for_all_metrics():
+    calls = []
+    class Counting(Panel):
+        def votes(self, x):
+            calls.append(len(x))
+            return super().votes(x)
+    panel = Counting(Tiny.panel.judges, ['left', 'right'])
+    b.measure(Mirrored(task), LEFT, 1, task.classifier, None, metrics=['Believed', 'Majority'], panel=panel)
+    assert calls == [6, 6], 'once an end'
+    calls.clear()
+    b.measure(Mirrored(task), LEFT, 1, task.classifier, None, metrics=['Val'], panel=panel)
+    assert calls == []
+
+def test_the_judges_are_in_the_file_and_in_the_key(tmp_path):
+    run({'mirrored': Mirrored}, task, tmp_path, ['Val', 'Believed'])
+    assert 'panel conv 1.000, conv_half 0.900; ' in (tmp_path/'results.md').read_text()
+    class Other(Tiny): panel = Panel([Judge('conv', network(6.), .95)], ['left', 'right'])
+    before = {c['key'] for c in b.load_cells(tmp_path)}
+    run({'mirrored': Mirrored}, Other('digits', (0, 1)), tmp_path, ['Val', 'Believed'])
+    assert before.isdisjoint({c['key'] for c in b.load_cells(tmp_path)})
 
 # --- one measurer ----------------------------------------------------------------------------------
 
@@ -411,7 +454,7 @@ def test_rows_of_other_numbers_of_images_say_so(tmp_path):
 def test_provenance_is_in_cell_and_file(tmp_path):
     run({'m': Mirrored}, task, tmp_path, ['Val'])
     about = b.load_cells(tmp_path)[0]['about']
-    assert about['classifier'] == task.classifier.fingerprint() and about['torch'] == torch.__version__
+    assert about['classifier'] == task.classifier.weights_hash() and about['torch'] == torch.__version__
     assert about['settings']['data'] == 'digits'
     head = (tmp_path/'results.md').read_text()
     for n in ('data_fingerprint', 'classifier', 'oracle', 'date', 'mirrorcfe'): assert str(about[n]) in head
@@ -673,7 +716,7 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv('MIRRORCFE_CACHE', str(tmp_path))
     return tmp_path/'explainers'
 
-quick = partial(b.get_explainer, 'digits', (4, 9), device='cpu', steps=2)
+quick = partial(b.get_explainer, 'digits', (4, 9), device='cpu', steps=2, autoencoder_steps=2, student_steps=2)
 published = partial(quick, preset='paper')   # trains no autoencoder and no student first
 
 def test_an_explainer_is_trained_once(own_cache, capsys):

@@ -1,8 +1,10 @@
-"C3LT: codes keep their length, no step is the reconstruction, proximity by hand, variants share an autoencoder, refused input."
+"C3LT: codes keep their length, proximity by hand, variants share an autoencoder, refused input."
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch.nn import functional as F
-from mirrorcfe.baselines.c3lt import C3LT, DCGAN, GanAutoencoder, LatentStep, change_map, map_distance, perceptual, proximity
+from mirrorcfe.baselines.c3lt import (C3LT, DCGAN, GanAutoencoder, LatentStep, change_map, map_distance, perceptual,
+                                      proximity)
+from mirrorcfe.benchmark import Task, get_baseline
 from mirrorcfe.classifiers import get_classifier, small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
@@ -25,7 +27,8 @@ def auto(clf, dls, x):
     settle(gan.game.G.G, torch.randn(64, 100, generator=torch.Generator().manual_seed(0)))
     auto = GanAutoencoder(clf, 'cpu', pair=(4, 9), gan=gan, width=4, **TINY).fit(dls, progress=False)
     settle(auto.game.G.E, dls.train.one_batch()[0])
-    assert gan.sample(6).std(0).mean() > .01 and auto.rebuild(x).std(0).mean() > .01, 'the tests below would compare constants'
+    for images in (gan.sample(6), auto.rebuild(x)):
+        assert images.std(0).mean() > .01, 'the tests below would compare constants'
     return auto
 
 @pytest.fixture(scope='module')
@@ -33,7 +36,8 @@ def c3lt(clf, dls, auto): return C3LT(clf, 'cpu', autoencoder=auto, **TINY).fit(
 
 def test_the_paper_is_the_default(clf):
     r = C3LT(clf).recipe
-    assert (r.cls, r.prox, r.cyc, r.adv, r.n, r.hidden, r.lr, r.epochs, r.bs) == (1, .1, .1, .001, 1, 100, 1e-3, 200, 128)
+    assert (r.cls, r.prox, r.cyc, r.adv) == (1, .1, .1, .001)
+    assert (r.n, r.hidden, r.lr, r.epochs, r.bs) == (1, 100, 1e-3, 200, 128)
 
 def test_the_rate_is_halved_every_25_of_200_epochs(c3lt):
     assert [c3lt.game.schedule()(e/200)/1e-3 for e in (0, 24.9, 25, 50, 199)] == pytest.approx([1, 1, .5, .25, .5**7])
@@ -82,7 +86,9 @@ def test_perceptual(clf, x):
 
 def test_weights_of_0_are_left_out(clf, auto, dls):
     names = lambda **w: set(C3LT(clf, 'cpu', autoencoder=auto, **TINY, **w).fit(dls, progress=False).game.last_losses)
-    assert names() == {'cls', 'prox', 'cyc', 'adv'} and names(prox=0, cyc=0, adv=0) == {'cls'} and names(cyc=0, adv=0) == {'cls', 'prox'}
+    assert names() == {'cls', 'prox', 'cyc', 'adv'}
+    assert names(cyc=0, adv=0) == {'cls', 'prox'}
+    assert names(prox=0, cyc=0, adv=0) == {'cls'}
 
 def test_what_is_frozen_stays(clf, dls, auto):
     before = hash_of(auto.game, auto.gan.game)
@@ -111,33 +117,58 @@ def test_steps_of_the_recipe(clf, dls, auto, x):
     assert torch.allclose(three.explain(x).x_reflection, three.path(x, n=3)[:, 3], atol=1e-5)
 
 def test_batched_is_one_by_one(c3lt, x):
-    assert torch.allclose(torch.cat([c3lt.explain(v[None]).x_reflection for v in x]), c3lt.explain(x).x_reflection, atol=1e-5)
+    one_by_one = torch.cat([c3lt.explain(v[None]).x_reflection for v in x])
+    assert torch.allclose(one_by_one, c3lt.explain(x).x_reflection, atol=1e-5)
 
 def test_both_directions(c3lt, clf, x):
     e = c3lt.explain(x)
-    assert torch.equal(e.target, torch.where(e.source == 4, 9, 4)) and len(set(e.source.tolist())) == 2 and not e.x_reflection.isnan().any()
+    assert torch.equal(e.target, torch.where(e.source == 4, 9, 4))
+    assert len(set(e.source.tolist())) == 2
+    assert not e.x_reflection.isnan().any()
 
 def test_save_and_load(c3lt, clf, x, tmp_path):
     kept = c3lt.save(tmp_path/'c3lt')
     again = C3LT.load(kept, clf)
     assert torch.equal(again.explain(x).x_reflection, c3lt.explain(x).x_reflection)
-    assert torch.equal(again.autoencoder.gan.sample(3), c3lt.autoencoder.gan.sample(3)) and again.autoencoder.quality(x) == c3lt.autoencoder.quality(x)
+    assert torch.equal(again.autoencoder.gan.sample(3), c3lt.autoencoder.gan.sample(3))
+    assert again.autoencoder.quality(x) == c3lt.autoencoder.quality(x)
     auto = GanAutoencoder.load(kept/'autoencoder', clf)   # of use alone: another variant
     assert torch.equal(auto.rebuild(x), c3lt.autoencoder.rebuild(x))
-    with pytest.raises(MirrorError, match='was trained for classifier'): C3LT.load(kept, small_resnet(10, classes=clf.classes))
+    other = small_resnet(10, classes=clf.classes)
+    with pytest.raises(MirrorError, match='was trained for classifier'): C3LT.load(kept, other)
     with pytest.raises(MirrorError, match='is not of a C3LT'): C3LT.load(kept/'autoencoder', clf)
 
 def test_whole_and_resumed(clf, dls, tmp_path):
     "A finished run is found again; a checkpoint made with other frozen networks is refused."
     gan = DCGAN(clf, 'cpu', width=4, **TINY).fit(dls, folder=tmp_path/'autoencoder'/'gan', progress=False)
-    auto = GanAutoencoder(clf, 'cpu', (4, 9), gan=gan, width=4, **TINY).fit(dls, folder=tmp_path/'autoencoder', progress=False)
-    a, b = (C3LT(clf, 'cpu', autoencoder=auto, bs=8).fit(dls, steps=2, folder=tmp_path, progress=False).game for _ in range(2))
+    def encoder(seed): return GanAutoencoder(clf, 'cpu', (4, 9), seed, gan=gan, width=4, **TINY)
+    def fit(auto):
+        c3lt = C3LT(clf, 'cpu', autoencoder=auto, bs=8)
+        return c3lt.fit(dls, steps=2, folder=tmp_path, progress=False).game
+    auto = encoder(0).fit(dls, folder=tmp_path/'autoencoder', progress=False)
+    a, b = fit(auto), fit(auto)
     assert hash_of(a.G) == hash_of(b.G) and len((tmp_path/'history.csv').read_text().splitlines()) == 2
-    other = GanAutoencoder(clf, 'cpu', (4, 9), gan=gan, width=4, seed=1, **TINY).fit(dls, progress=False)
-    with pytest.raises(MirrorError, match='belongs to another run'): C3LT(clf, 'cpu', autoencoder=other, bs=8).fit(dls, steps=2, folder=tmp_path, progress=False)
+    other = encoder(1).fit(dls, progress=False)
+    with pytest.raises(MirrorError, match='belongs to another run'): fit(other)
 
-@pytest.mark.parametrize('bad, says', [(lambda c, x: c.explain(x + 3), r'must lie in \[-1, 1\]'), (lambda c, x: c.explain(x, 11), '11'),
-                                       (lambda c, x: C3LT(c.classifier).explain(x), 'not fitted'), (lambda c, x: C3LT(c.classifier, pair=(3, 8), autoencoder=c.autoencoder), 'of the same pair'),
-                                       (lambda c, x: C3LT(c.classifier).fit(get_dls('digits', device='cpu')), 'give pair'), (lambda c, x: C3LT(c.classifier, idt=1), 'no idt')])
+def test_another_autoencoder_or_seed_is_not_found_in_the_cache(clf, dls, auto, tmp_path, monkeypatch):
+    monkeypatch.setenv('MIRRORCFE_CACHE', str(tmp_path))
+    other = GanAutoencoder(clf, 'cpu', pair=(4, 9), gan=auto.gan, width=4, seed=1, **TINY).fit(dls, progress=False)
+    task = Task('digits', (4, 9), n=2)
+    def get(autoencoder, **kw):
+        got = get_baseline(C3LT, task, 'cpu', clf, autoencoder=autoencoder, **TINY, **kw)
+        return hash_of(got.autoencoder.game.G), got.seed
+    first, second = hash_of(auto.game.G), hash_of(other.game.G)
+    assert first != second
+    for _ in range(2):   # fitted, then from the cache
+        assert get(auto) == (first, 0) and get(other) == (second, 0) and get(auto, seed=1) == (first, 1)
+
+@pytest.mark.parametrize('bad, says', [
+    (lambda c, x: c.explain(x + 3), r'must lie in \[-1, 1\]'),
+    (lambda c, x: c.explain(x, 11), '11'),
+    (lambda c, x: C3LT(c.classifier).explain(x), 'not fitted'),
+    (lambda c, x: C3LT(c.classifier, pair=(3, 8), autoencoder=c.autoencoder), 'of the same pair'),
+    (lambda c, x: C3LT(c.classifier).fit(get_dls('digits', device='cpu')), 'give pair'),
+    (lambda c, x: C3LT(c.classifier, idt=1), 'no idt')])
 def test_bad_input(c3lt, x, bad, says):
     with pytest.raises(MirrorError, match=says): bad(c3lt, x)

@@ -1,4 +1,4 @@
-"CycleGAN: the published losses by hand, a pool that is in the checkpoint, cycles that close, blindness to the classifier, refused input."
+"CycleGAN: losses by hand, a pool that is in the checkpoint, closed cycles, blindness to the classifier, refused input."
 import csv
 import pytest, torch
 from mirrorcfe.baselines import base
@@ -26,7 +26,8 @@ def test_the_paper_is_the_default(clf):
     r = CycleGAN(clf).recipe
     assert (r.adv, r.cyc, r.idt, r.pool, r.lr, r.betas, r.epochs) == (1, 10, 5, 50, 2e-4, (.5, .999), 200)
 
-def test_the_rate_falls_in_the_second_half(cg): assert [cg.game.schedule()(p)/1e-3 for p in (0, .5, .75, 1)] == pytest.approx([1, 1, .5, 0])
+def test_the_rate_falls_in_the_second_half(cg):
+    assert [cg.game.schedule()(p)/1e-3 for p in (0, .5, .75, 1)] == pytest.approx([1, 1, .5, 0])
 
 def test_losses_by_hand(cg, x):
     g = cg.game
@@ -37,7 +38,8 @@ def test_losses_by_hand(cg, x):
     g.eval()
     a, b, G, D = x[::2], x[1::2], g.G.of, g.D.of   # as classes 4 and 9
     fb, fa = G['4'](a), G['9'](b)
-    want = dict(adv=((D['9'](fb) - 1)**2).mean() + ((D['4'](fa) - 1)**2).mean(), cyc=(G['9'](fb) - a).abs().mean() + (G['4'](fa) - b).abs().mean(),
+    want = dict(adv=((D['9'](fb) - 1)**2).mean() + ((D['4'](fa) - 1)**2).mean(),
+                cyc=(G['9'](fb) - a).abs().mean() + (G['4'](fa) - b).abs().mean(),
                 idt=(G['4'](b) - b).abs().mean() + (G['9'](a) - a).abs().mean())
     assert torch.equal(d.source, s)
     for n in want: assert got[n].item() == pytest.approx(want[n].item(), rel=1e-4)
@@ -48,7 +50,8 @@ def test_discriminator_by_hand(cg, x):
     for p in g.D.pool.values(): p.held.zero_()   # an empty pool hands through
     got, D = g.discriminator_loss(d, fixed_sampler(x)), g.D.of
     g.eval()
-    want = sum(.5*((D[c](real) - 1)**2).mean() + .5*(D[c](drawn)**2).mean() for c, real, drawn in (('4', x[::2], d.x_cf[1::2]), ('9', x[1::2], d.x_cf[::2])))
+    def by_hand(D, real, drawn): return .5*((D(real) - 1)**2).mean() + .5*(D(drawn)**2).mean()
+    want = by_hand(D['4'], x[::2], d.x_cf[1::2]) + by_hand(D['9'], x[1::2], d.x_cf[::2])
     assert got.item() == pytest.approx(want.item(), rel=1e-4)
 
 def test_pool(x):
@@ -92,7 +95,8 @@ def test_sizes(size): assert Translator(3, 4, 1)(torch.zeros(1, 3, *size)).shape
 def test_patches(layers): assert Patches(1, 4, layers)(torch.zeros(2, 1, 32, 32)).shape[:2] == (2, 1)
 
 def test_batched_is_one_by_one(cg, x):
-    assert torch.allclose(torch.cat([cg.explain(v[None]).x_reflection for v in x]), cg.explain(x).x_reflection, atol=1e-5)
+    one_by_one = torch.cat([cg.explain(v[None]).x_reflection for v in x])
+    assert torch.allclose(one_by_one, cg.explain(x).x_reflection, atol=1e-5)
 
 def test_answers_lie_in_range(cg, x): assert cg.explain(x).x_reflection.abs().max() <= 1
 
@@ -104,10 +108,15 @@ def test_no_answer_outside_the_pair(cg, clf, x):
 def test_save_and_load(cg, clf, x, tmp_path):
     kept = cg.save(tmp_path/'cg')
     assert torch.equal(CycleGAN.load(kept, clf).explain(x).x_reflection, cg.explain(x).x_reflection)
-    with pytest.raises(MirrorError, match='was trained for classifier'): CycleGAN.load(kept, small_resnet(10, classes=clf.classes))
+    other = small_resnet(10, classes=clf.classes)
+    with pytest.raises(MirrorError, match='was trained for classifier'): CycleGAN.load(kept, other)
 
-@pytest.mark.parametrize('bad, says', [(lambda c, x: c.explain(x + 3), r'must lie in \[-1, 1\]'), (lambda c, x: c.explain(x, 11), '11'),
-                                       (lambda c, x: CycleGAN(c.classifier).explain(x), 'not fitted'), (lambda c, x: CycleGAN(c.classifier).save('nowhere'), 'not fitted'),
-                                       (lambda c, x: CycleGAN(c.classifier).fit(get_dls('digits', device='cpu')), 'give pair'), (lambda c, x: CycleGAN(c.classifier, count=1), 'no count')])
+@pytest.mark.parametrize('bad, says', [
+    (lambda c, x: c.explain(x + 3), r'must lie in \[-1, 1\]'),
+    (lambda c, x: c.explain(x, 11), '11'),
+    (lambda c, x: CycleGAN(c.classifier).explain(x), 'not fitted'),
+    (lambda c, x: CycleGAN(c.classifier).save('nowhere'), 'not fitted'),
+    (lambda c, x: CycleGAN(c.classifier).fit(get_dls('digits', device='cpu')), 'give pair'),
+    (lambda c, x: CycleGAN(c.classifier, count=1), 'no count')])
 def test_bad_input(cg, x, bad, says):
     with pytest.raises(MirrorError, match=says): bad(cg, x)

@@ -1,4 +1,4 @@
-"Two processes with half of each batch train the networks that one process trains with the whole of it, for Mirror-CFE and for the baselines."
+"Two processes with half of each batch train what one trains with the whole of it: Mirror-CFE and the baselines."
 import csv, os, socket, subprocess, sys
 import pytest, torch
 from mirrorcfe import game
@@ -44,7 +44,9 @@ from mirrorcfe.baselines.explaingan import ExplainGAN
 from mirrorcfe.baselines.c3lt import DCGAN
 from mirrorcfe.baselines.cyclegan import CycleGAN
 dls = get_dls('digits', n_train=200, size=16, device='cpu')
-for kind, pair, sizes in ((DCGAN, None, dict(width=4)), (ExplainGAN, (4, 9), dict(width=4, z=6)), (CycleGAN, (4, 9), dict(width=4, blocks=1, pool=3))):
+kinds = ((DCGAN, None, dict(width=4)), (ExplainGAN, (4, 9), dict(width=4, z=6)),
+         (CycleGAN, (4, 9), dict(width=4, blocks=1, pool=3)))
+for kind, pair, sizes in kinds:
     method = kind(clf, 'cpu', pair, steps=3, bs=8, **sizes)
     start = {n: v.clone() for n, v in method.new_game(1, 16).G.state_dict().items()}
     method.fit(dls, folder=f'{folder}/{kind.__name__}', progress=False)
@@ -56,13 +58,19 @@ def processes(script, n, out, how='env'):
     with socket.create_server(('127.0.0.1', 0)) as s: port = str(s.getsockname()[1])
     env = os.environ | dict(OMP_NUM_THREADS='1', MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE=str(n))
     args = [sys.executable, '-W', 'ignore', '-c', script, how, str(folder(out)), str(out)]
-    runs = [subprocess.Popen(args, env=env | dict(RANK=str(i), LOCAL_RANK=str(i)), stderr=subprocess.PIPE, text=True) for i in range(n)]
+    ranks = [env | dict(RANK=str(i), LOCAL_RANK=str(i)) for i in range(n)]
+    runs = [subprocess.Popen(args, env=rank, stderr=subprocess.PIPE, text=True) for rank in ranks]
     said = [r.communicate(timeout=300)[1] for r in runs]
     return [r.returncode for r in runs], said
 
 def folder(out): return out.with_name(f'{out.name}_folder')
-def weights(out, rank=0, kind='MirrorGame'): return torch.load(out.with_name(f'{out.name}.{rank}.{kind}'), weights_only=True)
-def furthest(a, b, parts='GD'): return max((a[p][n].double() - b[p][n].double()).abs().max().item() for p in parts for n in a[p])
+
+def weights(out, rank=0, kind='MirrorGame'):
+    return torch.load(out.with_name(f'{out.name}.{rank}.{kind}'), weights_only=True)
+
+def furthest(a, b, parts='GD'):
+    return max((a[p][n].double() - b[p][n].double()).abs().max().item() for p in parts for n in a[p])
+
 def moved(a): return max((v - a['start'][n]).abs().max().item() for n, v in a['G'].items() if v.is_floating_point())
 
 def ran(script, n, out, how='env'):
@@ -98,8 +106,9 @@ def test_two_processes_end_at_the_weights_of_one(one, tmp_path):
 
 @pytest.mark.parametrize('kind', ['DCGAN', 'ExplainGAN', 'CycleGAN'])
 def test_a_baseline_in_two_processes(baselines, kind):
-    "Batch norm on both sides; networks that serve one class, of which a process may have no image; a pool of older images."
-    a, b, c = (weights(out, rank, f'{kind}Game') for out, rank in ((baselines[0], 0), (baselines[1], 0), (baselines[1], 1)))
+    "Batch norm on both sides; networks for one class, of which a process may have no image; a pool of older images."
+    runs = ((baselines[0], 0), (baselines[1], 0), (baselines[1], 1))
+    a, b, c = (weights(out, rank, f'{kind}Game') for out, rank in runs)
     assert moved(a) > 1e-4, 'three steps moved nothing: the comparison would be empty'
     assert furthest(b, c) == 0, 'the two processes disagree'
     assert furthest(a, b) < 1e-6*moved(a)
@@ -115,5 +124,6 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
     dls = get_dls('digits', bs=7, n_train=64, steps=2, size=16, device='cpu')
     learn = mirror_learner(small_resnet(widths=(8, 16), size=16), dls, amp=False, **SHORT)
     monkeypatch.setattr(game, 'join_group', lambda device: (ProcessGroup(0, 2), device))
-    with pytest.raises(MirrorError, match='2 processes cannot share a batch of 7 evenly'): learn.fit_game(progress=False)
+    with pytest.raises(MirrorError, match='2 processes cannot share a batch of 7 evenly'):
+        learn.fit_game(progress=False)
     assert learn.turns.group.world_size == 1

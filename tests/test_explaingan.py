@@ -1,4 +1,4 @@
-"ExplainGAN: what the mask leaves alone is the source, each term of the prior by hand, the shared loop resumed, refused input."
+"ExplainGAN: what the mask leaves alone is the source, the prior by hand, the shared loop resumed, refused input."
 import warnings
 import pytest, torch
 from mirrorcfe.baselines.explaingan import ExplainGAN, mask_prior
@@ -43,14 +43,16 @@ def test_prior_by_hand(x):
     p = mask_prior(M, x, t, .05)
     assert p['const'].item() == pytest.approx((((1 - M)*(x - t))**2).mean().item(), rel=1e-5)
     assert p['count'].item() == pytest.approx(M.mean().item(), rel=1e-5)
-    assert p['smooth'].item() == pytest.approx(((M[:, :, 1:] - M[:, :, :-1]).abs().mean() + (M[..., 1:] - M[..., :-1]).abs().mean()).item(), rel=1e-5)
+    differences = (M[:, :, 1:] - M[:, :, :-1]).abs().mean() + (M[..., 1:] - M[..., :-1]).abs().mean()
+    assert p['smooth'].item() == pytest.approx(differences.item(), rel=1e-5)
     assert p['entropy'].item() == pytest.approx(torch.where(M < .5, M, 1 - M).mean().item(), rel=1e-5)
     small = torch.rand(2, 1, 8, 8, requires_grad=True)
     mask_prior(small*.01, x[:2, :, :8, :8], t[:2, :, :8, :8], .05)['count'].backward()
     assert small.grad.abs().max() == 0   # below kappa the size of the mask is free
 
 def test_collapse_is_named(eg, x):
-    assert eg.collapsed(x, low=1.).startswith('the mask went to 0') and eg.collapsed(x, high=0.).startswith('the mask went to 1')
+    assert eg.collapsed(x, low=1.).startswith('the mask went to 0')
+    assert eg.collapsed(x, high=0.).startswith('the mask went to 1')
     assert eg.collapsed(x, low=0., high=1.) == ''
 
 def test_batched_is_one_by_one(eg, x):
@@ -77,9 +79,13 @@ def test_all_classes(clf):
     a, b = (e.explain(x, (s + k) % 10).x_reflection for k in (1, 2))
     assert not a.isnan().any() and not torch.equal(a, b)
 
-@pytest.mark.parametrize('bad, says', [(lambda e, x: e.explain(x + 3), r'must lie in \[-1, 1\]'), (lambda e, x: e.explain(x, 11), '11'),
-                                       (lambda e, x: e.explain(x[:, :, :16]), '16x32'), (lambda e, x: ExplainGAN(e.classifier).explain(x), 'not fitted'),
-                                       (lambda e, x: ExplainGAN(e.classifier, pair=(4, 4)), 'both class 4'), (lambda e, x: ExplainGAN(e.classifier, cyc=1), 'no cyc')])
+@pytest.mark.parametrize('bad, says', [
+    (lambda e, x: e.explain(x + 3), r'must lie in \[-1, 1\]'),
+    (lambda e, x: e.explain(x, 11), '11'),
+    (lambda e, x: e.explain(x[:, :, :16]), '16x32'),
+    (lambda e, x: ExplainGAN(e.classifier).explain(x), 'not fitted'),
+    (lambda e, x: ExplainGAN(e.classifier, pair=(4, 4)), 'both class 4'),
+    (lambda e, x: ExplainGAN(e.classifier, cyc=1), 'no cyc')])
 def test_bad_input(eg, x, bad, says):
     with pytest.raises(MirrorError, match=says): bad(eg, x)
 
@@ -89,16 +95,18 @@ def test_target_already_predicted(eg, clf, x):
 def test_save_and_load(eg, clf, x, tmp_path):
     kept = eg.save(tmp_path/'eg')
     again = ExplainGAN.load(kept, clf)
-    assert torch.equal(again.explain(x).x_reflection, eg.explain(x).x_reflection) and again.recipe == eg.recipe and again.pair == eg.pair
+    assert torch.equal(again.explain(x).x_reflection, eg.explain(x).x_reflection)
+    assert (again.recipe, again.pair) == (eg.recipe, eg.pair)
     with pytest.raises(MirrorError, match='nothing was written'): eg.save(kept)
-    with pytest.raises(MirrorError, match='was trained for classifier'): ExplainGAN.load(kept, small_resnet(10, classes=clf.classes))
+    other = small_resnet(10, classes=clf.classes)
+    with pytest.raises(MirrorError, match='was trained for classifier'): ExplainGAN.load(kept, other)
     (kept/'nets.safetensors').write_bytes(b'half')
     with pytest.raises(MirrorError, match='is damaged'): ExplainGAN.load(kept, clf)
     assert not list(tmp_path.glob('.*'))
 
 def test_killed_and_resumed(clf, dls, tmp_path, stop_after, short_epochs):
     "With batch norm, networks by class and discriminators, the loop ends at the same weights as if never stopped."
-    make = lambda: ExplainGAN(clf, 'cpu', **(TINY | dict(steps=6)))
+    def make(**changes): return ExplainGAN(clf, 'cpu', **TINY | dict(steps=6) | changes)
     whole = make().fit(dls, progress=False)
     with pytest.raises(KeyboardInterrupt): make().fit(dls, folder=tmp_path, progress=False, cbs=[stop_after(1)])
     resumed = make().fit(dls, folder=tmp_path, progress=False)
@@ -106,7 +114,7 @@ def test_killed_and_resumed(clf, dls, tmp_path, stop_after, short_epochs):
     assert len((tmp_path/'history.csv').read_text().splitlines()) == 3
     done = make().fit(dls, folder=tmp_path, progress=False)   # nothing left to do
     assert hash_of(done.game.G) == hash_of(whole.game.G)
-    with pytest.raises(MirrorError, match='belongs to another run'): ExplainGAN(clf, 'cpu', **(TINY | dict(steps=6, z=7))).fit(dls, folder=tmp_path, progress=False)
+    with pytest.raises(MirrorError, match='belongs to another run'): make(z=7).fit(dls, folder=tmp_path, progress=False)
     assert len(list((tmp_path/'samples').iterdir())) == 2
     assert hash_of(make().fit(dls, steps=2, progress=False).game.G) != hash_of(whole.game.G)
 
@@ -116,7 +124,8 @@ def test_the_classifier_is_untouched(clf, dls):
     assert clf.fingerprint() == before and not clf.training and all(p.grad is None for p in clf.parameters())
 
 def test_the_loop_refuses(clf, dls):
-    with pytest.raises(MirrorError, match='lower lr=inf'): ExplainGAN(clf, 'cpu', **(TINY | dict(steps=4, lr=float('inf')))).fit(dls, progress=False)
+    endless = ExplainGAN(clf, 'cpu', **TINY | dict(steps=4, lr=float('inf')))
+    with pytest.raises(MirrorError, match='lower lr=inf'): endless.fit(dls, progress=False)
     with pytest.raises(MirrorError, match='1 or more'): ExplainGAN(clf, 'cpu', **TINY).fit(dls, steps=0, progress=False)
 
 def test_a_name_for_every_weight(clf, dls):

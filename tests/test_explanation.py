@@ -1,6 +1,7 @@
 "What a method returns: the first counterfactual, the outcome in numbers, slices, comparison, the file."
 import copy, json, pickle, subprocess, sys
 from dataclasses import fields, replace
+from types import SimpleNamespace
 import numpy as np, pytest, torch
 from torch import nn
 from mirrorcfe.core import MirrorError
@@ -27,6 +28,8 @@ def ex():
     out.drawn_ks = torch.arange(12).view(3, 4)/12
     out.truth = torch.tensor([0, 2, 1])
     out.target_confidence = requests()
+    out.believed = torch.tensor([[.4, .9], [torch.nan, .1], [torch.nan]*2])
+    out.unlike = torch.tensor([.5, 1.5, .2])
     return out
 
 def requests(B=3, P=2):
@@ -99,7 +102,7 @@ def test_difference_is_one_number_an_image():
 def test_table():
     e = three([SOURCE, [.35, .4, .25], TARGET], [SOURCE]*3)
     t = e.table()
-    assert t.columns.tolist() == ["source", "target", "status", "first_k", "confidence_first", "l1_first",
+    assert t.columns.tolist() == ["source", "target", "status", "verdict", "first_k", "confidence_first", "l1_first",
                                   "confidence_last", "l1_last", "confidence_error", "reason"]
     assert t.confidence_last.tolist() == pytest.approx([.8, .1]) and t.confidence_first[0] == pytest.approx(.4)
     first = (abs(1/3 - .1) + abs(1/3 - .4) + abs(1/3 - .8))/3
@@ -324,3 +327,68 @@ def test_load_refuses_rubbish(tmp_path, data):
 def test_load_refuses_other_safetensors(tmp_path):
     write_tensors(tmp_path/"a.safetensors", {"x": torch.zeros(1)})
     with pytest.raises(MirrorError, match="holds no explanation"): Explanation.load(tmp_path/"a.safetensors")
+
+# --- who believes it -------------------------------------------------------------------------------------------------
+
+class Shares:
+    "A panel that believes what it is told to, image by image, first CFEs and then last images."
+    def __init__(self, first, last): self.answers = [torch.tensor(first), torch.tensor(last)]
+    def believed(self, x, target): return SimpleNamespace(share=self.answers.pop(0))
+
+class Far:
+    def distance(self, x): return torch.arange(len(x)).float()
+
+def walked(achieved, source=0, classes=("cat", "dog")):
+    "An explanation of one image whose achieved confidences in the dog are given."
+    p = torch.tensor(achieved)
+    probs = torch.stack([1 - p, p], 1)[None]
+    n = len(achieved)
+    meant = torch.linspace(.01, .99, n)
+    x = torch.zeros(1, 1, 4, 4)
+    return Explanation(x=x, source=torch.tensor([source]), target=torch.tensor([1]), ks=torch.linspace(0, 1, n),
+                       path=x[:, None].repeat(1, n, 1, 1, 1), intended_probs=torch.stack([1 - meant, meant], 1)[None],
+                       achieved_probs=probs, classes=list(classes))
+
+@pytest.mark.parametrize("achieved,first,last,says", [
+    ([0., .6, .99], .4, .86, "believed: 86 % of the judges see dog in the last image, 40 % in the first counterfactual"),
+    ([0., .6, .99], .9, .5, "valid, not believed: 50 % of the judges see dog in the last image, 90 % in the first "
+                            "counterfactual"),
+    ([0., .4, .99], .2, .2, "valid, not believed: 20 % of the judges see dog in the last image"),
+    ([0., .9, .3], .8, 0., "believed: 80 % of the judges see dog in the first counterfactual; "
+                           "found, not fully reflected: 0.30 where 0.99 was meant"),
+    ([0., .9, .78], .8, 1., "believed: 100 % of the judges see dog in the last image, 80 % in the first counterfactual; "
+                            "found, not fully reflected: 0.78 where 0.99 was meant")])
+def test_a_word_for_every_result(achieved, first, last, says):
+    ex = walked(achieved).judged(Shares([first], [last]))
+    assert ex.verdict == [says] and ex.status == ["found"] and ex.table().verdict.tolist() == [says]
+
+def test_what_is_not_found_keeps_its_reason():
+    ex = walked([0., .2, .4]).judged(Shares([torch.nan], [.9]))
+    assert ex.verdict == ex.reason and "never" not in ex.verdict[0] and "0.40 at most" in ex.verdict[0]
+    assert walked([0., .6, 1.]).verdict == ["not judged"]
+
+def test_a_source_that_is_painted_over():
+    ex = walked([0., .6, 1.])
+    ex.path[:, 0] += .09
+    assert "reproduced" not in ex.verdict[0]
+    ex.path[:, 0] += .02
+    assert ex.verdict[0].endswith("the source is not reproduced: at k = 0 it is off by 0.11")
+
+def test_unlike_is_kept_cut_and_saved(tmp_path):
+    panel = Shares([.1]*3, [.9]*3)
+    panel.usual = Far()
+    ex = walked([0., .6, 1.])[[0, 0, 0]].judged(panel)
+    assert ex.unlike.tolist() == [0, 1, 2]
+    unlike = ["unlike the training images" in v for v in ex.verdict]
+    assert unlike == [False, False, True] and "2.0 times as far" in ex.verdict[2]
+    again = Explanation.load(ex.save(tmp_path/"ex.safetensors"))
+    assert again == ex and again.verdict == ex.verdict and again[2].unlike.tolist() == [2]
+    assert ex != walked([0., .6, 1.])[[0, 0, 0]]
+
+def test_the_turn_of_the_open_loop():
+    ex = walked([0., .6, 1.])
+    assert "first_drawn_k" not in ex.table() and ex.first_drawn_k.tolist() == [.5]
+    ex.drawn_ks = torch.tensor([[0., .83, 1.]])
+    assert ex.table().first_drawn_k.tolist() == pytest.approx([.83]) and ex.first_k.tolist() == [.5]
+    ex.achieved_probs = ex.achieved_probs[:, :1].repeat(1, 3, 1)
+    assert ex.first_drawn_k.isnan().all()

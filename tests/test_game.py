@@ -1,4 +1,4 @@
-"The adversarial loop: the discriminators move first, the average of the generators, checkpoints of other runs, random numbers."
+"The adversarial loop: discriminators first, the average of the generators, checkpoints of other runs, random numbers."
 import pytest, torch
 from dataclasses import dataclass
 from torch import nn
@@ -150,21 +150,28 @@ def test_killed_and_resumed(clf, dls, tmp_path, stop_after):
     with pytest.raises(KeyboardInterrupt): play(clf, dls, folder=tmp_path, cbs=[stop_after(2)])
     resumed = play(clf, dls, folder=tmp_path)
     assert hash_of(resumed.G, resumed.D) == hash_of(whole.G, whole.D) and len(resumed.moves) == 4
-    assert [line.split(',')[0] for line in (tmp_path/'history.csv').read_text().splitlines()] == ['epoch', '0', '1', '2']
+    history = (tmp_path/'history.csv').read_text().splitlines()
+    assert [line.split(',')[0] for line in history] == ['epoch', '0', '1', '2']
     assert hash_of(play(clf, dls, folder=tmp_path).G) == hash_of(whole.G), 'nothing is left to do'
 
-@pytest.mark.parametrize('how, says', [(dict(kind=OtherGame), r'\(game GreyGame, here OtherGame\)'), (dict(kind=OtherGame, lr=.1), r'\(game GreyGame, here OtherGame\)'),
-                                       (dict(seed=1), r'\(seed 0, here 1\)'), (dict(lr=.1, adv=2.), r'\(lr 0.05, here 0.1, adv 1.0, here 2.0\)'),
-                                       (dict(epochs=2), 'length 3 epochs of 2 steps, here 2 epochs of 2 steps'), (dict(ema=.5), 'ema 0.0, here 0.5')])
+@pytest.mark.parametrize('how, says', [
+    (dict(kind=OtherGame), r'\(game GreyGame, here OtherGame\)'),
+    (dict(kind=OtherGame, lr=.1), r'\(game GreyGame, here OtherGame\)'),
+    (dict(seed=1), r'\(seed 0, here 1\)'),
+    (dict(lr=.1, adv=2.), r'\(lr 0.05, here 0.1, adv 1.0, here 2.0\)'),
+    (dict(epochs=2), 'length 3 epochs of 2 steps, here 2 epochs of 2 steps'),
+    (dict(ema=.5), 'ema 0.0, here 0.5')])
 def test_a_checkpoint_of_another_run_is_refused_by_name(clf, dls, tmp_path, how, says):
     play(clf, dls, folder=tmp_path)
     before = (tmp_path/'checkpoint.pt').read_bytes()
-    with pytest.raises(MirrorError, match=f'belongs to another run .*{says}.*: give another folder, or delete it'): play(clf, dls, folder=tmp_path, **how)
+    with pytest.raises(MirrorError, match=f'belongs to another run .*{says}.*: give another folder, or delete it'):
+        play(clf, dls, folder=tmp_path, **how)
     assert (tmp_path/'checkpoint.pt').read_bytes() == before
 
 def test_a_checkpoint_for_another_classifier_is_refused(clf, dls, tmp_path):
     play(clf, dls, folder=tmp_path)
-    with pytest.raises(MirrorError, match='belongs to another run .classifier'): play(small_resnet(widths=(8, 16), size=16), dls, folder=tmp_path)
+    other = small_resnet(widths=(8, 16), size=16)
+    with pytest.raises(MirrorError, match='belongs to another run .classifier'): play(other, dls, folder=tmp_path)
 
 OTHER_DATA = {
     'one pixel': (lambda dl: retouched(dl, lambda d: d.x[-1, 0, -1].add_(1)), 'training images'),
@@ -242,7 +249,8 @@ def test_a_file_that_is_no_checkpoint(clf, dls, tmp_path, content):
     with pytest.raises(MirrorError, match='checkpoint.pt is damaged .*delete it to start again'): play(clf, dls, folder=tmp_path)
 
 def test_a_loss_that_is_not_finite(clf, dls):
-    with pytest.raises(MirrorError, match='the loss is nan in epoch 0: lower lr=0.05$'): play(clf, dls, adv=float('nan'))
+    with pytest.raises(MirrorError, match='the loss is nan in epoch 0: lower lr=0.05$'):
+        play(clf, dls, adv=float('nan'))
 
 def test_what_is_drawn_for_a_process_is_its_part_of_the_whole():
     def draw(rank, world_size):

@@ -12,6 +12,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 from mirrorcfe.core import MirrorError
 from mirrorcfe.features import GapClassifier
+from mirrorcfe.losses import gaussian_blur
 from mirrorcfe import metrics as m
 
 def images(n=6, c=1, size=8, seed=0):
@@ -345,3 +346,71 @@ def test_lpips_without_weights(monkeypatch, tmp_path):
 def test_lpips_bad_images():
     for c, kw in ((2, {}), (1, dict(net="resnet"))):
         with pytest.raises(MirrorError): m.lpips_distance(images(c=c), images(c=c), **kw)
+
+# --- traces of drawing -----------------------------------------------------------------------------------------------
+
+def texture(n=40, size=32, seed=0):
+    "Images whose amplitude falls with the frequency, as that of photographs does."
+    g = torch.Generator().manual_seed(seed)
+    f = torch.fft.fftfreq(size).square()
+    fall = (f[:, None] + f).clamp_min(1/size**2)**-.75
+    x = torch.fft.ifft2(torch.fft.fft2(torch.randn(n, 1, size, size, generator=g))*fall).real
+    return (x/x.abs().amax()).clamp(-1, 1)
+
+def white(like):
+    "Noise of a seed that no texture has."
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(99))
+
+def test_share_of_waves_by_hand():
+    "A wave below a quarter of the sampling frequency has no high share, one above has nothing else."
+    i = torch.arange(64)
+    for period, share in ((16, 0.), (8, 0.), (3, 1.), (2, 1.)):
+        wave = torch.cos(2*torch.pi*i/period).expand(1, 1, 64, 64)
+        assert m.high_frequency_share(wave).item() == pytest.approx(share, abs=1e-3)
+        assert m.high_frequency_share(wave.transpose(2, 3)).item() == pytest.approx(share, abs=1e-3)
+
+def test_share_of_white_noise():
+    "As large as the part of the plane of frequencies that lies outside the circle of radius 1/4."
+    noise = torch.randn(50, 1, 64, 64)
+    assert m.high_frequency_share(noise).item() == pytest.approx(1 - torch.pi/16, abs=.02)
+
+def test_blur_lowers_the_share_and_noise_raises_it():
+    a, b = texture(seed=0), texture(seed=1)
+    change = m.nearest_pairs(a, b)
+    real = m.high_frequency_share(change)
+    assert m.high_frequency_share(gaussian_blur(change, torch.tensor(1.5), 4)) < .3*real
+    assert m.high_frequency_share(change + .1*white(change)) > 1.5*real
+
+@pytest.mark.parametrize("period", [2, 4])
+@pytest.mark.parametrize("size", [28, 32, 50])
+def test_a_lattice_is_seen_and_nothing_else(period, size):
+    change = m.nearest_pairs(texture(size=size, seed=0), texture(size=size, seed=1))
+    real = m.lattice_score(change)
+    dots = torch.zeros(size, size)
+    dots[::period, ::period] = .2
+    assert real < 3
+    assert m.lattice_score(change + dots) > 5*real
+    assert m.lattice_score(change + .1*white(change)) < 3
+
+def test_one_image_for_all_has_no_variety():
+    real = texture()
+    assert m.variety(real, real[:1].expand(20, -1, -1, -1)) == pytest.approx(0, abs=1e-4)
+    assert m.variety(real[::2], real[1::2]) == pytest.approx(1, abs=.1)
+    assert m.variety(real, torch.cat([real, torch.full_like(real[:5], torch.nan)])) == pytest.approx(1)
+    with pytest.raises(MirrorError, match="needs 2 images of each kind: found 40 and 0"):
+        m.variety(real, torch.full_like(real, torch.nan))
+
+def test_nearest_pairs_by_hand():
+    a = torch.tensor([-.1, .5]).view(2, 1, 1, 1).expand(2, 1, 8, 8)
+    b = torch.tensor([.0, -.9, .4]).view(3, 1, 1, 1).expand(3, 1, 8, 8)
+    assert m.nearest_pairs(a, b).mean((1, 2, 3)).tolist() == pytest.approx([.1, -.1])
+    with pytest.raises(MirrorError, match="alike in shape"): m.nearest_pairs(a, b[..., :4])
+
+def test_changes_that_are_not_there():
+    change = torch.randn(4, 1, 32, 32)
+    whole = m.lattice_score(change[:3])
+    change[3] = torch.nan
+    assert m.high_frequency_share(change, "none").isnan().tolist() == [False, False, False, True]
+    assert m.lattice_score(change) == whole
+    assert np.isnan(m.lattice_score(change[3:]))
+    assert m.high_frequency_share(torch.zeros(1, 1, 8, 8), "none").isnan().all()

@@ -172,6 +172,15 @@ def test_prob_mode_is_eq_1_for_two_classes(seed, N, k):
     naive = NaiveSolver(W, b)
     near(ClosedFormSolver(W, b, "prob")(z, s, t, k), naive(z, s, t, k), 1e-8*(1 + naive(z, s, t).abs().max().item()))
 
+@pytest.mark.parametrize("offset", [0., 1., 1e3, 1e6])
+@pytest.mark.parametrize("C, N, rank", [(2, 2, None), (3, 6, 1), (5, 3, None)])
+def test_what_centring_cancels_is_no_direction(C, N, rank, offset):
+    "Rows that are nearly equal: the rounding of what they share is no singular value of what sets them apart."
+    shared = torch.linspace(1, 2, N, dtype=torch.float64)
+    for seed in range(50):
+        W, b = head(C, N, seed, rank)
+        assert ClosedFormSolver(W + offset*shared, b, "prob").rank == min(C - 1, rank or N)
+
 @axioms
 @given(seeds, st.sampled_from(["logit", "prob"]))
 def test_the_move_is_the_shortest(seed, mode):

@@ -73,7 +73,8 @@ def test_runtime_requirements_are_wide():
     assert "nbdev==2.4.14" in dev and any(r.startswith("fastcore") and "<2" in r for r in dev)
 
 # Where an import is not the name of the package that holds it.
-PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn", "imageio_ffmpeg": "imageio-ffmpeg"}
+PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn", "imageio_ffmpeg": "imageio-ffmpeg",
+            "skimage": "scikit-image"}
 # Packages that fastai, matplotlib, pooch or torch always bring along.
 BROUGHT = {"fastcore", "fastprogress", "numpy", "pandas", "scipy", "requests", "IPython"}
 
@@ -254,10 +255,10 @@ def python(code):
     assert run.returncode == 0, run.stderr
     return run.stdout.strip(), run.stderr.strip()
 
-@pytest.mark.parametrize("name", ["core", "cli"])
-def test_start_up_is_light(name):
-    "Importing it must not pull in fastai's vision, which costs seconds."
-    heavy = ("fastai.vision", "spacy", "sklearn")
+@pytest.mark.parametrize("name, more", [("core", "sklearn"), ("cli", "sklearn"), ("explainer", "torchvision")])
+def test_start_up_is_light(name, more):
+    "Importing it must not pull in what costs seconds: fastai's vision, or torchvision, which few functions need."
+    heavy = ("fastai.vision", "spacy", "lpips", "torchmetrics", more)
     printed, _ = python(f"import sys, mirrorcfe.{name}; print([m for m in sys.modules if m.startswith({heavy})])")
     assert printed == "[]"
 

@@ -14,7 +14,8 @@ cfe.fit(get_dls('digits', bs=16, steps=6, device='cpu'), folder=sys.argv[1], pro
 """
 
 def start(*args):
-    return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', RUN, *map(str, args)], env=os.environ | {'OMP_NUM_THREADS': '1'})
+    command = [sys.executable, '-W', 'ignore', '-c', RUN, *map(str, args)]
+    return subprocess.Popen(command, env=os.environ | {'OMP_NUM_THREADS': '1'})
 
 @pytest.mark.skipif(not hasattr(signal, 'SIGKILL'), reason='no SIGKILL here')
 def test_killed_training_resumes_to_the_same_weights(tmp_path):

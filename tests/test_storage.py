@@ -409,7 +409,7 @@ def test_networks_come_back(tmp_path):
     read_nets(folder, again)
     assert all(tensors_hash(nets[n]) == tensors_hash(again[n]) for n in nets)
     assert names(folder) == ["about.json", "nets.safetensors"]
-    for bad, says in ((lambda: read_about(folder, "N", Classifier()), "not of a N in format 2: found M"),
+    for bad, says in ((lambda: read_about(folder, "N", Classifier()), "not of a N in format 3: found M"),
                       (lambda: read_about(folder, "M", Classifier("d")), "trained for classifier c, this one is d"),
                       (lambda: read_about(tmp_path, "M", Classifier()), "no M in .*about.json is missing"),
                       (lambda: read_nets(folder, dict(G=nn.Linear(3, 2))), "do not fit together")):
@@ -429,7 +429,9 @@ def test_reading_passes_its_own_errors_on(tmp_path):
     with pytest.raises(ZeroDivisionError):
         with reading(tmp_path/"a"): 1/0
 
-@pytest.mark.parametrize("v", [torch.tensor(9).expand(1), torch.tensor([9]).expand(3), torch.arange(6).view(2, 3).T, torch.zeros(0), torch.tensor(2.)],
-                         ids=["one, expanded", "three, expanded", "transposed", "empty", "scalar"])
+@pytest.mark.parametrize("v", [pytest.param(torch.tensor(9).expand(1), id="one, expanded"),
+                               pytest.param(torch.tensor([9]).expand(3), id="three, expanded"),
+                               pytest.param(torch.arange(6).view(2, 3).T, id="transposed"),
+                               pytest.param(torch.zeros(0), id="empty"), pytest.param(torch.tensor(2.), id="scalar")])
 def test_bytes_of_a_tensor_do_not_depend_on_its_strides(v):
     assert bytes(storage.tensor_bytes(v)) == v.clone(memory_format=torch.contiguous_format).numpy().tobytes()

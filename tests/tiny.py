@@ -1,4 +1,4 @@
-"Small things made by hand: an explanation of a bar that moves to the right, random draws that are no surprise, networks that answer at once."
+"Small things made by hand: the explanation of a bar that moves right, draws without chance, settled networks."
 import torch
 from torch import nn
 from mirrorcfe.explanation import Explanation
@@ -16,8 +16,9 @@ def hash_of(*nets):
 def settle(net, *batch):
     """Give batch norm the statistics of one batch.
 
-    A network that was trained for a step or two has running statistics that are nearly those it began with. In eval mode it may then
-    draw the same image whatever it is given, on one processor and not on another, and a test that compares its images compares nothing."""
+    A network that was trained for a step or two has running statistics that are nearly those it began with. In eval
+    mode it may then draw the same image whatever it is given, on one processor and not on another, and a test that
+    compares its images compares nothing."""
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     kept = [m.momentum for m in norms]
     for m in norms: m.momentum = 1.
@@ -27,7 +28,9 @@ def settle(net, *batch):
     for m, momentum in zip(norms, kept): m.momentum = momentum
 
 def tiny(K=21, channels=1, size=16, classes=("left", "right", "up"), gains=(1., .9, .3), same=False):
-    "One sample for each of `gains`, from class 0 to 1; a gain below .5 never flips. `same=True` adds one that is its target already."
+    """One sample for each of `gains`, from class 0 to 1; a gain below .5 never flips.
+
+    `same=True` adds one that is its target already."""
     ks, B = torch.linspace(0, 1, K), len(gains)
     at = (ks*(size - 4)).round().long()
     path = torch.full((B, K, channels, size, size), -1.)

@@ -17,9 +17,10 @@ from fastai.data.core import DataLoaders
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from .. import __version__
-from ..core import MirrorError, check_pair
-from ..storage import expand, new_folder, read_about, read_nets, read_tensors, write_nets, write_tensors
-from ..features import GapClassifier, check_images, check_target
+from ..core import MirrorError
+from ..storage import (expand, json_hash, new_folder, read_about, read_nets, read_tensors, tensors_hash,
+                               write_nets, write_tensors)
+from ..features import GapClassifier, check_images, check_target, frozen_copy, pair_index, usual_torch
 from ..data import TensorLoader
 from ..explanation import Explanation, two_ended
 from ..game import BaseRecipe, Game, game_learner, pick_recipe
@@ -28,8 +29,8 @@ from ..game import BaseRecipe, Game, game_learner, pick_recipe
 class Baseline:
     "A method that explains a frozen classifier."
     def __init__(self,
-                 classifier:GapClassifier   # the network explained; frozen
-                ): self.classifier = classifier.freeze()
+                 classifier:GapClassifier   # the network explained; copied
+                ): self.classifier = frozen_copy(classifier)
 
     def fit(self, dls=None, **kwargs):
         "Return the method itself: most baselines have nothing to train."
@@ -51,7 +52,7 @@ class PreparedBaseline(Baseline):
     "A baseline with presets whose `fit` computes tensors that can be kept in a file."
     presets = {}   # name -> constants, a frozen dataclass that checks itself
     def __init__(self,
-                 classifier:GapClassifier,  # the network explained; frozen
+                 classifier:GapClassifier,  # the network explained; copied
                  preset:str='paper',        # 'paper' or 'cpu'
                  **changes                  # constants to replace
                 ):
@@ -149,14 +150,14 @@ class GameMethod:
     nested = {}      # name of an attribute -> class of the `GameMethod` that this one is made of
     of_pair = True   # whether the pair of the data is the method's
     def __init__(self,
-                 classifier:GapClassifier,     # the network explained; frozen
+                 classifier:GapClassifier,     # the network explained; copied
                  preset='paper',               # name of a preset, or a recipe
                  pair:tuple|None=None,         # two classes; None: that of the data given to `fit`
                  seed:int=0,                   # of weights, order and noise
                  **changes                     # fields of the recipe to replace
                 ):
-        if pair is not None: pair = tuple(c.item() for c in check_pair(pair[0], pair[1], classifier.n_classes))
-        self.classifier = classifier.freeze()
+        if pair is not None: pair = pair_index(pair, classifier.classes)
+        self.classifier = frozen_copy(classifier)
         self.recipe = pick_recipe(self.presets, preset, **changes)
         self.pair = pair
         self.seed = seed
@@ -188,6 +189,7 @@ def new_game(self:GameMethod, channels, size)->Game:
     return game
 
 @patch
+@usual_torch(train=True)
 def fit(self:GameMethod,
         dls,                   # DataLoaders of (x in [-1, 1], y int64), as `get_dls` returns
         epochs:int|None=None,  # passes over the training images; None: as the recipe says
@@ -197,7 +199,7 @@ def fit(self:GameMethod,
         cbs=()                 # more fastai callbacks
        )->GameMethod:          # itself
     "Train the networks."
-    x = check_images(dls.train.one_batch()[0], self.classifier.in_channels, self.classifier.size)
+    x = check_images(dls.train.one_batch()[0], self.classifier.in_channels, self.classifier.size, square=True)
     self.classifier.to(x.device)
     if self.pair is None and self.of_pair: self.pair = getattr(dls, 'pair', None)
     game = self.new_game(x.shape[1], x.shape[2])
@@ -208,13 +210,17 @@ def fit(self:GameMethod,
     return self
 
 # %% ../../nbs/49_baseline.ipynb #9277c956
+def _about(method):
+    "Return what decides the networks of a fitted method, as plain data."
+    game = method.check_fitted()
+    return dict(kind=type(method).__name__, classifier=method.classifier.fingerprint(), pair=method.pair,
+                seed=method.seed, form=game.form, recipe=asdict(method.recipe))
+
 @patch
 def write(self:GameMethod, folder):
     "Fill an existing folder."
-    game = self.check_fitted()
-    about = dict(kind=type(self).__name__, classifier=self.classifier.fingerprint(), pair=self.pair, seed=self.seed,
-                 form=game.form, recipe=asdict(self.recipe))
-    write_nets(folder, {n: getattr(game, n) for n in self.keep}, about)
+    about = _about(self)
+    write_nets(folder, {n: getattr(self.game, n) for n in self.keep}, about)
     for n in self.nested:
         (folder/n).mkdir()
         getattr(self, n).write(folder/n)
@@ -241,6 +247,14 @@ def load(cls:GameMethod,
     read_nets(path, {n: getattr(self.game, n) for n in cls.keep})
     return self
 
+# %% ../../nbs/49_baseline.ipynb #b33db26c
+@patch
+def fingerprint(self:GameMethod)->str: # 16 hexadecimal digits
+    "Return a short hash of what `save` writes: settings, weights, and the methods that this one is made of."
+    about = _about(self)
+    weights = {n: tensors_hash(getattr(self.game, n)) for n in self.keep}
+    return json_hash([about, weights, {n: getattr(self, n).fingerprint() for n in self.nested}])
+
 # %% ../../nbs/49_baseline.ipynb #8dc9c0f1
 class TrainedBaseline(GameMethod, Baseline):
     "A baseline whose networks are trained by a game, which has an `answer(x, source, target)`."
@@ -261,6 +275,7 @@ def directions(self:TrainedBaseline,
     return s, t, inside & (t == other)
 
 @patch
+@usual_torch()
 @torch.no_grad()
 def explain(self:TrainedBaseline,
             x:Tensor,               # images in [-1, 1], (B, C, H, W)

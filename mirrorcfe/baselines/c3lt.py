@@ -171,7 +171,8 @@ def change_map(x:Tensor,        # sources, (B, C, H, W)
               )->Tensor:        # m in [0, 1], the same shape
     "Return the squared change of each image, from its least to its greatest."
     d = (x_cf - x).pow(2)
-    low, high = (v.view(-1, 1, 1, 1) for v in d.flatten(1).aminmax(dim=1))
+    low = d.amin((1, 2, 3), keepdim=True)   # not aminmax, which has no derivative in torch 2.9
+    high = d.amax((1, 2, 3), keepdim=True)
     return (d - low)/(high - low).clamp_min(eps)
 
 def proximity(x:Tensor, x_cf:Tensor)->Tensor: # scalar
