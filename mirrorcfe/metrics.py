@@ -12,14 +12,11 @@ __all__ = ['Cout', 'Interval', 'validity', 'fail_rate', 'denoised_validity', 'or
 import statistics, time, warnings
 from collections import namedtuple
 from functools import lru_cache
-import lpips
 import numpy as np
 import torch
 from scipy.stats import bootstrap
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import poly_mmd
 from .core import MirrorError, check_class, whole_number
 from .features import check_images
 from .losses import gaussian_blur
@@ -163,6 +160,7 @@ def lpips_network(net:str='squeeze',   # 'squeeze', 'alex' or 'vgg'
                   device='cpu'         # where it goes
                  ):                    # frozen; loaded once
     "Return the network of LPIPS; raises `MirrorError` where its weights cannot be had."
+    import lpips   # brings torchvision, which takes over a second to import
     try:
         with warnings.catch_warnings(record=True):   # torchvision warns of an old argument
             model = lpips.LPIPS(net=net, verbose=False)
@@ -247,6 +245,7 @@ def fid(real:Tensor,         # features of real images, (n, d)
                "the value is biased upwards, use kid")
     if min(n, m) < d + 1 and few == 'raise': raise MirrorError(too_few)
     if min(n, m) < d + 1 and few == 'warn': warnings.warn(too_few, stacklevel=2)
+    from torchmetrics.image.fid import FrechetInceptionDistance   # takes over a second to import
     metric = FrechetInceptionDistance(feature=_FeaturesAsTheyCome(d)).to(real.device)
     centre = real.mean(0)   # far from 0 the covariances would cancel
     metric.update(real - centre, real=True)
@@ -261,6 +260,7 @@ def kid(real:Tensor,                  # features of real images, (n, d)
         seed:int=0                    # of the draws
        )->float:                      # around 0 where alike, no upper bound; lower is better
     "Return the kernel distance of two sets of features, the mean over random subsets."
+    from torchmetrics.image.kid import poly_mmd   # takes over a second to import
     real, fake = _check_features(real, fake)
     n, m = len(real), len(fake)
     size = min(n, m, 500) if subset_size is None else whole_number(subset_size, 0, 'subset_size')

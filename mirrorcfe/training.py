@@ -41,15 +41,15 @@ class Recipe(BaseRecipe):
     schedule:str = 'one-cycle'    # of the learning rate: 'one-cycle' or 'constant'
     ema:float = .99               # decay of the moving average of the generator's weights, below 1; 0: no average
     painter:str = 'latent'        # draw the change in an autoencoder's latents, or all 'pixels', as published
-    cls:float = 1.                # weight of the classification loss on the plain image
-    augmented:float = 1.          # weight of the same on the augmented image; 0: not computed
-    student:float = 2.            # weight of the loss by the student; 0: none is trained
+    cls:float = 2.                # weight of the classification loss on the plain image
+    augmented:float = 4.          # weight of the same on the augmented image; 0: not computed
+    student:float = 1.            # weight of the loss by the student; 0: none is trained
     adv:float = 1.5               # weight of the adversarial loss
     rec:float = 0.                # weight of the reconstruction loss; the latent painter needs none
     fea:float = 1.                # weight of the feature loss
     tri:float = 2.                # weight of the triangulation loss
     a:float = .2                  # tolerance of the triangulation loss
-    prox:float = 8.               # weight of the distance from the source; 0: not computed
+    prox:float = 12.              # weight of the distance from the source; 0: not computed
     ramp:float = .3               # share of the steps over which cls, augmented, fea and student grow from 0
     at_source:float = 0.          # share of a batch at k = 0
     at_reflection:float = .125    # share of a batch at k = 1; the rest is drawn from U[0, 1]
@@ -61,7 +61,7 @@ class Recipe(BaseRecipe):
     pixels:bool = True            # a discriminator of pixels
     own:bool = True               # a discriminator on the maps of the explained classifier
     squeeze:bool = False          # a discriminator on the maps of SqueezeNet
-    width:int = 96                # channels at the deepest map of the generator
+    width:int = 64                # channels at the deepest map of the generator
     autoencoder_steps:int = 0     # of the autoencoder's training; 0: as `autoencoder_form` says
     student_steps:int = 0         # of the student's training; 0: 600, or 300 for fewer than 5,000 images
     mode:str = 'full'             # SSC: 'full', 'no-csp', 'skip'
@@ -355,7 +355,7 @@ def pictures(self:MirrorGame, x, y, sampler):
     at = lambda k: self.mirror(x, torch.full((len(x),), k, device=x.device), target_offset).x_k
     return [x] + [at(k) for k in (0., .25, .4, .5, .6, .75, 1.)]
 
-# %% ../nbs/30_training.ipynb #138c5338
+# %% ../nbs/30_training.ipynb #335bbfdc
 def training_images(dls,               # DataLoaders of (x in [-1, 1], y)
                     limit:int=256*2**20 # bytes read at most from loaders that do not hold their images in memory
                    )->Tensor:          # uint8 (n, C, H, W)
