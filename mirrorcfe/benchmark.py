@@ -352,8 +352,7 @@ def _plain_values(got, end):
 def _data_state(data):
     "Return what changes when the files of a folder do; None for a dataset with a name."
     if not str(data).startswith('folder:'): return None
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')   # whoever reads the folder says what is passed over
+    with warnings.catch_warnings(record=True):   # whoever reads the folder says what is passed over
         files = images_below(data_spec(data).read.keywords['path'])
     return json_hash([_file_state(f) for f in files])
 

@@ -91,8 +91,7 @@ def _colour_spread(file):
 def _is_grey(folder, most=50, tolerance=8):
     "Whether about `most` of a folder's images, those that can be read, are grey."
     spreads = []
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')   # whoever reads all of them says what is doubtful
+    with warnings.catch_warnings(record=True):   # whoever reads all of them says what is doubtful
         files = images_below(folder)
         for f in files[::max(1, len(files)//most)]:
             with contextlib.suppress(UnreadableImage): spreads.append(_colour_spread(f))
