@@ -188,7 +188,7 @@ def train_judge(name:str,            # in `KINDS`
     return judge
 
 # %% ../nbs/14_judges.ipynb #5108c87b
-Believed = namedtuple('Believed', 'share majority')   # of the votes for the target, 0 to 1; whether more than half, 0 or 1
+Believed = namedtuple('Believed', 'share majority')   # of the votes for the target; whether more than half, 0 or 1
 
 class Panel:
     "Judges of different kinds who vote on what an image shows."
@@ -388,19 +388,20 @@ def read_panel(folder,        # that `Panel.write` filled
 CODE_VERSION = 1  # raise it when a judge or its training changes: older panels are then trained again
 
 def panel_of(dls,                # as `get_dls` returns, with `.test`
+             judges=tuple(KINDS), # names in `KINDS`
              seed:int=7,         # of everything random
-             progress=None,      # function (done, total), called after each judge
-             **kwargs            # judges, steps: as for `train_panel`
+             steps:int|None=None, # of the convolutional judges, as for `train_plain_conv`
+             progress=None       # function (done, total), called after each judge
             )->Panel:
     "Return the panel of a dataset, from the cache or after training it once."
-    settings = dict(data=data_fingerprint(dls), seed=seed, code=CODE_VERSION, **kwargs)
+    settings = dict(data=data_fingerprint(dls), judges=list(judges), seed=seed, steps=steps, code=CODE_VERSION)
     folder = cache_dir()/'panels'/f"{dls.spec.name}-{json_hash(settings)}"
     with file_lock(folder):
         try: return read_panel(folder, dls.device)
         except MissingFile: pass
         except MirrorError as e: warnings.warn(f"the cached panel cannot be used: {e}")
         print(f"Training a panel of judges of {dls.spec.title} (once, then cached)", flush=True)
-        panel = train_panel(dls, seed=seed, progress=progress, **kwargs)
+        panel = train_panel(dls, judges, seed, steps, progress)
         shutil.rmtree(folder, ignore_errors=True)
         try: new_folder(folder, panel.write)
         except (CannotWrite, MirrorError) as e:
