@@ -31,7 +31,7 @@ from .explainer import MirrorCFE
 from .explanation import Explanation
 from .features import GapClassifier, Normalise
 from .images import look_of
-from .judges import KINDS, panel_of, panel_problem, read_panel
+from .judges import panel_of, panel_problem, read_panel
 from .storage import atomic, new_folder
 from .training import get_recipe
 
@@ -576,7 +576,7 @@ def finish_run(new:NewFolder,    # entered
     save_explainer(new.tmp, model, oracle, panel, look=look, pair=model.pair, **about)
     return results
 
-JUDGES = tuple(KINDS)   # that sit on the panel of a run
+JUDGES = None   # names of those who sit on the panel of a run; None: as the data ask for
 
 def get_judges(dls   # as `get_dls` returns, with `.test`
               ):     # a `Panel`; None, with a note, where the images do not make one
