@@ -22,12 +22,12 @@ from pictures import save_small
 RESULTS = Path(__file__).parent/'results'
 IMAGES = Path(__file__).parents[1]/'nbs'/'images'
 RUNS = dict(
-    digits=dict(title='digits, all pairs, smooth=True', data='digits', pair=None, preset='robust', n=300,
-                changes=dict(steps=500, smooth=True)),
-    pair=dict(title='MNIST 4-9, robust', data='mnist', pair=(4, 9), preset='robust', n=500, changes={}),
+    digits=dict(title='digits, all pairs', data='digits', pair=None, preset='default', n=300,
+                changes=dict(steps=450, lr=2e-3)),
+    pair=dict(title='MNIST 4-9, default', data='mnist', pair=(4, 9), preset='default', n=500, changes={}),
     paper=dict(title='MNIST 4-9, paper', data='mnist', pair=(4, 9), preset='paper', n=500, changes={}),
-    all=dict(title='MNIST, all 90 directions', data='mnist', pair=None, preset='robust', n=500,
-             changes=dict(steps=2800)))
+    all=dict(title='MNIST, all 90 directions', data='mnist', pair=None, preset='default', n=500,
+             changes=dict(steps=1600)))
 
 METRICS |= {
     'L1 with the border': Metric(lambda v: (v.x_cf - v.x).abs().mean((1, 2, 3)), 'down', '0 to 2', 'as L1'),

@@ -1,6 +1,6 @@
 """Train and measure what the pages 70 to 78 show, at real size; kept in results/reproduction, one folder a group.
 
-    python benchmarks/reproduce.py [main colour paper prox floors multi ssc tri pgd]
+    python benchmarks/reproduce.py [main colour painter paper floors multi ssc tri pgd]
 
 Without an argument all groups run: hours on two cores, minutes on a GPU. A killed run goes on where it stopped:
 explainers come from the cache or from their checkpoint, and measured cells are not measured again. MNIST,
@@ -20,16 +20,15 @@ from mirrorcfe.benchmark import Task, get_explainer, run_benchmark
 from pictures import save_small
 
 OUT = Path(__file__).parent/'results'/'reproduction'
-STEPS = 1600   # of a pair; the presets' 800 are for the first three minutes
 MNIST = [Task('mnist', pair) for pair in ((3, 8), (4, 9), (5, 6))]
 FASHION = [Task('fashion_mnist', pair) for pair in ((0, 2), (4, 6), (7, 9))]
 GREY = MNIST + FASHION
 FACES = Task('celeba_hq', (0, 1), 64)
 COLOUR = [Task('bloodmnist', (2, 4)), Task('folder:blood_cells_128', (0, 1), 64), FACES]
 
-def mirror(task, preset='robust', steps=STEPS, pair=True, **changes):
+def mirror(task, preset='default', pair=True, **changes):
     "The explainer of a task; `pair=False`: one for all classes."
-    return get_explainer(task.data, task.pair if pair else None, preset, size=task.size, steps=steps,
+    return get_explainer(task.data, task.pair if pair else None, preset, size=task.size,
                          progress=sys.stdout.isatty(), **changes)
 
 def floor(task, kind):
@@ -44,22 +43,34 @@ def some(tasks, n=400):
     "The same tasks with `n` images each: the first of the same random order."
     return [Task(task.data, task.pair, task.size, n) for task in tasks]
 
-robust = partial(mirror)
-paper = partial(mirror, preset='paper')
-prox = partial(mirror, prox=8.)
+paper = partial(mirror, preset='paper', steps=1600)
 FLOORS = {
     'Identity': partial(floor, kind=Identity),
     'Nearest real image': partial(floor, kind=NearestNeighbour),
     'Pixel blend': partial(floor, kind=PixelBlend)}
 TRIANGULATION = {'none': partial(mirror, tri=0.)} | {f'a = {a}': partial(mirror, a=a) for a in (0., .2, .4, .6)}
-MASKS = {'full': robust, 'skip only': partial(mirror, mode='skip'), 'no CSP': partial(mirror, mode='no-csp')}
+MASKS = {'full': mirror, 'skip only': partial(mirror, mode='skip'), 'no CSP': partial(mirror, mode='no-csp')}
+PAINTER = {
+    'Mirror-CFE': mirror,
+    'Mirror-CFE, seed 1': partial(mirror, seed=1),
+    'Mirror-CFE, seed 2': partial(mirror, seed=2),
+    'draws all pixels': partial(mirror, painter='pixels', image=True, rec=10., at_source=.25),
+    'no student': partial(mirror, student=0.),
+    'no augmentation': partial(mirror, augmented=0.),
+    'discriminator of pixels alone': partial(mirror, own=False),
+    'discriminator of own maps alone': partial(mirror, pixels=False),
+    'proximity 0': partial(mirror, prox=0.),
+    'proximity 4': partial(mirror, prox=4.),
+    'proximity 24': partial(mirror, prox=24.),
+    '200 steps': partial(mirror, steps=200),
+    '800 steps': partial(mirror, steps=800)}
 GROUPS = dict(
-    main=(GREY, {'Mirror-CFE robust': robust}),
-    colour=(COLOUR, {'Mirror-CFE robust': robust}),
+    main=(GREY, {'Mirror-CFE': mirror}),
+    colour=(COLOUR, {'Mirror-CFE': mirror}),
+    painter=(some([MNIST[1]]), PAINTER),
     paper=(some(GREY + COLOUR), {'Mirror-CFE paper': paper}),
-    prox=(some(GREY + COLOUR), {'Mirror-CFE robust, prox 8': prox}),
     floors=(some(GREY + COLOUR), FLOORS),
-    multi=(some(GREY), {'Mirror-CFE robust, multi-class': partial(mirror, pair=False, steps=2000)}),
+    multi=(some(GREY), {'Mirror-CFE, all classes': partial(mirror, pair=False, steps=1600)}),
     ssc=(some([FACES]), MASKS),
     tri=(some([FASHION[1]]), TRIANGULATION),
     pgd=(some(GREY, 200), {'PGD': pgd}))

@@ -56,7 +56,7 @@ def draw(classes, size, batch):
     classifier = small_resnet(classes, 1, size=size).freeze()
     x = torch.rand(batch, 1, size, size)*2 - 1
     with torch.no_grad(): shapes = [(f.shape[1], f.shape[2]) for f in classifier.features(x[:1])]
-    model = MirrorModel(classifier, shapes, 1, size, get_recipe()).eval()
+    model = MirrorModel(classifier, shapes, 1, size, get_recipe('paper')).eval()
     encoded = model.encode(x)
     source, target = pairs(classes, batch)
     k = torch.linspace(0, 1, batch)

@@ -53,7 +53,7 @@ def page(run, again, memory):
 
 def main(n=10_000):
     dls = get_dls('digits', bs=32, steps=10, device='cpu')
-    cfe = MirrorCFE(get_classifier('digits', device='cpu'), smooth=True, amp=False).fit(dls, epochs=1, progress=False)
+    cfe = MirrorCFE(get_classifier('digits', device='cpu'), amp=False).fit(dls, epochs=1, progress=False)
     memory = []
     def progress(done, total):
         memory.append((done, resident()))

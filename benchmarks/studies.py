@@ -22,7 +22,7 @@ from mirrorcfe.benchmark import METRICS, Task, get_baseline, get_explainer, run_
 from mirrorcfe.classifiers import get_classifier, get_oracle, predict
 from mirrorcfe.metrics import l1, oracle_agreement, validity
 from pictures import save_small
-from reproduce import FLOORS, GREY, MNIST, OUT, pgd, prox, robust, slug, some
+from reproduce import FLOORS, GREY, MNIST, OUT, pgd, mirror, slug, some
 
 METRICS_OF = [n for n in METRICS if n not in ('first k', 'seconds a sample', 'passes')]
 WALKS = [(4, 9), (3, 8), (5, 6)]
@@ -41,8 +41,7 @@ def baseline(task, kind):
     return get_baseline(kind, task)
 
 METHODS = {
-    'Mirror-CFE robust': robust,
-    'Mirror-CFE robust, prox 8': prox,
+    'Mirror-CFE': mirror,
     'C3LT': partial(c3lt),
     'ExplainGAN': partial(baseline, kind=ExplainGAN),
     'CycleGAN': partial(baseline, kind=CycleGAN),
@@ -122,7 +121,7 @@ def rigged(n=200, steps=800):
             task = Task('mnist', (4, target))
             wanted = torch.full((len(x),), target)
             made = {
-                'Mirror-CFE robust': get_explainer('mnist', (4, target), steps=steps, classifier=clf),
+                'Mirror-CFE': get_explainer('mnist', (4, target), classifier=clf),
                 'C3LT': c3lt(task, clf),
                 'CycleGAN': get_baseline(CycleGAN, task, classifier=clf)}
             for label, method in made.items():

@@ -30,7 +30,7 @@ def learner(device, steps, case):
     if case.precision == 'fp16': mirror.autocast = types.MethodType(half, mirror)
     if case.compiled:
         mirror.G.compile()
-        learn.model.D.real.compile()
+        for network in learn.model.D.values(): network.compile()
     return learn
 
 def time_round(learn, device, steps):

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from fastprogress.fastprogress import progress_bar
-from .core import MirrorError
-from .features import check_images
+from .core import MirrorError, whole_number
+from .features import check_images, usual_torch
 from .classifiers import fast_bf16
 from .images import from_bytes
 from .ssc import conv_block, up_block
@@ -47,6 +47,7 @@ class AutoEncoder(nn.Module):
         return self.up(self.down(x))
 
 # %% ../nbs/24_autoencoder.ipynb #6597b6ce
+@usual_torch(train=True)
 def train_autoencoder(x:Tensor,          # images in [-1, 1], (n, C, H, W)
                       epochs:int=4,      # passes over the images
                       bs:int=64,         # images in a step
@@ -56,6 +57,8 @@ def train_autoencoder(x:Tensor,          # images in [-1, 1], (n, C, H, W)
                      )->AutoEncoder:     # in evaluation mode, frozen
     "Train an `AutoEncoder` by mean squared error."
     if not len(check_images(x)): raise MirrorError("found no image to train on: give at least one")
+    epochs = whole_number(epochs, 1, 'epochs')
+    bs = whole_number(bs, 1, 'bs')
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = AutoEncoder(x.shape[1], **kwargs).to(x.device)

@@ -24,7 +24,8 @@ from . import __version__
 from .autoencoder import train_autoencoder
 from .classifiers import get_classifier, get_oracle, predict
 from .core import MirrorError
-from .data import _first, _pair, data_fingerprint, data_spec, get_dls
+from .features import pair_index
+from .data import _first, data_fingerprint, data_spec, get_dls
 from .explainer import MirrorCFE
 from .judges import get_panel
 from .metrics import (bootstrap_interval, confidence_error, cout, denoised_validity, feature_error, fid, im1,
@@ -359,7 +360,7 @@ class Task:
     seed:int=0             # of the choice of images and, without a pair, of targets
 
     def __post_init__(self):
-        if self.pair is not None: object.__setattr__(self, 'pair', _pair(data_spec(self.data), self.pair))
+        if self.pair is not None: object.__setattr__(self, 'pair', pair_index(self.pair, data_spec(self.data).classes))
         if self.n is None: return
         if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
             raise MirrorError(f"n must be a whole number of 1 or more, or None for all images: found {self.n!r}")
@@ -509,7 +510,7 @@ def get_explainer(name:str,               # name of a dataset, as for `get_dls`
     "Return the explainer of `get_classifier(name)`, from the cache or after training it once."
     spec = data_spec(name)
     recipe = get_recipe(preset, **changes)
-    if pair is not None: pair = _pair(spec, pair)
+    if pair is not None: pair = pair_index(pair, spec.classes)
     if classifier is None: classifier = get_classifier(name, size=size, device=device)
     folder, about = _explainer_folder(name, pair, preset, seed, size, classifier, recipe)
     with file_lock(folder):
@@ -658,8 +659,8 @@ def _provenance(task, bs, seed, names=()):
     classifier, oracle, src = task.classifier, task.oracle, task.sources()
     panel = dict(panel=_about_panel(task.panel)) if _asks_panel(names) else {}
     return panel | dict(data=data_spec(task.data).title, data_fingerprint=_fingerprint(task.data, task.size),
-                classifier=classifier.fingerprint(), classifier_accuracy=_finite(getattr(classifier, 'accuracy', None)),
-                oracle=oracle.fingerprint(), oracle_accuracy=_finite(getattr(oracle, 'accuracy', None)),
+                classifier=classifier.weights_hash(), classifier_accuracy=_finite(getattr(classifier, 'accuracy', None)),
+                oracle=oracle.weights_hash(), oracle_accuracy=_finite(getattr(oracle, 'accuracy', None)),
                 extractor=f'oracle, {oracle.n_features} features', N=len(src.x), seed=seed, bs=bs,
                 device=str(src.x.device), torch=torch.__version__, mirrorcfe=__version__,
                 python=platform.python_version())

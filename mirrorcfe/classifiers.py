@@ -21,7 +21,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.metrics import accuracy as fastai_accuracy
 from .core import MirrorError
-from .features import GapClassifier, check_images
+from .features import GapClassifier, check_images, eval_mode, usual_torch
 from .data import TensorLoader, data_fingerprint, data_spec, get_dls
 from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, file_hash, file_lock, json_hash,
                                read_json, read_tensors, reading, write_json, write_tensors)
@@ -65,11 +65,8 @@ def predict(model:nn.Module,   # images (B, C, H, W) to logits (B, C)
            )->tuple[Tensor,Tensor]: # logits (N, C) and true classes (N,), on the CPU
     "Return the logits of all images of a loader, and their labels."
     if isinstance(dl, TensorLoader): dl = dl.new(shuffle=False, drop_last=False, bs=256)
-    was = model.training
     device = next((p.device for p in model.parameters()), 'cpu')
-    model.eval()
-    try: out = [(model(x.to(device)).cpu(), y.cpu()) for x, y in dl]
-    finally: model.train(was)
+    with eval_mode(model): out = [(model(x.to(device)).cpu(), y.cpu()) for x, y in dl]
     return tuple(torch.cat(o) for o in zip(*out))
 
 def accuracy(model:nn.Module,   # images (B, C, H, W) to logits (B, C)
@@ -200,7 +197,7 @@ def classifier_learner(model:nn.Module,          # images to logits
                       )->Learner:
     "Put model and data into a fastai `Learner`."
     _check_fit(model, dls)
-    model.requires_grad_(True).to(dls.device)
+    (model.unfreeze() if isinstance(model, GapClassifier) else model.requires_grad_(True)).to(dls.device)
     if bf16 is None: bf16 = fast_bf16(dls.device)
     return Learner(dls, _Net(model, bf16, channels_last), loss_func=_loss(label_smoothing), wd=wd,
                    metrics=fastai_accuracy, cbs=EpochSeed(seed, shift, blur))
@@ -212,6 +209,7 @@ RECIPES = {'digits': dict(epochs=8, bs=64, lr=4e-3, shift=2),
 _default = dict(epochs=10, bs=64, lr=3e-3, shift=2, blur=1.2)
 
 # %% ../nbs/11_classifiers.ipynb #7673b97b
+@usual_torch(train=True)
 def train_classifier(model:GapClassifier,     # trained in place
                      dls:DataLoaders,         # as `get_dls` returns
                      epochs:int|None=None,    # passes over the training images; None: as in `RECIPES`

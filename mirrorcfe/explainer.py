@@ -7,7 +7,7 @@ __all__ = ['MirrorCFE']
 
 # %% ../nbs/31_explainer.ipynb #ae3a60d5
 import errno
-from contextlib import contextmanager
+
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np, torch
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 import mirrorcfe.wrap  # adds `GapClassifier.wrap`
-from .core import Mirror, MirrorError, check_class
+from .core import Mirror, MirrorError, check_class, whole_number
+from .data import split_batch
 from .confidence import bisect_step, check_confidence, closest_class, confidence_step
-from .features import Encoded, GapClassifier, check_images, check_target, intended_probs, kfe_features
+from .features import (Encoded, GapClassifier, check_images, check_target, class_index, frozen_copy,
+                                intended_probs, kfe_features, pair_index, usual_torch)
 from .storage import (CannotWrite, atomic, expand, new_folder, read_about, read_json, read_nets,
                                tensors_hash, write_nets)
 from .autoencoder import AutoencoderForm, LatentAutoencoder, as_autoencoder
@@ -31,8 +33,8 @@ class MirrorCFE:
     "A classifier and the generator that shows what it would have to see to change its mind (Mirror-CFE, ICCV 2025)."
     def __init__(self,
                  classifier:nn.Module,         # a `GapClassifier`, or a network of that form, wrapped when data comes
-                 preset:str|Recipe='default',   # name of a preset, or a `Recipe`
-                 pair:tuple|None=None,         # two classes: only the path between them; None: all pairs in one model
+                 preset:str|Recipe='default',  # name of a preset, or a `Recipe`
+                 pair:tuple|None=None,         # two classes, by name or number: only their path; None: all pairs
                  seed:int=0,                   # decides weights, order and noise
                  amp:bool|None=None,           # bf16 autocast while training; None: where the machine is fast at it
                  channels_last:bool=True,      # memory format while training
@@ -43,7 +45,7 @@ class MirrorCFE:
         self.classifier = classifier
         self.recipe = get_recipe(preset, **changes)
         self.pair = pair
-        self.seed = seed
+        self.seed = whole_number(seed, 0, 'seed')
         self.amp = amp
         self.channels_last = channels_last
         self.model = None   # a `MirrorModel` once fitted or loaded
@@ -75,10 +77,20 @@ def _kept(folder):
     epoch = torch.load(file, map_location='cpu', weights_only=True)['epoch'] + 1
     return f"the checkpoint of epoch {epoch} is whole"
 
+# %% ../nbs/31_explainer.ipynb #b47af4b1
+def _some_images(dls):
+    "Images of the first training batch of any loaders; the labels are looked at once the classes are known."
+    dl = getattr(dls, 'train', dls)
+    try: batch = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(dl))
+    except (TypeError, StopIteration):
+        raise MirrorError(f"give DataLoaders with images: no batch can be taken from {type(dl).__name__}") from None
+    return split_batch(batch)[0]
+
 # %% ../nbs/31_explainer.ipynb #c2a2f285
 @patch
+@usual_torch(train=True)
 def fit(self:MirrorCFE,
-        dls,                        # DataLoaders of (x in [-1, 1], y int64), such as `get_dls` returns
+        dls,                        # DataLoaders of (x in [-1, 1], y), as `get_dls` returns, or see `as_loaders`
         epochs:int|None=None,       # passes over `dls.train`; None: as many as the recipe's steps need
         folder:str|Path|None=None,  # for checkpoints, log and sample grids; a killed run resumes; None: keep none
         progress:bool=True,         # show bars with the losses and the time left
@@ -87,11 +99,13 @@ def fit(self:MirrorCFE,
        )->MirrorCFE:                # itself
     "Train the generator; the classifier does not change."
     if folder is not None: _check_folder(Path(folder))
-    if self.pair is None: self.pair = getattr(dls, 'pair', None)
     if not isinstance(self.classifier, GapClassifier):
-        self.classifier = GapClassifier.wrap(self.classifier, dls.train.one_batch()[0])
+        self.classifier = GapClassifier.wrap(self.classifier, _some_images(dls))
+    if self.pair is None: self.pair = getattr(dls, 'pair', None)
+    else: self.pair = pair_index(self.pair, self.classifier.classes)
     self.learn = mirror_learner(self.classifier, dls, self.recipe, self.pair, self.seed, folder, self.amp,
                                 self.channels_last, autoencoder, student_net, progress)
+    self.classifier = self.learn.model.F   # a copy, which nobody else can change
     try: self.model = self.learn.fit_game(epochs, progress).model.mirror
     except OSError as e:
         if folder is None or not _is_disk(e): raise
@@ -118,13 +132,6 @@ def _rows(encoded, i):
     "Some rows of an `Encoded` batch."
     return Encoded([f[i] for f in encoded.maps], encoded.z[i], encoded.logits[i])
 
-@contextmanager
-def _single_precision(model):
-    "Draw without bf16."
-    amp = model.amp
-    model.amp = False
-    try: yield
-    finally: model.amp = amp
 
 @patch
 @torch.no_grad()
@@ -143,10 +150,9 @@ def draw_path(self:MirrorCFE,
     logits = k.new_empty(B, K, model.F.n_classes)
     image, step = torch.meshgrid(torch.arange(B, device=k.device), torch.arange(K, device=k.device), indexing='ij')
     pieces = list(zip(image.flatten().split(bs), step.flatten().split(bs))) if k.numel() else []
-    with _single_precision(model):
-        for i, j in progress_bar(pieces, leave=False) if progress else pieces:
-            path[i, j] = model.draw(_rows(encoded, i), source[i], target[i], k[i, j])[0]
-            logits[i, j] = model.F(path[i, j])
+    for i, j in progress_bar(pieces, leave=False) if progress else pieces:
+        path[i, j] = model.draw(_rows(encoded, i), source[i], target[i], k[i, j], full=True)[0]
+        logits[i, j] = model.F(path[i, j])
     return path, logits
 
 # %% ../nbs/31_explainer.ipynb #a2359d94
@@ -196,7 +202,7 @@ def calibrate(self:MirrorCFE,
               bs:int=256              # images drawn at once
              )->Tensor:               # steps to draw, (B, K), in [0, reach]
     "Return, for each image, the steps whose drawn images have the confidences that `ks` intend."
-    grid = torch.linspace(0, reach, 1 + round((coarse - 1)*reach), device=source.device)
+    grid = torch.linspace(0, reach, 1 + round((coarse - 1)*reach), dtype=ks.dtype, device=source.device)
     path, logits = self.draw_path(encoded, source, target, grid.expand(len(source), -1), bs)
     intended = intended_probs(encoded.logits, source, target, ks).clamp_min(1e-30).log()
     drawn_ks = (grid[1]*_invert(_log_odds(logits, target), _log_odds(intended, target))).clamp(max=1)
@@ -259,16 +265,13 @@ def draw_at_confidence(self:MirrorCFE,
     return TargetConfidence(p.to(k), span, k, intended, drawn_k, x, pick_class(logits.softmax(-1), target))
 
 # %% ../nbs/31_explainer.ipynb #c50c120e
-def _class_id(c, names):
-    "A class as its number; anything but a name is left for `check_class` to judge."
-    if not isinstance(c, str): return c
-    if c not in names: raise MirrorError(f"no class {c!r}: choose from {', '.join(names)}, or 'runner-up' or 'closest'")
-    return names.index(c)
-
 def _class_ids(target, names):
-    "One class, or one for each image, as numbers."
-    if isinstance(target, (list, tuple)): return [_class_id(c, names) for c in target]
-    return _class_id(target, names)
+    "One class, or one for each image, as numbers; what is neither name nor number is left for `check_class` to judge."
+    if isinstance(target, np.ndarray) and target.dtype.kind in 'UO': target = target.tolist()
+    if isinstance(target, (list, tuple)): return [class_index(c, names) for c in target]
+    try: return class_index(target, names)
+    except MirrorError as e:
+        raise MirrorError(f"{e}, or 'runner-up' or 'closest'" if isinstance(target, str) else str(e)) from None
 
 def _outside_pair(what, pair, names):
     "The error for an image that has no path in a model of one pair."
@@ -311,21 +314,15 @@ def grid(self:MirrorCFE,
          ks=None    # steps, ascending in [0, 1]; None: 100 from 0 to 1, the grid of the paper
         )->Tensor:  # (K,)
     "Return the steps at which the path is drawn."
-    if ks is None: return torch.linspace(0, 1, 100)
+    if ks is None: return torch.linspace(0, 1, 100, dtype=torch.float32, device='cpu')
     advice = "ks must be steps in ascending order from 0 to 1"
-    try: ks = torch.as_tensor(ks, dtype=torch.float32).cpu()
+    try: ks = torch.as_tensor(ks, dtype=torch.float32, device='cpu')
     except (TypeError, ValueError, RuntimeError, OverflowError): raise MirrorError(f"{advice}: found {ks!r}") from None
     if ks.ndim != 1 or not len(ks) or not ((ks >= 0) & (ks <= 1)).all() or not (ks.diff() > 0).all():
         raise MirrorError(f"{advice}: found {ks.tolist()}")
     return ks
 
 # %% ../nbs/31_explainer.ipynb #5de21ff5
-def _check_bs(bs):
-    "The batch size as an int."
-    if not isinstance(bs, (int, np.integer)) or isinstance(bs, bool) or bs < 1:
-        raise MirrorError(f"bs must be a whole number of 1 or more: found {bs!r}")
-    return int(bs)
-
 def _check_truth(truth, n, n_classes, device):
     "True classes as int64 (n,), or None."
     if truth is None: return None
@@ -356,6 +353,7 @@ def _fill_rows(v, drawn):
 
 # %% ../nbs/31_explainer.ipynb #f34315a7
 @patch
+@usual_torch()
 @torch.no_grad()
 def explain(self:MirrorCFE,
             x:Tensor,               # images in [-1, 1], (B, C, H, W), as the classifier takes them
@@ -370,7 +368,7 @@ def explain(self:MirrorCFE,
             target_confidence=None  # confidences requested: a number, (P,) for all or (B, P); see `.target_confidence`
            )->Explanation:
     "Draw the path of each image through its mirror."
-    bs = _check_bs(bs)
+    bs = whole_number(bs, 1, 'bs')
     x, encoded = self._look(x)
     ks = self.grid(ks).to(x.device)
     source = encoded.logits.argmax(1)
@@ -394,6 +392,7 @@ def explain(self:MirrorCFE,
 
 # %% ../nbs/31_explainer.ipynb #65867113
 @patch
+@usual_torch()
 def explain_all(self:MirrorCFE,
                 x:Tensor,        # images in [-1, 1], (B, C, H, W)
                 targets=None,    # T classes, by number or name; None: all but the predicted (in a pair: the other)
@@ -425,6 +424,7 @@ def _mask_at(model, encoded, source, target, k):
     return csp_mask(f_k, model.F.W, source, target, k, model.recipe.rho)[:, 0]
 
 @patch
+@usual_torch()
 @torch.no_grad()
 def masks(self:MirrorCFE,
           ex:Explanation   # made by this explainer
@@ -515,7 +515,7 @@ def load(cls:MirrorCFE,
     path = expand(path)
     if not isinstance(classifier, GapClassifier): classifier = _wrap_as_saved(classifier, path)
     about = read_about(path, 'MirrorCFE', classifier)
-    self = _rebuild(about, classifier, path, autoencoder)
+    self = _rebuild(about, frozen_copy(classifier), path, autoencoder)
     model = self.model
     nets = dict(generator=model.G)
     if isinstance(model.autoencoder, LatentAutoencoder): nets['autoencoder'] = model.autoencoder

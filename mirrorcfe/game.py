@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -41,6 +42,8 @@ class BaseRecipe:
     ema:float = 0.             # decay of the moving average of the generators' weights, below 1; 0: no average
 
     def __post_init__(self):
+        for name, v in vars(self).items():   # numbers of NumPy cannot be kept as JSON
+            if isinstance(v, np.generic): object.__setattr__(self, name, v.item())
         if not 0 <= self.ema < 1: raise MirrorError(f"ema is a decay from 0 (off) to below 1: found {self.ema}")
 
 # %% ../nbs/28_game.ipynb #17b74599

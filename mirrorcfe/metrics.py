@@ -12,15 +12,12 @@ __all__ = ['Cout', 'Interval', 'validity', 'fail_rate', 'denoised_validity', 'or
 import statistics, time, warnings
 from collections import namedtuple
 from functools import lru_cache
-import lpips
 import numpy as np
 import torch
 from scipy.stats import bootstrap
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import poly_mmd
-from .core import MirrorError, check_class
+from .core import MirrorError, check_class, whole_number
 from .features import check_images
 from .losses import gaussian_blur
 from .multiclass import ClosedFormSolver
@@ -59,6 +56,7 @@ def _logits(classifier, x, bs=256):
     if getattr(classifier, 'training', False):
         raise MirrorError("the classifier is in training mode, so its answer depends on the batch: call .eval() first")
     if not len(x): return classifier(x)
+    bs = whole_number(bs, 1, 'bs')
     with torch.no_grad(): return torch.cat([classifier(batch) for batch in x.split(bs)])
 
 def _one_target_each(target, x, n_classes):
@@ -162,6 +160,7 @@ def lpips_network(net:str='squeeze',   # 'squeeze', 'alex' or 'vgg'
                   device='cpu'         # where it goes
                  ):                    # frozen; loaded once
     "Return the network of LPIPS; raises `MirrorError` where its weights cannot be had."
+    import lpips   # brings torchvision, which takes over a second to import
     try:
         with warnings.catch_warnings(record=True):   # torchvision warns of an old argument
             model = lpips.LPIPS(net=net, verbose=False)
@@ -189,6 +188,7 @@ def lpips_distance(x:Tensor,               # sources in [-1, 1], (B, 1 or 3, H, 
     if net not in ('squeeze', 'alex', 'vgg'):
         raise MirrorError(f"net must be 'squeeze', 'alex' or 'vgg': found {net!r}")
     there = _check_pair(x, x_cf)
+    bs = whole_number(bs, 1, 'bs')
     a = _lpips_input(x[there], size)
     b = _lpips_input(x_cf[there], size)
     model = lpips_network(net, x.device)
@@ -245,6 +245,7 @@ def fid(real:Tensor,         # features of real images, (n, d)
                "the value is biased upwards, use kid")
     if min(n, m) < d + 1 and few == 'raise': raise MirrorError(too_few)
     if min(n, m) < d + 1 and few == 'warn': warnings.warn(too_few, stacklevel=2)
+    from torchmetrics.image.fid import FrechetInceptionDistance   # takes over a second to import
     metric = FrechetInceptionDistance(feature=_FeaturesAsTheyCome(d)).to(real.device)
     centre = real.mean(0)   # far from 0 the covariances would cancel
     metric.update(real - centre, real=True)
@@ -259,12 +260,14 @@ def kid(real:Tensor,                  # features of real images, (n, d)
         seed:int=0                    # of the draws
        )->float:                      # around 0 where alike, no upper bound; lower is better
     "Return the kernel distance of two sets of features, the mean over random subsets."
+    from torchmetrics.image.kid import poly_mmd   # takes over a second to import
     real, fake = _check_features(real, fake)
     n, m = len(real), len(fake)
-    size = min(n, m, 500) if subset_size is None else subset_size
+    size = min(n, m, 500) if subset_size is None else whole_number(subset_size, 0, 'subset_size')
     if not 2 <= size <= min(n, m): raise MirrorError(f"a subset takes 2 to {min(n, m)} samples: found {size}")
     if subsets < 1: raise MirrorError(f"at least one subset is needed: found {subsets}")
-    rng = torch.Generator().manual_seed(seed)
+    subsets = whole_number(subsets, 1, 'subsets')
+    rng = torch.Generator().manual_seed(whole_number(seed, 0, 'seed'))
     def pick(f): return f[torch.randperm(len(f), generator=rng)[:size].to(f.device)]
     draws = 1 if size == n == m else subsets
     return torch.stack([poly_mmd(pick(real), pick(fake)) for _ in range(draws)]).mean().item()

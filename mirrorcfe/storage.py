@@ -12,6 +12,7 @@ __all__ = ['NETS_FORMAT', 'expand', 'cache_dir', 'sweep', 'workspace', 'first_li
 import errno, gzip, hashlib, io, json, os, pickle, re, secrets, shutil, stat, tempfile, time, zipfile, zlib
 from contextlib import contextmanager, suppress
 from pathlib import Path
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
@@ -190,11 +191,16 @@ def file_hash(path:Path   # a file
         while block := f.read(1 << 20): h.update(block)
     return h.hexdigest()
 
+def _of_numpy(v):
+    "A number of NumPy as Python's, for JSON."
+    if isinstance(v, np.generic): return v.item()
+    raise TypeError(f'{type(v).__name__} cannot be kept as JSON')
+
 def json_hash(what,           # anything that `json.dumps` takes
               digits:int=16   # how many
              )->str:
     "Return a short hash of settings; the order in dicts does not matter."
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:digits]
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=_of_numpy).encode()).hexdigest()[:digits]
 
 def tensor_bytes(v:torch.Tensor   # of any number type, on any device
                 )->memoryview:
@@ -219,7 +225,7 @@ def write_json(path:Path,  # file to write
                what:dict   # plain data; `check` is added
               ):
     "Write a dict with its checksum."
-    what = json.loads(json.dumps(what))   # as a reader will see it: tuples are lists, keys are text
+    what = json.loads(json.dumps(what, default=_of_numpy))   # as a reader will see it: tuples are lists, keys are text
     text = json.dumps(what | dict(check=json_hash(what)), indent=1)
     atomic(path, lambda p: p.write_text(text, encoding='utf-8'))
 
@@ -323,7 +329,7 @@ def check_files(path:Path,                    # list that `write_checksums` wrot
     return [path.with_name(m[2]) for m in listed]
 
 # %% ../nbs/08_storage.ipynb #5a0e0036
-NETS_FORMAT = 2   # raised when what the two files hold changes
+NETS_FORMAT = 3   # raised when what the two files hold changes
 
 def write_nets(folder:Path,   # an existing one
                nets:dict,     # name -> network

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Student', 'train_student', 'agreement', 'student_loss', 'get_student']
 
-# %% ../nbs/27_student.ipynb #6ac7fd88
+# %% ../nbs/27_student.ipynb #0e4b4315
 import math, time, warnings
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from .losses import cls_loss, gaussian_blur
 from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, file_lock, json_hash, read_tensors,
                                tensors_hash, write_tensors)
 
-# %% ../nbs/27_student.ipynb #cab1753f
+# %% ../nbs/27_student.ipynb #a13f1d4a
 class Student(nn.Module):
     "Images to logits: strided convolutions, group norm, SiLU, maximum over the places."
     def __init__(self,
@@ -46,7 +46,7 @@ class Student(nn.Module):
         "Return the logits."
         return self.head(self.body(x).amax((2, 3)))
 
-# %% ../nbs/27_student.ipynb #73c64d1f
+# %% ../nbs/27_student.ipynb #60e789cd
 def train_student(classifier:GapClassifier,  # answers; not changed
                   x:Tensor,                  # training images, uint8 (n, C, H, W)
                   steps:int=600,             # optimiser steps
@@ -90,19 +90,19 @@ def agreement(student:nn.Module,          # images to logits
     same = [student(b).argmax(1) == classifier(b).argmax(1) for b in map(from_bytes, x[:n].split(256))]
     return torch.cat(same).float().mean().item()
 
-# %% ../nbs/27_student.ipynb #0a87c049
+# %% ../nbs/27_student.ipynb #8a6eeed4
 def student_loss(student:nn.Module,   # images to logits
                  x_k:Tensor,          # drawn images, (B, C, H, W)
                  intended:Tensor,     # logits of the classifier that they should get, (B, n_classes)
                  noise:Tensor,        # standard normal numbers, the shape of `x_k`
-                 most:float=2.        # largest intended logit, after their mean is taken off
+                 least:float=-4.      # lowest intended log-probability
                 )->Tensor:            # nats, at least 0
     "Return how far the student's answers to the blurred images are from the intended ones."
     seen = gaussian_blur(x_k, 1.) + .1*noise
-    goal = (intended - intended.mean(1, keepdim=True)).clamp(-most, most)
+    goal = intended.float().log_softmax(1).clamp_min(least)
     return cls_loss(student(seen), goal)
 
-# %% ../nbs/27_student.ipynb #3ffa252e
+# %% ../nbs/27_student.ipynb #c7107584
 _STUDENT_CODE = 1   # raised when network or training change
 
 def get_student(classifier:GapClassifier,  # answers; not changed

@@ -16,10 +16,10 @@ from fastai.learner import Learner
 from fastcore.basics import AttrDict, patch, store_attr
 from .core import Mirror, MirrorError, check_pair
 from .multiclass import ClosedFormSolver, LBFGSSolver, NaiveSolver
-from .features import GapClassifier, check_images, kfe_features
+from .features import GapClassifier, check_images, frozen_copy, kfe_features
 from .autoencoder import autoencoder_form, check_autoencoder, get_autoencoder
 from .classifiers import fast_bf16, shift
-from .data import ImageSet
+from .data import ImageSet, as_loaders
 from .images import to_bytes
 from .ssc import csp_mask
 from .generator import Discriminator, MirrorGenerator
@@ -41,15 +41,15 @@ class Recipe(BaseRecipe):
     schedule:str = 'one-cycle'    # of the learning rate: 'one-cycle' or 'constant'
     ema:float = .99               # decay of the moving average of the generator's weights, below 1; 0: no average
     painter:str = 'latent'        # draw the change in an autoencoder's latents, or all 'pixels', as published
-    cls:float = 1.                # weight of the classification loss on the plain image
-    augmented:float = 1.          # weight of the same on the augmented image; 0: not computed
-    student:float = 2.            # weight of the loss by the student; 0: none is trained
+    cls:float = 2.                # weight of the classification loss on the plain image
+    augmented:float = 4.          # weight of the same on the augmented image; 0: not computed
+    student:float = 1.            # weight of the loss by the student; 0: none is trained
     adv:float = 1.5               # weight of the adversarial loss
     rec:float = 0.                # weight of the reconstruction loss; the latent painter needs none
     fea:float = 1.                # weight of the feature loss
     tri:float = 2.                # weight of the triangulation loss
     a:float = .2                  # tolerance of the triangulation loss
-    prox:float = 8.               # weight of the distance from the source; 0: not computed
+    prox:float = 12.              # weight of the distance from the source; 0: not computed
     ramp:float = .3               # share of the steps over which cls, augmented, fea and student grow from 0
     at_source:float = 0.          # share of a batch at k = 0
     at_reflection:float = .125    # share of a batch at k = 1; the rest is drawn from U[0, 1]
@@ -61,7 +61,7 @@ class Recipe(BaseRecipe):
     pixels:bool = True            # a discriminator of pixels
     own:bool = True               # a discriminator on the maps of the explained classifier
     squeeze:bool = False          # a discriminator on the maps of SqueezeNet
-    width:int = 96                # channels at the deepest map of the generator
+    width:int = 64                # channels at the deepest map of the generator
     autoencoder_steps:int = 0     # of the autoencoder's training; 0: as `autoencoder_form` says
     student_steps:int = 0         # of the student's training; 0: 600, or 300 for fewer than 5,000 images
     mode:str = 'full'             # SSC: 'full', 'no-csp', 'skip'
@@ -175,7 +175,8 @@ def draw(self:MirrorModel,
          e,               # Encoded sources
          source:Tensor,   # class moved away from, int64 (B,)
          target:Tensor,   # class moved to, int64 (B,)
-         k:Tensor         # step, (B,)
+         k:Tensor,        # step, (B,)
+         full:bool=False  # in full precision, whatever `amp` says
         ):                # x_k (B, C, H, W), z_k (B, N)
     "Draw every source at its own step."
     with torch.no_grad():
@@ -183,7 +184,7 @@ def draw(self:MirrorModel,
         mirror = Mirror.between(self.F.W, self.F.b, source, target) if self.recipe.kfe == 'location' else None
         f_k = kfe_features(e.maps[-1], z_k, self.recipe.kfe, mirror)
         mask = csp_mask(f_k, self.F.W, source, target, k, self.recipe.rho)
-    with self.autocast():
+    with self.autocast(not full):
         if not self.is_latent: return self.G(e.maps, f_k, mask), z_k
         x_s, rebuilt, code, *maps = e.maps
         changed = self.autoencoder.decode(code + self.G(maps, code, f_k, mask))
@@ -354,7 +355,7 @@ def pictures(self:MirrorGame, x, y, sampler):
     at = lambda k: self.mirror(x, torch.full((len(x),), k, device=x.device), target_offset).x_k
     return [x] + [at(k) for k in (0., .25, .4, .5, .6, .75, 1.)]
 
-# %% ../nbs/30_training.ipynb #138c5338
+# %% ../nbs/30_training.ipynb #335bbfdc
 def training_images(dls,               # DataLoaders of (x in [-1, 1], y)
                     limit:int=256*2**20 # bytes read at most from loaders that do not hold their images in memory
                    )->Tensor:          # uint8 (n, C, H, W)
@@ -391,7 +392,7 @@ def painting_networks(classifier:GapClassifier,  # the network to explain
     return autoencoder, student
 
 # %% ../nbs/30_training.ipynb #cb62e4bc
-def mirror_game(classifier:GapClassifier,  # the network to explain; frozen here
+def mirror_game(classifier:GapClassifier,  # the network to explain; copied
                 x:Tensor,                  # some of the images, (B, C, H, W)
                 recipe:Recipe,             # see `get_recipe`
                 pair:tuple|None=None,      # two classes, or None for all pairs in one model
@@ -402,11 +403,11 @@ def mirror_game(classifier:GapClassifier,  # the network to explain; frozen here
                 student=None               # likewise
                )->MirrorGame:              # on the device of `x`
     "Make generator and discriminators for images like `x`."
-    check_images(x, classifier.in_channels, classifier.size)
+    check_images(x, classifier.in_channels, classifier.size, square=True)
     if pair is not None: check_pair(pair[0], pair[1], classifier.n_classes)
     memory = torch.channels_last if channels_last else torch.contiguous_format
-    classifier.to(x.device, memory_format=memory)
-    with torch.no_grad(): maps = classifier.freeze().features(x.contiguous(memory_format=memory))
+    classifier = frozen_copy(classifier).to(x.device, memory_format=memory)
+    with torch.no_grad(): maps = classifier.features(x.contiguous(memory_format=memory))
     shapes = [(f.shape[1], f.shape[2]) for f in maps]
     if amp is None: amp = fast_bf16(x.device) or (x.is_cuda and torch.cuda.is_bf16_supported())
     with torch.random.fork_rng():
@@ -421,8 +422,8 @@ def mirror_game(classifier:GapClassifier,  # the network to explain; frozen here
     return game.to(x.device, memory_format=memory)
 
 # %% ../nbs/30_training.ipynb #f2d97738
-def mirror_learner(classifier:GapClassifier,       # the network to explain; frozen here
-                   dls,                            # DataLoaders of (x in [-1, 1], y int64)
+def mirror_learner(classifier:GapClassifier,       # the network to explain; copied
+                   dls,                            # DataLoaders of (x in [-1, 1], y), see `as_loaders`
                    preset:str|Recipe='default',    # 'default', 'paper' or a `Recipe`
                    pair:tuple|None=None,           # two classes, or None for all pairs in one model
                    seed:int=0,                     # decides weights, order and noise
@@ -435,9 +436,11 @@ def mirror_learner(classifier:GapClassifier,       # the network to explain; fro
                    **changes                       # fields of the recipe to replace
                   )->Learner:                      # ready for `fit_game`
     "Return a fastai Learner that trains Mirror-CFE."
+    classifier = frozen_copy(classifier)
+    dls = as_loaders(dls, classifier.classes, classifier.W.device)
     x = next(iter(dls.train.new(shuffle=False)))[0]   # the same images in every run
     recipe = get_recipe(preset, **changes)
-    check_images(x, classifier.in_channels, classifier.size)
+    check_images(x, classifier.in_channels, classifier.size, square=True)
     if pair is not None: check_pair(pair[0], pair[1], classifier.n_classes)
     networks = painting_networks(classifier, dls, recipe, autoencoder, student_net, progress)
     game = mirror_game(classifier, x, recipe, pair, seed, amp, channels_last, *networks)

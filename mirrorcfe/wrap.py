@@ -6,7 +6,7 @@
 __all__ = ['Tap', 'Taps', 'to_images', 'plain_tensor', 'gap_head']
 
 # %% ../nbs/04_wrap.ipynb #77763869
-import copy, math
+import copy, math, threading
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 import fastai.callback.progress, fastai.callback.schedule  # they add no_bar and fit_one_cycle to Learner
 from fastai.data.transforms import IntToFloatTensor, Normalize
 from fastai.learner import Learner
 from fastcore.basics import patch
 from .core import MirrorError
-from .features import GapClassifier, Normalise, check_images
+from .features import GapClassifier, Normalise, as_normalise, check_images, copy_network, usual_torch
 
 # %% ../nbs/04_wrap.ipynb #2e2cc443
 class _ModuleCall(NamedTuple):
@@ -374,13 +375,31 @@ def _named_stages(names, model, calls, last, hw, x):
     before = [n for n in names if Tap(n) != last._replace(layout='nchw')]
     return [Tap(n, layout=layouts[n]) for n in sorted(before, key=order.index)] + [last]
 
+# %% ../nbs/04_wrap.ipynb #ecfe4bb8
+class _Mark: "What tells the hooks of one `Taps` from those of others; a copy of the `Taps` gets its own."
+
+_of_this_thread = threading.local()
+
+def _report(mark, tap, module, inputs, output):
+    "The hook of a tap: hand the output to the run of `mark` in this thread, if there is one."
+    runs = getattr(_of_this_thread, 'runs', {})
+    if mark in runs: runs[mark](tap, output)
+
+@contextmanager
+def _listening(mark, returned):
+    "While the context lasts, call `returned(tap, output)` when a tapped module returns in this thread."
+    outer = getattr(_of_this_thread, 'runs', {})
+    _of_this_thread.runs = outer | {mark: returned}
+    try: yield
+    finally: _of_this_thread.runs = outer
+
 # %% ../nbs/04_wrap.ipynb #43636b8c
 class _StopRun(Exception): "Raised at the last map: the rest of the network need not run."
 
 class Taps(nn.Module):
-    "Runs a network and returns its maps at some `Tap`s."
+    "Runs a network and returns its maps at some `Tap`s. It hangs hooks on the network, which stay: give it a copy."
     def __init__(self,
-                 model:nn.Module,   # any network
+                 model:nn.Module,   # any network, which nobody else uses
                  taps:list,         # each a `Tap`, or the name of a module as in `model.named_modules()`
                  stop:bool=False    # end the run at the last map
                 ):
@@ -388,6 +407,8 @@ class Taps(nn.Module):
         self.model = model
         self.taps = [t if isinstance(t, Tap) else Tap(t) for t in taps]
         self.stop = stop
+        self.mark = _Mark()
+        for t in self.taps: model.get_submodule(t.module).register_forward_hook(partial(_report, self.mark, t))
 
     @property
     def names(self): return [str(t) for t in self.taps]
@@ -406,21 +427,33 @@ def forward(self:Taps,
         if tap in made_by_function: maps[made_by_function[tap]] = o
     watch = _FunctionWatch(keep)
 
-    def returned(tap, module, inputs, output):
+    def returned(tap, output):
         if tap.function: watch.module_returned(tap.module)
         else:
             maps[tap] = output
             if self.stop and tap == self.taps[-1]: raise _StopRun
 
-    hooks = _forward_hooks([(t, self.model.get_submodule(t.module)) for t in self.taps], returned)
     try:
-        with hooks, watch if made_by_function else nullcontext(): self.model(x)
+        with _listening(self.mark, returned), watch if made_by_function else nullcontext(): self.model(x)
     except _StopRun: pass
     missing = [str(t) for t in self.taps if t not in maps]
     if missing:
         raise MirrorError(f"the network gave no map at {', '.join(missing)} in this run: "
                           "it takes another path than when it was opened; wrap it again")
     return [_to_nchw(maps[t], t.layout, x) for t in self.taps]
+
+# %% ../nbs/04_wrap.ipynb #5a8898aa
+def _size_at(model, tap, x):
+    "Height and width of the map at `tap`, from a run of a copy, so that `model` gets no hooks."
+    with torch.no_grad(): return tuple(Taps(copy_network(model), [tap])(x)[0].shape[2:])
+
+def _check_autocast(calls):
+    "Refuse a network whose modules give half precision, although its weights are in single precision."
+    for name, call in calls.items():
+        if isinstance(call.output, Tensor) and call.output.dtype in (torch.float16, torch.bfloat16):
+            raise MirrorError(f"{_describe(calls, name)} gives {call.output.dtype}: the network runs under autocast, and "
+                              "three digits are too few to compare; take the autocast out of its forward (accelerate: "
+                              "unwrap_model(model, keep_fp32_wrapper=False))")
 
 # %% ../nbs/04_wrap.ipynb #bd236e1d
 class _Parts(NamedTuple):
@@ -434,6 +467,7 @@ class _Parts(NamedTuple):
 def _find_parts(model, x):
     "Find the head and the last map of `model` by running it on `x`; refuse a network that has none."
     calls, out = _record_calls(model, x)
+    _check_autocast(calls)
     head = _find_head(calls, out)
     layer = calls[head].module
     W, b = _weight_and_bias(layer)
@@ -447,9 +481,8 @@ def _find_parts(model, x):
         z = calls[norm].input.flatten(1)
         last, places = _find_last_map(model, x, calls, z)
         folded = True
-    linear = layer if isinstance(layer, nn.Linear) and not folded else _linear_layer(W, b)
-    with torch.no_grad(): hw = tuple(Taps(model, [last])(x)[0].shape[2:])
-    return _Parts(linear, head, last, hw, calls)
+    linear = layer if type(layer) is nn.Linear and not folded else _linear_layer(W, b)   # no weight norm comes along
+    return _Parts(linear, head, last, _size_at(model, last, x), calls)
 
 # %% ../nbs/04_wrap.ipynb #a5f3e5d2
 def _reference_logits(model, probes):
@@ -512,15 +545,44 @@ def _prepare(model, sample, classes, normalise):
         raise MirrorError(f"the network must be a torch module or a fastai Learner: found {type(model).__name__}")
     if sample is None: raise MirrorError("give a few images of the size to explain, sample=(B, C, H, W) in [-1, 1]")
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)): model = model.module
-    model = copy.deepcopy(model).eval()
-    device = next((p.device for p in [*model.parameters(), *model.buffers()]), torch.device('cpu'))
-    x = check_images(plain_tensor(sample))[:4].to(device)
+    model = getattr(model, '_orig_mod', model)   # of torch.compile
+    like = _check_precision(model)
+    model = _without_parametrizations(copy_network(model).eval().requires_grad_(False))
+    x = check_images(plain_tensor(sample))[:4].to(like)
     if not len(x): raise MirrorError("the sample is empty: give a few images of the size to explain")
-    if isinstance(normalise, nn.Module): normalise = normalise.to(device)
+    normalise = as_normalise(normalise)
+    if isinstance(normalise, nn.Module): normalise = copy_network(normalise).eval().to(like.device)
     return model, x, classes, normalise
+
+def _without_parametrizations(model):
+    "Replace weights that are computed anew in every run, such as those under weight norm, by their values."
+    for m in list(model.modules()):
+        for name in list(getattr(m, 'parametrizations', ())): parametrize.remove_parametrizations(m, name)
+    return model
+
+def _check_precision(model):
+    "Return a number of the type and on the device of the weights, or refuse a type whose numbers cannot be compared."
+    numbers = [p for p in model.parameters() if p.is_floating_point()]
+    types = {p.dtype for p in numbers}
+    if len(types) > 1 or types - {torch.float32, torch.float64}:
+        raise MirrorError(f"the weights are {' and '.join(sorted(map(str, types)))}, single precision is needed: "
+                          "call model.float() first")
+    return next(iter([*numbers, *model.buffers()]), torch.zeros(())).new_zeros((), dtype=(*types, torch.float32)[0])
+
+# %% ../nbs/04_wrap.ipynb #ed41becd
+def _feed(normalise, x):
+    "Return what the network gets for the images `x`."
+    if normalise is None: return x
+    try: out = normalise(x)
+    except MirrorError: raise
+    except Exception as e:
+        raise MirrorError(f"normalise= fails on images of shape {tuple(x.shape)}: {type(e).__name__}: {e}") from e
+    if isinstance(out, Tensor): return out
+    raise MirrorError(f"normalise= returns {type(out).__name__}: a tensor is needed, what the network takes")
 
 # %% ../nbs/04_wrap.ipynb #c19253c2
 @patch(cls_method=True)
+@usual_torch(train=True)
 def wrap(cls:GapClassifier,
          model,                     # network of the form Linear(mean(map)), copied, not changed; or a fastai `Learner`
          sample:Tensor|None=None,   # a few images in [-1, 1] of the size to explain, (B, C, H, W); None: of the Learner
@@ -531,11 +593,10 @@ def wrap(cls:GapClassifier,
     "Find stages, pooling and head of `model` by running it; raises `MirrorError` naming the layer that does not fit."
     model, x, classes, normalise = _prepare(model, sample, classes, normalise)
     if isinstance(model, GapClassifier): return model.freeze()
-    feed = _unchanged if normalise is None else normalise
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)*2 - 1
     probes = [('the sample', x), ('its first image alone', x[:1]), ('noise', noise)]
-    logits = _reference_logits(model, [feed(images) for _, images in probes])
-    linear, head, last, hw, calls = _find_parts(model, feed(x))
+    logits = _reference_logits(model, [_feed(normalise, images) for _, images in probes])
+    linear, head, last, hw, calls = _find_parts(model, _feed(normalise, x))
     if stages is None: taps = _find_stages(calls, last, hw, x)
     else: taps = _named_stages(stages, model, calls, last, hw, x)
     _remove_head(model, head, calls[head].output)
@@ -636,7 +697,7 @@ def _open_up_to(model, x, last, stages):
     hw = f.shape[2:]
     taps = _find_stages(calls, tap, hw, x) if stages is None else _named_stages(stages, model, calls, tap, hw, x)
     # The run cannot stop there if a function changes the map in place afterwards, or if the module is called again.
-    with torch.no_grad(): may_stop = _nearly_equal(Taps(model, [tap], stop=True)(x)[0], f)
+    with torch.no_grad(): may_stop = _nearly_equal(Taps(copy_network(model), [tap], stop=True)(x)[0], f)
     return Taps(model, taps, stop=may_stop), calls
 
 # %% ../nbs/04_wrap.ipynb #83e6e846
@@ -648,7 +709,7 @@ def _finetune(gap, dls, read, epochs, lr, seed):
             self.gap = gap
         def forward(self, x): return self.gap(read(plain_tensor(x)))
     learn = Learner(dls, Reading(), loss_func=lambda out, y: F.cross_entropy(out, plain_tensor(y)))
-    gap.requires_grad_(True)
+    gap.unfreeze()
     with torch.random.fork_rng(), learn.no_bar(), learn.no_logging():
         torch.manual_seed(seed)
         learn.fit_one_cycle(epochs, lr)
@@ -656,7 +717,7 @@ def _finetune(gap, dls, read, epochs, lr, seed):
 
 def _with_new_head(model, x, dls, read, names, normalise, last, stages, wd):
     "Return the network opened with a fitted head, and how accurate it was before."
-    feed = _unchanged if normalise is None else normalise
+    feed = partial(_feed, normalise)
     taps, calls = _open_up_to(model, feed(x), last, stages)
     z, y = _latents_and_labels(taps, dls.train, read, feed, x.device)
     c = len(names) if names else int(y.max()) + 1
@@ -667,6 +728,7 @@ def _with_new_head(model, x, dls, read, names, normalise, last, stages, wd):
     return gap, accuracy
 
 # %% ../nbs/04_wrap.ipynb #e997b97b
+@usual_torch(train=True)
 def gap_head(model,                 # any classifier with maps inside, copied, not changed; or a fastai `Learner`
              dls=None,              # `DataLoaders` of (x, y), such as `get_dls` or fastai return; None: of the Learner
              epochs:int=0,          # epochs of training for the whole network afterwards; 0: only the head is fitted

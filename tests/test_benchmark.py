@@ -408,7 +408,7 @@ def test_a_failed_cell_is_no_finished_one(tmp_path):
 def test_provenance_is_in_cell_and_file(tmp_path):
     run({'m': Mirrored}, task, tmp_path, ['Val'])
     about = b.load_cells(tmp_path)[0]['about']
-    assert about['classifier'] == task.classifier.fingerprint() and about['torch'] == torch.__version__
+    assert about['classifier'] == task.classifier.weights_hash() and about['torch'] == torch.__version__
     assert about['settings']['data'] == 'digits'
     head = (tmp_path/'results.md').read_text()
     for n in ('data_fingerprint', 'classifier', 'oracle', 'date', 'mirrorcfe'): assert str(about[n]) in head
@@ -580,7 +580,7 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv('MIRRORCFE_CACHE', str(tmp_path))
     return tmp_path/'explainers'
 
-quick = partial(b.get_explainer, 'digits', (4, 9), device='cpu', steps=2)
+quick = partial(b.get_explainer, 'digits', (4, 9), device='cpu', steps=2, autoencoder_steps=2, student_steps=2)
 
 def test_an_explainer_is_trained_once(own_cache, capsys):
     first = quick()

@@ -212,12 +212,20 @@ def test_kept_under_classifier_and_images(tmp_path):
     assert len(list((tmp_path/'cache'/'students').glob('*.safetensors'))) == 3
 
 def test_the_goal_of_the_student_is_limited():
-    "Logits of 9 and -9 are asked for as 2 and -2; a student that answers so has no loss, one that overdoes it has some."
+    "A lead of 18 is asked for as one of 4; a student that answers so has no loss, one that overdoes it has some."
     x, silent = torch.zeros(3, 1, 8, 8), torch.zeros(3, 1, 8, 8)
     intended = torch.tensor([[10., -8.]]).expand(3, 2)
     answers = lambda *v: (lambda x: torch.tensor([v]).expand(len(x), -1))
     assert student_loss(answers(2., -2.), x, intended, silent) == pytest.approx(0, abs=1e-6)
     assert student_loss(answers(9., -9.), x, intended, silent) > .01
+
+def test_the_goal_of_the_student_keeps_the_lead():
+    "Of three classes with logits 9, 6, 0 the first leads by 3; limiting each logit by itself would ask for a tie."
+    x = torch.zeros(1, 1, 8, 8)
+    intended = torch.tensor([[9., 6., 0.]])
+    answers = lambda *v: (lambda x: torch.tensor([v]))
+    assert student_loss(answers(3., 0., -.95), x, intended, x) == pytest.approx(0, abs=1e-4)
+    assert student_loss(answers(2., 2., -2.), x, intended, x) > .1
 
 def test_the_student_sees_a_blurred_and_noisy_copy():
     seen = []

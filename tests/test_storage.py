@@ -409,7 +409,7 @@ def test_networks_come_back(tmp_path):
     read_nets(folder, again)
     assert all(tensors_hash(nets[n]) == tensors_hash(again[n]) for n in nets)
     assert names(folder) == ["about.json", "nets.safetensors"]
-    for bad, says in ((lambda: read_about(folder, "N", Classifier()), "not of a N in format 2: found M"),
+    for bad, says in ((lambda: read_about(folder, "N", Classifier()), "not of a N in format 3: found M"),
                       (lambda: read_about(folder, "M", Classifier("d")), "trained for classifier c, this one is d"),
                       (lambda: read_about(tmp_path, "M", Classifier()), "no M in .*about.json is missing"),
                       (lambda: read_nets(folder, dict(G=nn.Linear(3, 2))), "do not fit together")):

@@ -186,6 +186,8 @@ GOOD = {
     "in parallel": lambda: nn.DataParallel(Functional(torch.tanh)),
 }
 
+def hooks_of(net): return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules())
+
 @pytest.mark.parametrize("name", GOOD)
 @pytest.mark.parametrize("n", [1, 3])
 def test_wrap(name, n):
@@ -202,7 +204,8 @@ def test_wrap(name, n):
     # the network itself is as it was: weights, mode, gradients, no hook left behind
     assert model.training == mode and all(p.requires_grad for p in model.parameters())
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
-    assert not any(m._forward_hooks for m in [*model.modules(), *net.modules()])
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert hooks_of(net) == len(net.stages.taps)   # those hung when it was opened: no run adds one
     assert not any(p.requires_grad for p in net.parameters())
 
 # An in-place ReLU on the output of a ReLU breaks the backward pass of the network itself.
@@ -441,7 +444,8 @@ def test_gap_head(name, capsys):
     state = copy.deepcopy(model.state_dict())
     net = gap_head(model, dls)
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in [*model.modules(), *net.modules()])
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert hooks_of(net) == len(net.stages.taps)   # those hung when it was opened: no run adds one
     said = capsys.readouterr().out
     assert f"{net.accuracy_before:.1%} with its own head, {net.accuracy:.1%} with the new one" in said
     assert net.accuracy > max(.25, net.accuracy_before) and net.classes == dls.vocab and not net.training

@@ -17,10 +17,10 @@ from fastai.data.core import DataLoaders
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from .. import __version__
-from ..core import MirrorError, check_pair
+from ..core import MirrorError
 from ..storage import (expand, json_hash, new_folder, read_about, read_nets, read_tensors, tensors_hash,
                                write_nets, write_tensors)
-from ..features import GapClassifier, check_images, check_target
+from ..features import GapClassifier, check_images, check_target, frozen_copy, pair_index, usual_torch
 from ..data import TensorLoader
 from ..explanation import Explanation, two_ended
 from ..game import BaseRecipe, Game, game_learner, pick_recipe
@@ -29,8 +29,8 @@ from ..game import BaseRecipe, Game, game_learner, pick_recipe
 class Baseline:
     "A method that explains a frozen classifier."
     def __init__(self,
-                 classifier:GapClassifier   # the network explained; frozen
-                ): self.classifier = classifier.freeze()
+                 classifier:GapClassifier   # the network explained; copied
+                ): self.classifier = frozen_copy(classifier)
 
     def fit(self, dls=None, **kwargs):
         "Return the method itself: most baselines have nothing to train."
@@ -52,7 +52,7 @@ class PreparedBaseline(Baseline):
     "A baseline with presets whose `fit` computes tensors that can be kept in a file."
     presets = {}   # name -> constants, a frozen dataclass that checks itself
     def __init__(self,
-                 classifier:GapClassifier,  # the network explained; frozen
+                 classifier:GapClassifier,  # the network explained; copied
                  preset:str='paper',        # 'paper' or 'cpu'
                  **changes                  # constants to replace
                 ):
@@ -150,14 +150,14 @@ class GameMethod:
     nested = {}      # name of an attribute -> class of the `GameMethod` that this one is made of
     of_pair = True   # whether the pair of the data is the method's
     def __init__(self,
-                 classifier:GapClassifier,     # the network explained; frozen
+                 classifier:GapClassifier,     # the network explained; copied
                  preset='paper',               # name of a preset, or a recipe
                  pair:tuple|None=None,         # two classes; None: that of the data given to `fit`
                  seed:int=0,                   # of weights, order and noise
                  **changes                     # fields of the recipe to replace
                 ):
-        if pair is not None: pair = tuple(c.item() for c in check_pair(pair[0], pair[1], classifier.n_classes))
-        self.classifier = classifier.freeze()
+        if pair is not None: pair = pair_index(pair, classifier.classes)
+        self.classifier = frozen_copy(classifier)
         self.recipe = pick_recipe(self.presets, preset, **changes)
         self.pair = pair
         self.seed = seed
@@ -189,6 +189,7 @@ def new_game(self:GameMethod, channels, size)->Game:
     return game
 
 @patch
+@usual_torch(train=True)
 def fit(self:GameMethod,
         dls,                   # DataLoaders of (x in [-1, 1], y int64), as `get_dls` returns
         epochs:int|None=None,  # passes over the training images; None: as the recipe says
@@ -198,7 +199,7 @@ def fit(self:GameMethod,
         cbs=()                 # more fastai callbacks
        )->GameMethod:          # itself
     "Train the networks."
-    x = check_images(dls.train.one_batch()[0], self.classifier.in_channels, self.classifier.size)
+    x = check_images(dls.train.one_batch()[0], self.classifier.in_channels, self.classifier.size, square=True)
     self.classifier.to(x.device)
     if self.pair is None and self.of_pair: self.pair = getattr(dls, 'pair', None)
     game = self.new_game(x.shape[1], x.shape[2])
@@ -274,6 +275,7 @@ def directions(self:TrainedBaseline,
     return s, t, inside & (t == other)
 
 @patch
+@usual_torch()
 @torch.no_grad()
 def explain(self:TrainedBaseline,
             x:Tensor,               # images in [-1, 1], (B, C, H, W)

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from ..core import MirrorError
-from ..features import check_images
+from ..features import check_images, usual_torch
 from ..autoencoder import AutoEncoder, train_autoencoder
 from ..explanation import Explanation, two_ended
 from .base import PreparedBaseline
@@ -62,6 +62,7 @@ def hinge(logits:Tensor,   # (B, n_classes)
 
 # %% ../../nbs/51_cem.ipynb #a34c7456
 @patch
+@usual_torch(train=True)
 def fit(self:CEM,
         dls,                   # DataLoaders; only the training images are used
         progress:bool=False    # print that it trains
@@ -200,6 +201,7 @@ def search(self:CEM,
 
 # %% ../../nbs/51_cem.ipynb #b3cacbae
 @patch
+@usual_torch(train=True)
 def explain(self:CEM,
             x:Tensor,               # images in [-1, 1], (B, C, H, W)
             target=None,            # None: the runner-up; int or int64 (B,)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from ..core import MirrorError
-from ..features import GapClassifier
+from ..features import GapClassifier, usual_torch
 from ..explanation import Explanation, two_ended
 from .base import Baseline
 
@@ -57,6 +57,7 @@ def step(self:PGD,
 
 # %% ../../nbs/50_pgd.ipynb #e3e121df
 @patch
+@usual_torch(train=True)
 def explain(self:PGD,
             x:Tensor,               # images in [-1, 1], (B, C, H, W)
             target=None,            # None: the runner-up; int or int64 (B,)
