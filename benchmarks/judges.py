@@ -17,7 +17,8 @@ from mirrorcfe.judges import CODE_VERSION, panel_of
 
 OUT = Path(__file__).parent/'results'/'judges.md'
 NAMES = ('mnist', 'fashion_mnist', 'bloodmnist', 'celeba_hq:Male')
-DATA = {'mnist': 'MNIST', 'fashion_mnist': 'Fashion-MNIST', 'bloodmnist': 'BloodMNIST', 'celeba_hq:Male': 'CelebA-HQ, Male'}
+DATA = {'mnist': 'MNIST', 'fashion_mnist': 'Fashion-MNIST', 'bloodmnist': 'BloodMNIST',
+        'celeba_hq:Male': 'CelebA-HQ, Male'}
 
 def table(head, rows):
     "A table in Markdown."
@@ -60,15 +61,18 @@ def write(found):
     "Write judges.json and judges.md."
     OUT.with_suffix('.json').write_text(json.dumps(found, indent=1) + '\n')
     names = list(dict.fromkeys(n for r in found.values() for n in r['accuracy']))
-    def cell(r, n): return '–' if n not in r['accuracy'] else f"{r['accuracy'][n]:.3f}" + ('' if n in r['voters'] else ' (no vote)')
-    rows = [[DATA.get(d, d), *(cell(r, n) for n in names), f"{r['votes']:.3f}", f"{r['majority']:.3f}", f"{r['unlike']:.3f}"]
-            for d, r in found.items()]
+    panels = ('votes', 'majority', 'unlike')
+    def cell(r, n):
+        if n not in r['accuracy']: return '–'
+        return f"{r['accuracy'][n]:.3f}" + ('' if n in r['voters'] else ' (no vote)')
+    rows = [[DATA.get(d, d), *(cell(r, n) for n in names), *(f'{r[p]:.3f}' for p in panels)] for d, r in found.items()]
+    def origin(r): return f"{r['data']}): {r['date']}, torch {r['torch']}, code version {r['code']}, seed 7"
     parts = ['# Judges', 'Made by `python benchmarks/judges.py`:',
-             '\n'.join(f"- {DATA.get(d, d)} ({r['data']}): {r['date']}, torch {r['torch']}, code version {r['code']}, seed 7"
-                       for d, r in found.items()),
-             'Accuracy of each judge on all test images; then what the panel believes of 2,000 real test images, as a share of '
-             'the votes and of the images with a majority; and the share of them that it calls unlike the training images.',
-             table(['data', *names, 'votes', 'majority', 'unlike'], rows)]
+             '\n'.join(f'- {DATA.get(d, d)} ({origin(r)}' for d, r in found.items()),
+             'Accuracy of each judge on all test images; then what the panel believes of 2,000 real test images, as a '
+             'share of the votes and of the images with a majority; and the share of them that it calls unlike the '
+             'training images.',
+             table(['data', *names, *panels], rows)]
     if 'mnist' in found:
         pair = found['mnist']['pair']
         columns = [*found['mnist']['voters'], 'votes', 'majority', 'oracle']
