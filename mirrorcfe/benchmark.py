@@ -8,31 +8,38 @@ __all__ = ['View', 'METRICS', 'DEFAULT_METRICS', 'RealImages', 'Sources', 'PUBLI
            'markdown_table', 'pooled', 'run_benchmark']
 
 # %% ../nbs/61_benchmark.ipynb #a2eb549e
-import json, math, os, platform, re, shutil, sys, time, warnings
+import json, math, os, pickle, platform, re, shutil, sys, time, warnings
 from collections import namedtuple
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import datetime, timezone
-from functools import cached_property, lru_cache, partial
+from enum import Enum
+from functools import cached_property, lru_cache, partial, wraps
+from hashlib import sha256
 from inspect import signature
 from itertools import chain, product
-from pathlib import Path
+from pathlib import Path, PurePath
+from types import ModuleType
+import numpy as np
 import pandas as pd
 import torch
+from fastai.learner import Learner
 from fastcore.basics import patch
-from torch import Tensor
+from torch import Tensor, nn
 from . import __version__
 from .autoencoder import train_autoencoder
 from .classifiers import get_classifier, get_oracle, predict
 from .core import MirrorError
 from .features import pair_index
-from .data import _first, data_fingerprint, data_spec, get_dls
+from .data import TensorLoader, _file_state, _first, data_fingerprint, data_spec, get_dls, loader_key
 from .explainer import MirrorCFE
+from .images import images_below
 from .judges import get_panel
 from .metrics import (bootstrap_interval, confidence_error, cout, denoised_validity, feature_error, fid, im1,
                                im2, kid, l1, lpips_distance, lpips_network, oracle_agreement, oracle_features,
                                path_features, prox, time_per_sample, time_ratio, validity)
-from .storage import (DamagedFile, MissingFile, atomic, cache_dir, file_lock, json_hash, read_json,
-                               tensors_hash, write_json)
+from .game import OtherRun
+from .storage import (CannotWrite, DamagedFile, MissingFile, atomic, cache_dir, file_lock, json_hash, read_json,
+                               run_lock, tensors_hash, try_writing, write_json)
 from .training import get_recipe, painting_networks
 
 # %% ../nbs/61_benchmark.ipynb #89204061
@@ -342,11 +349,30 @@ def _plain_values(got, end):
     return {n: list(map(_finite, got.value(end, n).tolist())) for n in names}
 
 # %% ../nbs/61_benchmark.ipynb #fca48c00
-@lru_cache(maxsize=8)
-def _network(get, data, size): return get(data, size=size)
+def _data_state(data):
+    "Return what changes when the files of a folder do; None for a dataset with a name."
+    if not str(data).startswith('folder:'): return None
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')   # whoever reads the folder says what is passed over
+        files = images_below(data_spec(data).read.keywords['path'])
+    return json_hash([_file_state(f) for f in files])
 
-@lru_cache(maxsize=2)
+def _in_memory(maxsize):
+    "Remember what a function of (data, ...) returned, for a folder as long as its files are the same."
+    def decorate(f):
+        @lru_cache(maxsize)
+        def remembered(state, *args): return f(*args)
+        return wraps(f)(lambda data, *args: remembered(_data_state(data), data, *args))
+    return decorate
+
+@_in_memory(8)
+def _network(data, size, get): return get(data, size=size)
+
+@_in_memory(2)
 def _all_classes(data, size): return get_dls(data, size=size)
+
+@_in_memory(8)
+def _fingerprint(data, size): return data_fingerprint(_all_classes(data, size))
 
 Sources = namedtuple('Sources', 'x source target truth index')
 
@@ -366,10 +392,10 @@ class Task:
             raise MirrorError(f"n must be a whole number of 1 or more, or None for all images: found {self.n!r}")
 
     @cached_property
-    def classifier(self): return _network(get_classifier, self.data, self.size)
+    def classifier(self): return _network(self.data, self.size, get_classifier)
 
     @cached_property
-    def oracle(self): return _network(get_oracle, self.data, self.size)
+    def oracle(self): return _network(self.data, self.size, get_oracle)
 
     @cached_property
     def panel(self): return _network(get_panel, self.data, self.size)
@@ -448,7 +474,7 @@ def _file_name(*parts):
 
 def _explainer_folder(name, pair, preset, seed, size, classifier, recipe):
     "Return where the explainer of these settings is kept, and the settings."
-    about = dict(dataset=name, pair=pair, size=size, seed=seed, recipe=asdict(recipe),
+    about = dict(dataset=name, data=_fingerprint(name, size), pair=pair, size=size, seed=seed, recipe=asdict(recipe),
                  classifier=classifier.fingerprint(), code=_EXPLAINER_VERSION)
     stem = _file_name(name, *(pair or ()), preset if isinstance(preset, str) else 'recipe')
     return cache_dir()/'explainers'/f'{stem}-{json_hash(about)}', about
@@ -464,22 +490,42 @@ def _seconds_logged(run):
     return sum(_as_seconds(t) for t in times)
 
 # %% ../nbs/61_benchmark.ipynb #822b5db7
-def _train_explainer(model, folder, about, dls, progress, autoencoder=None, student=None):
-    "Fit and keep a model, and remove the folder of the run; where the cache cannot be written, say so and go on."
-    run = folder.with_name(f'{folder.name}.part')
-    if not os.access(folder.parent, os.W_OK):
-        warnings.warn(f"the explainer is trained but not kept: {folder.parent} cannot be written; "
+def _fit_in_cache(what, path, fit):
+    """Call `fit` with a folder for its checkpoints, None where the cache cannot be written; return what it returns.
+
+    Half a training that cannot be gone on with, damaged or of another run, is begun again."""
+    run = path.with_name(f'{path.name}.part')
+    if not os.access(path.parent, os.W_OK):
+        warnings.warn(f"the {what} is trained but not kept: {path.parent} cannot be written; "
                       "set MIRRORCFE_CACHE to a folder that can")
         run = None
+    try: return fit(run)
+    except (DamagedFile, OtherRun) as e:
+        if run is None or not run.exists(): raise
+        warnings.warn(f"the training of the {what} begins again: {e}")
+        shutil.rmtree(run)
+        return fit(run)
+
+def _keep_in_cache(what, path, method):
+    "Save what was fitted, and remove the folder of the run; where the cache cannot be written, say so and go on."
+    run = path.with_name(f'{path.name}.part')
+    if not os.access(path.parent, os.W_OK): return   # `_fit_in_cache` has said so
+    try:
+        write_json(_notes_beside(path), method.about)
+        method.save(path)
+    except CannotWrite as e: warnings.warn(f"the {what} is trained but not kept: {e}, by setting MIRRORCFE_CACHE")
+    else: shutil.rmtree(run, ignore_errors=True)
+
+def _train_explainer(model, folder, about, dls, progress, autoencoder=None, student=None):
+    "Fit and keep a model."
     start = time.time()
-    model.fit(dls, folder=run, progress=progress, autoencoder=autoencoder, student_net=student)
-    model.about = about | dict(train_seconds=round(time.time() - start, 1),
-                               logged_seconds=_seconds_logged(run) if run else None,
+    def fit(run):
+        model.fit(dls, folder=run, progress=progress, autoencoder=autoencoder, student_net=student)
+        return _seconds_logged(run) if run else None
+    logged = _fit_in_cache('explainer', folder, fit)
+    model.about = about | dict(train_seconds=round(time.time() - start, 1), logged_seconds=logged,
                                device=str(dls.device), images=len(dls.train.dataset), version=__version__)
-    if run is None: return
-    write_json(_notes_beside(folder), model.about)
-    model.save(folder)
-    shutil.rmtree(run, ignore_errors=True)
+    _keep_in_cache('explainer', folder, model)
 
 def _made_again(what, path, error):
     "Warn that a cached file or folder is damaged and remove it; one that the disk does not let us read is left alone."
@@ -526,6 +572,25 @@ def get_explainer(name:str,               # name of a dataset, as for `get_dls`
     return model
 
 # %% ../nbs/61_benchmark.ipynb #61ba5e02
+def _is_of_a_library(thing):
+    "Whether a function or class comes with Python, an installed package or mirrorcfe: its name then says what it does."
+    name = getattr(thing, '__module__', None) or ''
+    root = name.partition('.')[0]
+    file = getattr(sys.modules.get(name), '__file__', None) or ''
+    return root in sys.stdlib_module_names or root in ('builtins', 'mirrorcfe') or '-packages' in file
+
+def _describe_code(code):
+    "Return bytecode, names and constants of a function; sets are sorted, for their order is not stable."
+    constants = [sorted(map(repr, c)) if isinstance(c, frozenset) else c for c in code.co_consts]
+    described = [_describe_code(c) if hasattr(c, 'co_code') else repr(c) for c in constants]
+    return [code.co_code.hex(), list(code.co_names), described]
+
+def _code_of_class(kind):
+    "Return what the functions of a class of the user's own do; None for a class of a library."
+    own = [c for c in kind.__mro__ if not _is_of_a_library(c)]
+    code = [_describe_code(f.__code__) for c in own for f in vars(c).values() if hasattr(f, '__code__')]
+    return json_hash(code) if own else None
+
 def _settings(method):
     "Return the constants or the recipe of a method, as plain data."
     held = getattr(method, 'const', None) or getattr(method, 'recipe', None)
@@ -534,7 +599,7 @@ def _settings(method):
 def _given(changes, settings):
     "Return what a method was given that its settings do not hold; a fitted method or network by its fingerprint."
     rest = {n: v for n, v in changes.items() if n not in settings}
-    return {n: v.fingerprint() if hasattr(v, 'fingerprint') else v for n, v in rest.items()}
+    return {n: _describe_value(v) for n, v in rest.items()}
 
 def _fit(method, dls, run, progress):
     "Fit a method; with checkpoints in `run` where it has any."
@@ -562,25 +627,23 @@ def get_baseline(kind:type,           # class of the method, such as `CEM`
     if classifier is None: classifier = task.classifier
     method = kind(classifier, preset, **changes)
     settings = _settings(method)
-    about = dict(kind=kind.__name__, task=[task.data, task.pair, task.size], preset=preset,
+    about = dict(kind=kind.__qualname__, code_of_kind=_code_of_class(kind), task=[task.data, task.pair, task.size],
+                 preset=preset, data=_fingerprint(task.data, task.size),
                  settings=settings | _given(changes, settings), classifier=classifier.fingerprint(),
                  code=_EXPLAINER_VERSION)
     stem = _file_name(kind.__name__, task.data, *(task.pair or ()), preset)
     path = cache_dir()/'baselines'/f'{stem}-{json_hash(about)}'
-    run = path.with_name(f'{path.name}.part')
     with file_lock(path):
         kept = _load_baseline(kind, path, classifier)
         if kept is not None: return kept
         start = time.time()
-        fitted = _fit(method, task.dls, run, progress)
+        fitted = _fit_in_cache(kind.__name__, path, lambda run: _fit(method, task.dls, run, progress))
         fitted.about = about | dict(train_seconds=round(time.time() - start, 1))
-        write_json(_notes_beside(path), fitted.about)
-        fitted.save(path)
-        shutil.rmtree(run, ignore_errors=True)
+        _keep_in_cache(kind.__name__, path, fitted)
     return fitted
 
 # %% ../nbs/61_benchmark.ipynb #e5f6a7b8
-@lru_cache(maxsize=32)
+@_in_memory(32)
 def _autoencoder(data, size, c=None):
     "Train an autoencoder on the training images of class `c`, or of all, 10,000 at most; 400 steps at least."
     images = _all_classes(data, size).train.dataset
@@ -609,45 +672,84 @@ def _measure_cell(method, task, index, names, at, bs, seed, progress):
     return {n: found[n] for n in ('rows', 'curves', 'oracle_on_real', 'panel_on_real')}
 
 # %% ../nbs/61_benchmark.ipynb #5c21d8f4
-def _describe_value(v):
-    "Return what can be written down of a value that a function carries with it."
+def _describe_class(kind, seen=()):
+    "Return the name of a class, and what its functions do where it is the user's own."
+    if _is_of_a_library(kind): return kind.__qualname__
+    own = {n: getattr(v, '__func__', v) for n, v in vars(kind).items() if n == '__call__' or not n.startswith('__')}
+    bases = [_describe_value(c, seen) for c in kind.__bases__ if c is not object]
+    return [kind.__qualname__, bases, {n: _describe_value(v, seen) for n, v in own.items()}]
+
+def _describe_object(v, seen):
+    "Return what an object holds: its fields, its attributes, or its pickle."
+    kind = _describe_class(type(v), seen)
+    if is_dataclass(v): return [kind, {f.name: _describe_value(getattr(v, f.name), seen) for f in fields(v)}]
+    if hasattr(v, '__dict__'):
+        return [kind, {n: _describe_value(u, seen) for n, u in vars(v).items() if not n.startswith('_')}]
+    try: return [kind, sha256(pickle.dumps(v)).hexdigest()]
+    except Exception: return kind   # a lock, an open file
+
+def _describe_value(v, seen=()):
+    "Return what can be written down of a value that a function carries with it; `seen` are the objects around it."
     if v is None or isinstance(v, (bool, int, float, str)): return repr(v)
-    if isinstance(v, (list, tuple)): return [_describe_value(u) for u in v]
-    if isinstance(v, dict): return {str(k): _describe_value(u) for k, u in v.items()}
-    if hasattr(v, 'fingerprint') and not isinstance(v, type): return v.fingerprint()
-    if hasattr(v, '__code__') or isinstance(v, partial): return method_fingerprint(v)
-    return getattr(v, '__qualname__', type(v).__qualname__)
+    if id(v) in seen: return 'seen'
+    seen = (*seen, id(v))
+    if isinstance(v, type): return _describe_class(v, seen)
+    if hasattr(v, 'fingerprint'): return v.fingerprint()
+    if isinstance(v, (list, tuple)): return [_describe_value(u, seen) for u in v]
+    if isinstance(v, (set, frozenset)): return sorted(json.dumps(_describe_value(u, seen)) for u in v)
+    if isinstance(v, dict): return {str(k): _describe_value(u, seen) for k, u in v.items()}
+    if isinstance(v, (PurePath, bytes, torch.dtype, torch.device, Enum)): return repr(v)
+    if isinstance(v, Tensor): return tensors_hash(dict(v=v))
+    if isinstance(v, (np.ndarray, np.generic)): return _describe_array(np.asarray(v))
+    if isinstance(v, nn.Module): return [repr(v), tensors_hash(v)]
+    if isinstance(v, (pd.DataFrame, pd.Series)): return _describe_value(v.reset_index().to_dict('list'), seen)
+    if isinstance(v, ModuleType): return v.__name__
+    if isinstance(v, Learner): return 'Learner'   # what it trained is elsewhere
+    if isinstance(v, TensorLoader): return loader_key(v)   # without the epoch, which counts its passes
+    if _is_of_a_library(v) and '<' not in getattr(v, '__qualname__', '<'): return v.__qualname__
+    if hasattr(v, '__code__') or isinstance(v, partial): return method_fingerprint(v, seen)
+    if callable(v) and hasattr(v, '__qualname__'): return v.__qualname__
+    return _describe_object(v, seen)
 
-def _describe_code(code):
-    "Return bytecode, names and constants of a function; sets are left out, for their order is not stable."
-    constants = [c for c in code.co_consts if not isinstance(c, frozenset)]
-    described = [_describe_code(c) if hasattr(c, 'co_code') else repr(c) for c in constants]
-    return [code.co_code.hex(), list(code.co_names), described]
+def _describe_array(v):
+    if v.dtype == object: return _describe_value(v.tolist())
+    return [str(v.dtype), list(v.shape), sha256(np.ascontiguousarray(v).tobytes()).hexdigest()]
 
-def _global_values(f):
-    "Return the plain values among the globals that a function names."
-    named = {n: f.__globals__.get(n) for n in f.__code__.co_names}
-    return {n: _describe_value(v) for n, v in named.items() if isinstance(v, (bool, int, float, str, tuple))}
+def _names_in(code):
+    "Return the names that a function and those inside it use."
+    inside = [_names_in(c) for c in code.co_consts if hasattr(c, 'co_code')]
+    return {*code.co_names}.union(*inside)
+
+def _global_values(f, seen):
+    "Return the globals that a function names, except modules and what is of a library."
+    named = {n: f.__globals__[n] for n in sorted(_names_in(f.__code__)) if n in f.__globals__}
+    of_library = {n for n, v in named.items()
+                  if isinstance(v, ModuleType) or (hasattr(v, '__qualname__') and _is_of_a_library(v))}
+    return {n: _describe_value(v, seen) for n, v in named.items() if n not in of_library}
 
 # %% ../nbs/61_benchmark.ipynb #61c00002
-def method_fingerprint(make   # function of a task that returns a method, or a partial of one
-                      )->str: # 16 hexadecimal digits
-    "Return a short hash of what a function does: its `fingerprint()`, or code, constants, defaults, captured values."
+def method_fingerprint(make,    # function of a task that returns a method, or a partial of one
+                       seen=()  # of the objects around it; for use inside
+                      )->str:   # 16 hexadecimal digits
+    "Return a short hash of what a function does: its `fingerprint()`, or its code and all values it carries or names."
     if hasattr(make, 'fingerprint') and not isinstance(make, type): return json_hash(make.fingerprint())
+    seen = (*seen, id(make))
     if isinstance(make, partial):
-        return json_hash([method_fingerprint(make.func), _describe_value(make.args), _describe_value(make.keywords)])
-    if not hasattr(make, '__code__'):
-        held = 0 if isinstance(make, type) else _describe_value(getattr(make, '__dict__', {}))
-        return json_hash([getattr(make, '__qualname__', type(make).__qualname__), held])
-    captured = [_describe_value(c.cell_contents) for c in make.__closure__ or ()]
-    return json_hash([_describe_code(make.__code__), _global_values(make), _describe_value(make.__defaults__ or ()),
-                        _describe_value(make.__kwdefaults__ or {}), captured])
+        return json_hash([method_fingerprint(make.func, seen), _describe_value([make.args, make.keywords], seen)])
+    if isinstance(make, type): return json_hash(_describe_class(make, seen))
+    if not hasattr(make, '__code__'): return json_hash(_describe_object(make, seen))
+    captured = [_describe_value(_contents(cell), seen) for cell in make.__closure__ or ()]
+    carried = [make.__defaults__ or (), make.__kwdefaults__ or {}, getattr(make, '__self__', None)]
+    return json_hash([_describe_code(make.__code__), _global_values(make, seen), _describe_value(carried, seen),
+                      captured])
+
+def _contents(cell):
+    "Return what a captured variable holds; None before it is set."
+    try: return cell.cell_contents
+    except ValueError: return None
 
 # %% ../nbs/61_benchmark.ipynb #79778792
 _BENCHMARK_VERSION = 1  # raise it when a number is computed in another way: older cells are then computed again
-
-@lru_cache(maxsize=8)
-def _fingerprint(data, size): return data_fingerprint(_all_classes(data, size))
 
 def _about_panel(panel):
     "Return the judges of a panel with their accuracy, and which of them vote."
@@ -668,7 +770,8 @@ def _provenance(task, bs, seed, names=()):
 def _cell_key(task, label, make, direction, names, at, about):
     "Return a hash of what decides the numbers."
     metrics = [n if n in _BUILT_IN else [n, method_fingerprint(METRICS[n].f)] for n in names]
-    origin = {n: about[n] for n in ('data_fingerprint', 'classifier', 'oracle', 'panel', 'seed') if n in about}
+    origin = {n: about[n] for n in ('data_fingerprint', 'panel', 'seed', 'bs') if n in about}
+    origin |= dict(classifier=task.classifier.fingerprint(), oracle=task.oracle.fingerprint())
     return json_hash(dict(task=asdict(task), method=label, make=method_fingerprint(make), direction=direction,
                             metrics=metrics, at=list(at), code=_BENCHMARK_VERSION, **origin))
 
@@ -701,7 +804,25 @@ def load_cells(out   # folder that `run_benchmark` wrote
     found = {file: _read_cell(file) for file in sorted(folder.glob('*.json'))}
     lost = [file.name for file, cell in found.items() if cell is None]
     if lost: warnings.warn(f"{len(lost)} damaged cells are left out: {', '.join(lost[:3])}; run the benchmark again")
-    return sorted((cell for cell in found.values() if cell), key=lambda cell: (cell['task'], cell['place']))
+    cells = _of_the_last_run([cell for cell in found.values() if cell])
+    return sorted(cells, key=lambda cell: (cell['task'], cell['place']))
+
+_ORIGIN = 'data_fingerprint', 'classifier', 'oracle', 'seed', 'bs'   # what the cells of a task have in common
+
+def _of_the_last_run(cells):
+    "Return the cells whose origin is that of the one of their task that was written last; warn of the others."
+    def origin(cell): return [cell['about'].get(n) for n in _ORIGIN]
+    last = {}
+    for cell in sorted(cells, key=lambda cell: cell['about'].get('written', '')): last[cell['task']] = cell
+    kept = [cell for cell in cells if origin(cell) == origin(last[cell['task']])]
+    for cell in cells:
+        now, before = origin(last[cell['task']]), origin(cell)
+        if now == before: continue
+        differ = ', '.join(f'{n} {v}, now {w}' for n, v, w in zip(_ORIGIN, before, now) if v != w)
+        warnings.warn(f"{len(cells) - len(kept)} cells of an earlier run are left out ({differ}): "
+                      "run the benchmark again, or use two folders")
+        break
+    return kept
 
 # %% ../nbs/61_benchmark.ipynb #07b7b63d
 def _or_nan(v): return math.nan if v is None else v
@@ -727,9 +848,17 @@ def _table_rows(cell):
 def _as_table(cells):
     "Return all cells as a table; `.attrs['about']` says where its numbers come from."
     frame = pd.DataFrame(chain.from_iterable(map(_table_rows, cells)))
-    def of_the_task(about): return {n: v for n, v in about.items() if n not in ('weights', 'training')}
-    frame.attrs['about'] = {cell['task']: of_the_task(cell['about']) for cell in cells}
+    of_task = {}
+    for cell in cells: of_task.setdefault(cell['task'], []).append(cell['about'])
+    frame.attrs['about'] = {task: _common_origin(abouts) for task, abouts in of_task.items()}
     return frame
+
+def _common_origin(abouts):
+    "Return the provenance of a task from that of its cells; machines, versions and days are listed where they differ."
+    origin = {n: v for n, v in abouts[-1].items() if n not in ('weights', 'training', 'written')}
+    for n in ('device', 'torch', 'mirrorcfe', 'python', 'date'):
+        origin[n] = ' and '.join(sorted({str(about[n]) for about in abouts if n in about}))
+    return origin | dict(N=max(about['N'] for about in abouts))
 
 def load_results(out   # folder that `run_benchmark` wrote
                 )->pd.DataFrame: # one row a cell and end, as `run_benchmark` returns
@@ -753,18 +882,22 @@ def _entry(row, column):
     return _number(mean) + star + interval
 
 def _says_nothing(frame, column):
-    "Say whether a column need not be shown: the only task, full coverage, nothing failed, nothing flagged."
+    "Say whether a column need not be shown: the only task, as many images everywhere, full coverage, nothing failed."
     values = frame[column]
     if values.isna().all(): return True
     if column == 'task': return values.nunique() < 2
+    if column == 'N': return not {'task', 'direction'} <= {*frame} or _is_same_in_each_direction(frame, 'N')
     if column == 'coverage': return not (values < 1).any()
     if column == 'status': return (values == 'ok').all()
     if column == 'flag': return not values.astype(bool).any()
     return False
 
+def _is_same_in_each_direction(frame, column):
+    return (frame.groupby(['task', 'direction'])[column].nunique() < 2).all()
+
 def _columns_to_show(frame):
     "Return the columns that say something, in their order, flag and status last."
-    inside = {'N', 'notes', *[f'{c} low' for c in frame], *[f'{c} high' for c in frame]}
+    inside = {'notes', *[f'{c} low' for c in frame], *[f'{c} high' for c in frame]}
     last = [c for c in ('flag', 'status') if c in frame]
     ordered = [c for c in frame if c not in last] + last
     return [c for c in ordered if c not in inside and not _says_nothing(frame, c)]
@@ -819,10 +952,11 @@ def _judges_in_words(about):
     said = [f"{n} {a:.3f}{' (no vote)' if n in silent else ''}" for n, a in about['panel']['judges'].items()]
     return f"panel {', '.join(said)}; "
 
-def _task_heading(task, about):
+def _task_heading(task, about, same_n=True):
     "Return the provenance of one task, in Markdown."
     def accuracy(n): return '–' if about[n] is None else f'{about[n]:.4f}'
-    return (f"## {task}\n\n{about['data']} (fingerprint {about['data_fingerprint']}), {about['N']:,} images; "
+    images = f"{'' if same_n else 'up to '}{about['N']:,} images"
+    return (f"## {task}\n\n{about['data']} (fingerprint {about['data_fingerprint']}), {images}; "
             f"classifier {about['classifier']}, accuracy {accuracy('classifier_accuracy')}; "
             f"oracle {about['oracle']}, accuracy {accuracy('oracle_accuracy')}; {_judges_in_words(about)}"
             f"seed {about['seed']}, {about['device']}, torch {about['torch']}, mirrorcfe {about['mirrorcfe']}, "
@@ -846,7 +980,8 @@ def _write_tables(out, frame):
     parts = ['# Results']
     for task, about in frame.attrs['about'].items():
         of_task = frame[frame['task'] == task].dropna(axis=1, how='all')
-        parts.append(f"{_task_heading(task, about)}\n\n{markdown_table(of_task)}")
+        heading = _task_heading(task, about, _is_same_in_each_direction(of_task, 'N'))
+        parts.append(f"{heading}\n\n{markdown_table(of_task)}")
     some_task = next(iter(frame.attrs['about'].values()), dict(extractor='–'))
     parts.append('## Notes\n\n' + _reading_notes(frame, some_task))
     text = '\n\n'.join(parts) + '\n'
@@ -872,11 +1007,8 @@ def _check_run(methods, tasks, out):
             raise MirrorError(f"method {label!r} must be a function of a task that returns a method, such as "
                               f"lambda t: PGD(t.classifier): found {type(make).__name__}")
     _refuse_twice('tasks', [task.title for task in tasks], 'change seed or size, or use two folders')
-    probe = Path(out)/'cells'/'.probe'
-    try:
-        atomic(probe, lambda part: part.write_text(''))
-        probe.unlink()
-    except OSError as e: raise MirrorError(f"{out} cannot be written ({e}): give another folder as out=") from None
+    try: try_writing(Path(out)/'cells')
+    except CannotWrite as e: raise MirrorError(f"{out} cannot be written ({e}): give another folder as out=") from None
     return methods, tasks
 
 # %% ../nbs/61_benchmark.ipynb #d67e3099
@@ -937,27 +1069,16 @@ def _compute_cell(planned, method, names, at, bs, seed, progress):
         found = _measure_cell(method, planned.task, planned.index, names, at, bs, seed, progress)
         body = dict(status='ok') | found
     except MirrorError as e: body = dict(status=f'failed: {e}', rows={end: {} for end in at}, curves=None)
-    today = datetime.now(timezone.utc).strftime('%Y-%m-%d')
-    about = planned.about | dict(date=today, settings=asdict(planned.task), weights=_weights_fingerprint(method),
+    now = datetime.now(timezone.utc)
+    about = planned.about | dict(date=now.strftime('%Y-%m-%d'), written=now.isoformat(),
+                                 settings=asdict(planned.task), weights=_weights_fingerprint(method),
                                  training=getattr(method, 'about', None))
     return dict(key=planned.key, task=planned.task.title, method=planned.label, direction=planned.direction,
                 N=len(planned.index), place=planned.place, about=about, **body)
 
 # %% ../nbs/61_benchmark.ipynb #b8c74f6a
-def run_benchmark(methods:dict,            # label -> function of a task that returns a method
-                  tasks,                   # a `Task` or several
-                  out,                     # folder for cells and tables
-                  metrics=None,            # names in `METRICS`; None: `DEFAULT_METRICS`
-                  at=('first', 'reflection'), # first CFE, end of the path
-                  bs:int=64,               # images explained at once
-                  progress:bool=True,      # a line with the time left
-                  seed:int=0               # of draws and of what is random in a method
-                 )->pd.DataFrame:          # one row a cell and end: of each metric mean, low and high
-    "Measure every method on every task, both directions apart; finished cells are kept."
-    at = list(at)
-    names = _metric_names(metrics, at)
-    methods, tasks = _check_run(methods, tasks, out)
-    plan = _plan(methods, tasks, out, names, at, bs, seed)
+def _run(plan, names, at, bs, seed, progress, out):
+    "Compute what is not finished, and write the tables; return the cell of each file."
     cells = {planned.file: _finished(planned) for planned in plan}
     line = _ProgressLine(sum(cell is None for cell in cells.values()), progress)
     made_for = None
@@ -974,6 +1095,23 @@ def run_benchmark(methods:dict,            # label -> function of a task that re
         done += 1
         line(done, what)
     _write_tables(out, load_results(out))
+    return cells
+
+def run_benchmark(methods:dict,            # label -> function of a task that returns a method
+                  tasks,                   # a `Task` or several
+                  out,                     # folder for cells and tables
+                  metrics=None,            # names in `METRICS`; None: `DEFAULT_METRICS`
+                  at=('first', 'reflection'), # first CFE, end of the path
+                  bs:int=64,               # images explained at once
+                  progress:bool=True,      # a line with the time left
+                  seed:int=0               # of draws and of what is random in a method
+                 )->pd.DataFrame:          # one row a cell and end: of each metric mean, low and high
+    "Measure every method on every task, both directions apart; finished cells are kept."
+    at = list(at)
+    names = _metric_names(metrics, at)
+    methods, tasks = _check_run(methods, tasks, out)
+    plan = _plan(methods, tasks, out, names, at, bs, seed)
+    with run_lock(out): cells = _run(plan, names, at, bs, seed, progress, out)
     return _as_table([cells[planned.file] for planned in plan])
 
 # %% ../nbs/61_benchmark.ipynb #ddf68d56

@@ -6,7 +6,8 @@
 __all__ = ['IMAGE_KEYS', 'LABEL_KEYS', 'TIMEOUT', 'IDX_FILES', 'BLOODMNIST', 'BLOOD_FILES', 'MAX_BYTES', 'KEEP_FROM', 'FACES',
            'BLOCK', 'DATASETS', 'ImageSet', 'TensorLoader', 'split_batch', 'read_labels', 'LabelledLoader',
            'as_loaders', 'class_rank', 'stratified', 'to_size', 'decode_files', 'face_attributes', 'block_split',
-           'DataSpec', 'data_spec', 'available', 'best_device', 'get_dls', 'get_folder_dls', 'data_fingerprint']
+           'DataSpec', 'data_spec', 'available', 'best_device', 'get_dls', 'get_folder_dls', 'data_fingerprint',
+           'loader_key']
 
 # %% ../nbs/10_data.ipynb #6897362d
 import gzip, os, textwrap, warnings
@@ -30,7 +31,7 @@ from .core import MirrorError, check_class, whole_number
 from .features import class_index, pair_index
 from .images import UnreadableImage, from_bytes, images_below, printable, read_square
 from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, expand, json_hash, read_tensors,
-                               reading, tensor_bytes, workspace, write_tensors, writing)
+                               reading, tensor_bytes, tensors_hash, workspace, write_tensors, writing)
 
 # %% ../nbs/10_data.ipynb #d3958816
 class ImageSet:
@@ -790,3 +791,22 @@ def data_fingerprint(dls:DataLoaders   # as `get_dls` returns
             h.update(f'{tuple(t.shape)}'.encode())
             h.update(tensor_bytes(t))
     return h.hexdigest()[:16]
+
+# %% ../nbs/10_data.ipynb #bf6e8509
+def _contents(dataset):
+    "Return what tells a dataset from another: all of its images and labels where they are in memory, else its files."
+    if isinstance(dataset, ImageSet): return tensors_hash(dict(x=dataset.x, y=dataset.y))
+    if tensors := getattr(dataset, 'tensors', None): return tensors_hash({str(i): v for i, v in enumerate(tensors)})
+    items = getattr(dataset, 'samples', None) or getattr(dataset, 'items', None)
+    entries = [i if isinstance(i, tuple) else (i,) for i in list(items)] if items is not None else []
+    if entries and all(isinstance(file, (str, Path)) for file, *_ in entries):
+        return json_hash([(*_file_state(file), *map(str, label)) for file, *label in entries])
+    return f'{len(dataset)} of {type(dataset).__name__}'
+
+def loader_key(dl      # `TensorLoader`, or a loader of fastai or torch
+              )->dict: # name -> number or text
+    "Return what decides the batches of a loader: images and labels, batch size, order."
+    key = dict(images=_contents(dl.dataset))
+    key['batch size'] = int(getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None) or 0)
+    if isinstance(dl, TensorLoader): key['order'] = f'seed {int(dl.seed)}' if dl.shuffle else 'as stored'
+    return key

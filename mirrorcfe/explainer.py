@@ -20,8 +20,8 @@ from .data import split_batch
 from .confidence import bisect_step, check_confidence, closest_class, confidence_step
 from .features import (Encoded, GapClassifier, check_images, check_target, class_index, frozen_copy,
                                 intended_probs, kfe_features, pair_index, usual_torch)
-from .storage import (CannotWrite, atomic, expand, new_folder, read_about, read_json, read_nets,
-                               tensors_hash, write_nets)
+from .storage import (CannotWrite, MissingFile, expand, new_folder, read_about, read_json, read_nets,
+                               read_state, tensors_hash, try_writing, write_nets)
 from .autoencoder import AutoencoderForm, LatentAutoencoder, as_autoencoder
 from .ssc import csp_mask
 from .losses import gaussian_blur
@@ -58,10 +58,8 @@ class MirrorCFE:
 # %% ../nbs/31_explainer.ipynb #1665d207
 def _check_folder(folder):
     "Raise `MirrorError` unless a file can be written to `folder`."
-    try:
-        atomic(folder/'probe', lambda p: p.write_text('x'*9))
-        (folder/'probe').unlink()
-    except OSError as e:
+    try: try_writing(folder)
+    except CannotWrite as e:
         raise MirrorError(f"cannot write to {folder}: {e.strerror or e}; give a folder that can be written") from e
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EIO)
@@ -72,9 +70,9 @@ def _is_disk(e):
 
 def _kept(folder):
     "Which checkpoint a folder holds, in words."
-    file = Path(folder)/'checkpoint.pt'
-    if not file.exists(): return 'there is no checkpoint yet'
-    epoch = torch.load(file, map_location='cpu', weights_only=True)['epoch'] + 1
+    try: epoch = read_state(Path(folder)/'checkpoint.pt')['epoch'] + 1
+    except MissingFile: return 'there is no checkpoint yet'
+    except MirrorError as e: return str(e)
     return f"the checkpoint of epoch {epoch} is whole"
 
 # %% ../nbs/31_explainer.ipynb #b47af4b1

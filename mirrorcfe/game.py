@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'BaseRecipe', 'pick_recipe', 'constant', 'one_cycle', 'Sampler', 'RealImages', 'Game', 'Turns',
-           'Checkpoint', 'RunLog', 'SampleGrid', 'game_learner', 'distributed_training']
+           'Checkpoint', 'OtherRun', 'RunLog', 'SampleGrid', 'game_learner', 'distributed_training']
 
 # %% ../nbs/28_game.ipynb #5ea7fad3
 import hashlib, math
@@ -18,15 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from fastai.callback.core import Callback
-from fastai.callback.progress import CSVLogger
 from fastai.callback.schedule import ParamScheduler, combined_cos
 from fastai.learner import Learner
 from fastai.metrics import ValueMetric
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import AttrDict, patch, store_attr
 from .core import MirrorError
+from .data import loader_key
 from .features import GapClassifier
-from .storage import atomic, tensors_hash
+from .storage import MissingFile, atomic, read_state, run_lock, tensors_hash, write_state
 from .distributed import GroupLoader, ProcessGroup, join_group, whole_batch_statistics
 
 # %% ../nbs/28_game.ipynb #6a767ac1
@@ -400,20 +400,23 @@ class Checkpoint(Callback):
     order = 70
     def __init__(self,
                  path,       # file
-                 key:dict    # what makes this run this one: name -> number or text
+                 key:dict,   # what makes this run this one: name -> number or text
+                 log         # a `RunLog`, whose lines are kept too
                 ): store_attr()
 
     def after_epoch(self):
         if self.epoch < self.learn.first_epoch: return   # fastai passes through the epochs it skips
         game = self.model
         turns = self.learn.turns
-        state = dict(run=self.key, epoch=self.epoch, G=game.G.state_dict(), D=game.D.state_dict(),
+        state = dict(run=self.key, epoch=self.epoch, log=self.log.lines, G=game.G.state_dict(), D=game.D.state_dict(),
                      opt=self.opt.state_dict())
         if turns.opt_d is not None: state['opt_d'] = turns.opt_d.state_dict()
         if turns.average is not None: state['average'] = turns.average.state_dict()
-        atomic(Path(self.path), partial(torch.save, state))
+        write_state(self.path, state)
 
 # %% ../nbs/28_game.ipynb #71378c23
+class OtherRun(MirrorError): "A checkpoint of another run."
+
 def _difference(there, here):
     "In words, in what two runs differ; where the games differ, nothing else matters."
     names = ['game'] if there.get('game') != here['game'] else [n for n in here if there.get(n) != here[n]]
@@ -424,15 +427,11 @@ def restore(self:Checkpoint,
             learn:Learner   # as `game_learner` makes it
            )->int:          # the epoch to go on with; 0: there is no checkpoint
     "Load the checkpoint if there is one; that of another run is refused."
-    if not Path(self.path).exists(): return 0
-    try:
-        state = torch.load(self.path, map_location=learn.dls.device, weights_only=True)
-        there = dict(state['run'])
-    except Exception as e:
-        raise MirrorError(f"{self.path} cannot be read ({type(e).__name__}): delete it to start again") from e
-    if there != self.key:
-        raise MirrorError(f"{self.path} belongs to another run ({_difference(there, self.key)}): "
-                          "give another folder, or delete it to start again")
+    try: state = read_state(self.path, 'delete it to start again', learn.dls.device)
+    except MissingFile: return 0
+    if state['run'] != self.key:
+        raise OtherRun(f"{self.path} belongs to another run ({_difference(state['run'], self.key)}): "
+                       "give another folder, or delete it to start again")
     turns = learn.turns
     game = learn.model
     game.G.load_state_dict(state['G'])
@@ -440,6 +439,7 @@ def restore(self:Checkpoint,
     learn.opt.load_state_dict(state['opt'])
     if turns.opt_d is not None: turns.opt_d.load_state_dict(state['opt_d'])
     if turns.average is not None: turns.average.load_state_dict(state['average'])
+    self.log.lines = state['log']
     return state['epoch'] + 1
 
 @patch
@@ -447,25 +447,33 @@ def load_generators(self:Game,
                     path   # file of a `Checkpoint`
                    )->int: # how many epochs they have been trained
     "Load the generators of a checkpoint, the averaged ones where there are any."
-    state = torch.load(path, map_location=self.F.W.device, weights_only=True)
+    state = read_state(path, 'delete it to start again', self.F.W.device)
     G = state['G']
     if 'average' in state: G = {n: state['average'][f'module.{n}'] for n in G}
     self.G.load_state_dict(G)
     return state['epoch'] + 1
 
 # %% ../nbs/28_game.ipynb #f97a31af
-class RunLog(CSVLogger):
-    "Log the table of the progress bar to `history.csv` in the learner's folder."
-    def before_fit(self):
-        file = self.path/self.fname
-        start = self.learn.first_epoch
-        kept = file.read_text().splitlines(True)[1:start + 1] if start and file.exists() else []
-        self.path.mkdir(parents=True, exist_ok=True)
-        super().before_fit()
-        self.file.write(''.join(kept))
+class RunLog(Callback):
+    "Log the table of the progress bar to a CSV file."
+    order = 60
+    def __init__(self, path):
+        self.path = path
+        self.lines = []   # without the names of the columns
 
-    def _write_line(self, log):
-        if self.epoch >= self.learn.first_epoch: super()._write_line(log)
+    def before_fit(self):
+        self.old_logger = self.learn.logger
+        self.learn.logger = self.write
+
+    def write(self, row):
+        "Add a row to the file, and show it as the learner would without a log."
+        if self.epoch >= self.learn.first_epoch:
+            self.lines.append(','.join(map(str, row)))
+            text = '\n'.join([','.join(self.recorder.metric_names), *self.lines, ''])
+            atomic(self.path, lambda part: part.write_text(text, encoding='utf-8'))
+        self.old_logger(row)
+
+    def after_fit(self): self.learn.logger = self.old_logger
 
 # %% ../nbs/28_game.ipynb #829d4b4b
 class SampleGrid(Callback):
@@ -505,7 +513,7 @@ def game_learner(game:Game,     # trained in place
     learn.first_epoch = 0
     learn.run_description = {
         'game': type(game).__name__, 'classifier': game.F.fingerprint(), 'fixed networks': tensors_hash(game.fixed),
-        'pair': str(game.pair), 'seed': seed, **{n: str(v) for n, v in asdict(r).items()}}
+        'pair': str(game.pair), 'seed': seed, 'bf16': game.amp, **{n: str(v) for n, v in asdict(r).items()}}
     return learn
 
 # %% ../nbs/28_game.ipynb #61bbeeef
@@ -533,10 +541,13 @@ def distributed_training(learn:Learner   # as `game_learner` makes it
 def _resume(learn, epochs):
     "Load the checkpoint in the learner's folder, if there is one; return the callbacks that write there."
     folder = learn.path = Path(learn.folder)
+    log = RunLog(folder/'history.csv')
     key = learn.run_description | dict(length=f'{epochs} epochs of {len(learn.dls.train)} steps')
-    checkpoint = Checkpoint(folder/'checkpoint.pt', key)
+    for name, dl in (('training', learn.dls.train), ('validation', learn.dls.valid)):
+        key |= {f'{name} {what}': v for what, v in loader_key(dl).items()}
+    checkpoint = Checkpoint(folder/'checkpoint.pt', key, log)
     learn.first_epoch = checkpoint.restore(learn)
-    return [checkpoint, SampleGrid(folder/'samples'), RunLog()]
+    return [checkpoint, SampleGrid(folder/'samples'), log]
 
 @patch
 def fit_game(self:Learner,
@@ -549,6 +560,8 @@ def fit_game(self:Learner,
     if epochs is None: epochs = game.recipe.epochs or max(1, math.ceil(game.recipe.steps/len(self.dls.train)))
     with ExitStack() as stack:
         group = stack.enter_context(distributed_training(self))
+        if self.folder is not None and not group.rank: stack.enter_context(run_lock(self.folder))
+        group.mean(torch.zeros(1, device=self.dls.device))   # the others wait until the first process has the folder
         self.create_opt()
         turns.prepare()
         self.first_epoch = 0

@@ -8,7 +8,7 @@ __all__ = ['GIANT', 'SUFFIXES', 'LONGEST', 'from_bytes', 'to_bytes', 'to_tensor'
            'look_of', 'oddities']
 
 # %% ../nbs/09_images.ipynb #1dcb68f9
-import os, stat, struct, warnings
+import errno, os, stat, struct, warnings
 from collections import Counter
 from pathlib import Path
 import numpy as np
@@ -109,6 +109,8 @@ def _upright(im):
     try: return ImageOps.exif_transpose(im)
     except (ValueError, SyntaxError, KeyError, TypeError, struct.error): return im
 
+_OF_THE_PROCESS = errno.EMFILE, errno.ENFILE   # no free descriptor: that says nothing about the file
+
 def _read(file, channels, paper, near, levels):
     "The picture in `file`, and what is doubtful about its brightness."
     mode = 'L' if channels == 1 else 'RGB'
@@ -135,7 +137,11 @@ def read_image(path,             # image file
     "Read one image file of any kind; `UnreadableImage` says why it is none."
     _check_regular(path)
     try: im, doubt = _read(path, channels, paper, near, levels)
-    except Exception as e: raise UnreadableImage(path, _why(path, e)) from None
+    except Exception as e:
+        if isinstance(e, OSError) and e.errno in _OF_THE_PROCESS:
+            raise MirrorError(f"cannot read {printable(path)} just now: {e.strerror}; nothing is known to be wrong "
+                              "with it: close files or raise the limit (ulimit -n), and call again") from e
+        raise UnreadableImage(path, _why(path, e)) from None
     if doubt:
         warnings.warn(f"pictures in {printable(Path(path).parent)} {doubt}: "
                       "give read_image levels=(black, white), or store them with 8 bits a pixel")

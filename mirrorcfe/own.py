@@ -23,12 +23,13 @@ from .data import DATASETS, best_device, data_fingerprint, get_dls, get_folder_d
 from .explainer import MirrorCFE
 from .explanation import Explanation
 from .features import GapClassifier
-from .images import SUFFIXES, find_images, fit_image, oddities, read_images
+from .images import (UnreadableImage, find_images, fit_image, images_below, oddities, read_image,
+                              read_images)
 from .runs import (Progress, check_range, echo, echo_results, finish_run, get_judges, load_explainer,
                             load_network, load_panel, md_table, measure_explanation, open_network, results_folder,
                             save_network, slug, training_progress, write_csv, write_pictures, write_results)
 from .show import headline, to_rgb
-from .storage import atomic
+from .storage import DamagedFile, read_json, sweep, write_json
 from .training import get_recipe
 
 # %% ../nbs/91_own_images.ipynb #e7c4aa1e
@@ -41,6 +42,8 @@ def read_weights(file    # .safetensors, or .pth or .pt with a state dict
     "Read weights without executing anything."
     file = Path(file).expanduser()
     if not file.is_file(): raise MirrorError(f"no such file: {file}")
+    try: open(file, 'rb').close()
+    except OSError as e: raise MirrorError(f"cannot read {file}: {e.strerror}") from None
     try:
         with warnings.catch_warnings(record=True):   # torch warns of what it then refuses to read
             if file.suffix == '.safetensors': weights = load_file(file)
@@ -77,17 +80,17 @@ def open_classifier(file,                   # folder or file of mirrorcfe, .safe
 # %% ../nbs/91_own_images.ipynb #2803aa20
 def _colour_spread(file):
     "Return the largest difference between the channels of one pixel, 0 to 255."
-    with Image.open(file) as im:
-        if im.mode in ('1', 'L', 'LA', 'F') or im.mode.startswith('I'): return 0
-        pixels = np.asarray(im.convert('RGB').resize((32, 32)), int)
+    pixels = np.asarray(read_image(file, 3, near=32).resize((32, 32)), int)
     return int(np.ptp(pixels, axis=2).max())
 
 def _is_grey(folder, most=50, tolerance=8):
     "Whether about `most` of a folder's images, those that can be read, are grey."
-    files = sorted(f for f in Path(folder).rglob('*') if f.suffix.lower() in SUFFIXES)
     spreads = []
-    for f in files[::max(1, len(files)//most)]:
-        with contextlib.suppress(Exception): spreads.append(_colour_spread(f))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')   # whoever reads all of them says what is doubtful
+        files = images_below(folder)
+        for f in files[::max(1, len(files)//most)]:
+            with contextlib.suppress(UnreadableImage): spreads.append(_colour_spread(f))
     return bool(spreads) and max(spreads) <= tolerance
 
 def open_data(data:str,           # folder, or name of a dataset
@@ -209,7 +212,9 @@ def get_network(dls,             # as `open_data` returns
                 folder=None      # where it is kept; None: nowhere
                )->GapClassifier: # frozen, `.accuracy` on the test images
     "Return a network for the data: from the folder, from the cache of a known dataset, or trained now."
-    if folder and (folder/f'{role}.json').exists(): return load_network(folder/role, dls.device)[0]
+    if folder and (folder/f'{role}.json').exists():
+        try: return load_network(folder/role, dls.device)[0]
+        except DamagedFile as e: warnings.warn(f"the {role} is trained again: {e}")
     with training_progress(f'training {role}'):
         if dls.spec.name in DATASETS:
             name = f'{dls.spec.name}:{dls.spec.attribute}' if dls.spec.attribute else dls.spec.name
@@ -240,18 +245,25 @@ class UnfinishedRun:
         except OSError as e:
             raise MirrorError(f"{self.path} cannot be made or written: {e.strerror}; "
                               "give another place by --out") from e
-        file = self.path/'request.json'
-        if file.exists(): self._check(file)
-        else: atomic(file, lambda part: part.write_text(json.dumps(self.request, indent=1)))
+        try: self._claim(self.path/'request.json')
+        except MirrorError:
+            self.lock.release()
+            raise
         return self
+
+    def _claim(self, file):
+        "Note the request, or check that it is the one of before."
+        if file.exists(): return self._check(file)
+        sweep(self.path)   # of a run that was killed while it wrote the file
+        if any(f.name != 'lock' for f in self.path.iterdir()):
+            raise MirrorError(f"{self.path} holds other things than a training: move it, or give another --out")
+        write_json(file, self.request)
 
     def _check(self, file):
         "Raise `MirrorError` if the folder belongs to another request."
-        try: before = json.loads(file.read_text())
-        except ValueError: before = {}
+        before = read_json(file, advice='give another --out, or delete that folder')
         differ = [f"{k} {before.get(k)!r}, now {v!r}" for k, v in self.request.items() if before.get(k) != v]
         if differ:
-            self.lock.release()
             raise MirrorError(f"{self.path.name} is of another training ({'; '.join(differ[:3])}): "
                               "give another --out, or delete that folder")
         echo(f"Going on with the training in {self.path.name}")
@@ -343,9 +355,10 @@ def load_images(images,        # files and folders
     look = about['look']
     middle = about.get('fit') == 'middle'
     paper = 255 if middle else round((look['border'] + 1)*127.5)   # shows through what is transparent
-    files, pictures = read_images(find_images(images), about['in_channels'], 255 - paper if invert else paper)
     extent = look['extent'] if crop else 0
-    x = torch.stack([fit_image(p, about['size'], invert, extent, middle) for p in pictures])
+    def fit(picture): return fit_image(picture, about['size'], invert, extent, middle)   # at once: photographs are big
+    files, squares = read_images(find_images(images), about['in_channels'], 255 - paper if invert else paper, fit)
+    x = torch.stack(squares)
     number = {name: i for i, name in enumerate(about['classes'])}
     truth = torch.tensor([number.get(f.absolute().parent.name, -1) for f in files])
     return files, x, ['; '.join(oddities(i, look)) for i in x], truth

@@ -11,7 +11,7 @@ __all__ = ['NORMALISE', 'FORMAT', 'RESULT_METRICS', 'RESULT_COLUMNS', 'JUDGES', 
            'relative', 'echo_results', 'prepare_demo', 'demo']
 
 # %% ../nbs/90_runs.ipynb #42c66657
-import csv, json, os, re, shutil, sys, tempfile, time, unicodedata
+import csv, os, re, shutil, sys, tempfile, time, unicodedata
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
@@ -20,7 +20,6 @@ from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastcore.basics import defaults
 from matplotlib.figure import Figure
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 import mirrorcfe.animate, mirrorcfe.show   # add the pictures and the animation to `Explanation`
 from .benchmark import is_adversarial, measure
@@ -32,7 +31,8 @@ from .explanation import Explanation
 from .features import GapClassifier, Normalise
 from .images import look_of
 from .judges import panel_of, panel_problem, read_panel
-from .storage import atomic, new_folder
+from .storage import (DamagedFile, MissingFile, new_folder, read_json, read_tensors, tensors_hash, write_json,
+                               write_tensors)
 from .training import get_recipe
 
 # %% ../nbs/90_runs.ipynb #1fe4228c
@@ -230,7 +230,7 @@ def open_network(arch:str,                # small_resnet, or a name of torchvisi
     return net
 
 # %% ../nbs/90_runs.ipynb #a0560ff1
-FORMAT = 1  # of the two files; folders of another format are refused
+FORMAT = 2  # of the two files; folders of another format are refused
 
 def _describe(net):
     "Return what `net` is, for JSON, and its weights."
@@ -246,27 +246,29 @@ def save_network(net,          # a `small_resnet`, or what `open_network` return
     "Write `path`.safetensors and `path`.json."
     path = Path(path)
     kind, weights = _describe(net)
-    weights = {k: v.contiguous().cpu() for k, v in weights.items()}
-    accuracy = getattr(net, 'accuracy', None)
-    text = json.dumps(dict(format=FORMAT, **kind, c=net.n_classes, in_channels=net.in_channels, size=net.size[0],
-                           classes=net.classes, accuracy=accuracy) | about, indent=1)
-    atomic(path.with_name(f'{path.name}.safetensors'), lambda part: save_file(weights, part))
-    atomic(path.with_name(f'{path.name}.json'), lambda part: part.write_text(text, encoding='utf-8'))
+    description = dict(format=FORMAT, weights=tensors_hash(weights), **kind, c=net.n_classes,
+                       in_channels=net.in_channels, size=net.size[0], classes=net.classes,
+                       accuracy=getattr(net, 'accuracy', None))
+    write_tensors(path.with_name(f'{path.name}.safetensors'), weights)
+    write_json(path.with_name(f'{path.name}.json'), description | about)
 
 def load_network(path,        # what `save_network` wrote, without suffix
                  device=None  # where it goes; None: the CPU
                 )->tuple:     # the frozen network, its description
     "Read a network."
+    file = Path(f'{path}.json')
     try:
-        about = json.loads(Path(f'{path}.json').read_text(encoding='utf-8'))
-        if about['format'] != FORMAT: raise ValueError(f"format {about['format']}, not {FORMAT}")
-        net = open_network(about.get('arch', 'small_resnet'), load_file(f'{path}.safetensors'), about['classes'],
-                           about['in_channels'], about['size'], about.get('normalise', 'none'))
-    except FileNotFoundError as e:
-        raise MirrorError(f"{Path(path).name} is missing: no {e.filename or path}") from None
-    except Exception as e:
-        found = f'{type(e).__name__}: {str(e)[:80]}'
-        raise MirrorError(f"{path} is damaged or of another version ({found}): make it again") from e
+        about = read_json(file, checked=False, advice='make it again')
+        if about.get('format') != FORMAT:
+            raise MirrorError(f"{file} is no network that mirrorcfe keeps: found format {about.get('format')}, "
+                              f"not {FORMAT}; make it again, or name the network by --arch")
+        about = read_json(file, advice='make it again')
+        weights = read_tensors(f'{path}.safetensors', advice='make it again')[1]
+    except MissingFile as e: raise MissingFile(f"{Path(path).name} is missing: {e}") from None
+    if tensors_hash(weights) != about['weights']:
+        raise DamagedFile(f"{file.name} and the weights beside it do not belong together: make them again")
+    net = open_network(about.get('arch', 'small_resnet'), weights, about['classes'], about['in_channels'],
+                       about['size'], about.get('normalise', 'none'))
     net.accuracy = about['accuracy']
     return net.to(device or 'cpu'), about
 
@@ -284,8 +286,6 @@ def save_explainer(folder,           # an existing one
     save_network(oracle, here/'oracle')
     if panel is not None: new_folder(here/'panel', panel.write)
     model.save(here/'generator')
-    mode = (here/'classifier.json').stat().st_mode
-    for f in here.rglob('*.safetensors'): f.chmod(mode)   # safetensors writes files for the user alone
 
 def _explainer_folder(folder):
     "The folder `explainer` of a run, or the folder itself."

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NETS_FORMAT', 'expand', 'cache_dir', 'sweep', 'workspace', 'first_line', 'CannotWrite', 'writing', 'atomic',
-           'new_folder', 'file_lock', 'MissingFile', 'DamagedFile', 'reading', 'file_hash', 'json_hash', 'tensor_bytes',
-           'tensors_hash', 'write_json', 'read_json', 'write_tensors', 'read_tensors', 'write_state', 'read_state',
-           'write_checksums', 'check_files', 'write_nets', 'read_about', 'read_nets']
+           'new_folder', 'try_writing', 'file_lock', 'run_lock', 'MissingFile', 'DamagedFile', 'reading', 'file_hash',
+           'json_hash', 'tensor_bytes', 'tensors_hash', 'write_json', 'read_json', 'write_tensors', 'read_tensors',
+           'write_state', 'read_state', 'write_checksums', 'check_files', 'write_nets', 'read_about', 'read_nets']
 
 # %% ../nbs/08_storage.ipynb #50982aec
 import errno, gzip, hashlib, io, json, os, pickle, re, secrets, shutil, stat, tempfile, time, zipfile, zlib
@@ -139,6 +139,13 @@ def new_folder(path,   # folder to make
         os.rename(new, path)
     return path
 
+# %% ../nbs/08_storage.ipynb #bca41063
+def try_writing(folder   # made where it is missing
+               ):
+    "Write a few bytes into a folder and remove them; `CannotWrite` where that fails."
+    folder = expand(folder)
+    with writing(folder), workspace(folder, 'probe') as part: (part/'probe').write_bytes(bytes(9))
+
 # %% ../nbs/08_storage.ipynb #bdea6377
 @contextmanager
 def file_lock(path   # file or folder that is about to be looked for and, if missing, made
@@ -154,6 +161,14 @@ def file_lock(path   # file or folder that is about to be looked for and, if mis
     try: yield
     finally:
         if lock is not None: lock.release()
+
+# %% ../nbs/08_storage.ipynb #38f79fbd
+@contextmanager
+def run_lock(folder   # of a run; need not exist yet
+            ):
+    "Let one run at a time work in a folder."
+    where = os.fsencode(os.path.realpath(expand(folder)))
+    with file_lock(cache_dir()/'locks'/hashlib.sha256(where).hexdigest()[:16]): yield
 
 # %% ../nbs/08_storage.ipynb #5a0e0021
 class MissingFile(MirrorError): "A file that is not there."

@@ -6,9 +6,9 @@
 __all__ = ['Files', 'InMemory', 'as_source', 'Streamed', 'read_stream']
 
 # %% ../nbs/32_stream.ipynb #4f915be3
-import csv, os, time, warnings
+import csv, json, os, time, warnings
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from .explainer import MirrorCFE
 from .explanation import Explanation
 from .images import UnreadableImage, find_images, from_bytes, printable, read_square, to_bytes
 from .storage import (CannotWrite, DamagedFile, MissingFile, atomic, check_files, expand, json_hash, read_json,
-                               read_tensors, reading, sweep, tensors_hash, write_checksums, write_json, write_tensors)
+                               read_tensors, reading, run_lock, sweep, tensors_hash, write_checksums, write_json, write_tensors)
 
 # %% ../nbs/32_stream.ipynb #743be7f8
 class Files:
@@ -242,16 +242,27 @@ def explain_folder(self:MirrorCFE,
     ks = self.grid(torch.linspace(0, 1, 21) if ks is None else ks)
     self._check_stream(source, target, keep, bs, chunk)
     n = len(source)
-    _open_stream(out, dict(format=2, images=source.key(), n=n, classifier=self.classifier.fingerprint(),
-                           generator=tensors_hash(self.model.G), ks=[round(k, 6) for k in ks.tolist()],
-                           target=repr(target), keep=keep, chunk=int(chunk), closed_loop=bool(closed_loop)))
+    about = dict(format=3, images=source.key(), n=n, classifier=self.classifier.fingerprint(),
+                 generator=tensors_hash(self.model.G), recipe=json_hash(asdict(self.recipe)), pair=self.pair,
+                 ks=[round(k, 6) for k in ks.tolist()], target=repr(target), keep=keep, chunk=int(chunk),
+                 closed_loop=bool(closed_loop))
+    about = json.loads(json.dumps(about))   # as it will be read back
+    with run_lock(out):   # a second run waits, and then finds the chunks of the first
+        _open_stream(out, about)
+        how = dict(target=target, ks=ks, closed_loop=closed_loop)
+        return self._draw_stream(source, out, keep, bs, chunk, progress, **how)
+
+@patch
+def _draw_stream(self:MirrorCFE, source, out, keep, bs, chunk, progress, **how):
+    "Draw the chunks that are not there, and join the tables."
+    n = len(source)
     done = 0
     began = time.monotonic()
     for number, start in enumerate(range(0, n, chunk)):
         stop = min(start + chunk, n)
         stem = out/'chunks'/f'{number:05}'
         if not _is_whole(stem):
-            rows, drawn = _explain_chunk(self, source, start, stop, bs, target=target, ks=ks, closed_loop=closed_loop)
+            rows, drawn = _explain_chunk(self, source, start, stop, bs, **how)
             _write_chunk(stem, rows, drawn, keep)
             done += stop - start
         if callable(progress): progress(stop, n)

@@ -1,17 +1,25 @@
 "The benchmark on a task small enough for numbers by hand: cells, resuming, failures, tables, the cache of explainers."
-import dataclasses, json, math, warnings
+import dataclasses, errno, json, math, pickle, time, warnings
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-import pandas as pd, pytest, torch
+import numpy as np, pandas as pd, pytest, torch
+from PIL import Image
 from torch import nn
+import mirrorcfe.game
 from mirrorcfe import benchmark as b
 from mirrorcfe.baselines.cem import CEM
 from mirrorcfe.baselines.floors import Identity, PixelBlend
 from mirrorcfe.baselines.pgd import PGD
 from mirrorcfe.explanation import two_ended
 from mirrorcfe.core import MirrorError
-from mirrorcfe.data import ImageSet
+from mirrorcfe.classifiers import small_resnet
+from mirrorcfe.data import ImageSet, TensorLoader, get_dls
+from mirrorcfe.explainer import MirrorCFE
+from mirrorcfe.storage import CannotWrite
+from tiny import hash_of
 from mirrorcfe.features import GapClassifier
 from mirrorcfe.judges import Judge, Panel
 
@@ -363,7 +371,7 @@ def test_killed_in_the_middle(tmp_path):
     t = run({'c': later}, task, tmp_path, ['Val'], bs=2)
     assert later.seen == 4 and len(t) == 4
 
-@pytest.mark.parametrize('change', [dict(metrics=['Val', 'L1']), dict(seed=1), dict(at=['first'])])
+@pytest.mark.parametrize('change', [dict(metrics=['Val', 'L1']), dict(seed=1), dict(at=['first']), dict(bs=3)])
 def test_other_settings_are_computed_again(tmp_path, change):
     c = Counting()
     for kw in (dict(metrics=['Val']), dict(metrics=['Val']) | change): run({'c': c}, task, tmp_path, **kw)
@@ -405,6 +413,44 @@ def test_a_failed_cell_is_no_finished_one(tmp_path):
     assert set(run({'shaky': shaky}, task, tmp_path, ['Val'])['status']) == {'ok'}
     assert shaky.calls == 2
 
+def test_a_second_run_that_was_stopped_does_not_mix_with_the_first(tmp_path):
+    "Of two seeds only the last is in the table, and going on completes it."
+    run({'m': Counting()}, task, tmp_path, ['Val'], seed=0)
+    with pytest.raises(RuntimeError, match='killed'): run({'m': Counting(dies=7)}, task, tmp_path, ['Val'], seed=7)
+    with pytest.warns(UserWarning, match='1 cells of an earlier run are left out .seed 0, now 7.'):
+        assert {c['about']['seed'] for c in b.load_cells(tmp_path)} == {7}
+    with pytest.warns(UserWarning, match='left out'): t = b.load_results(tmp_path)
+    assert len(t) == 2 and t.attrs['about']['Tiny']['seed'] == 7
+    later = Counting()
+    run({'m': later}, task, tmp_path, ['Val'], seed=7)
+    assert later.seen == 4 and len(b.load_results(tmp_path)) == 4
+    assert 'seed 7' in (tmp_path/'results.md').read_text()
+
+def test_two_runs_at_once_measure_once_and_write_one_table(tmp_path):
+    class Slow(Counting):
+        fingerprint = staticmethod(lambda: 'slow')
+        def __call__(self, task):
+            time.sleep(.2)
+            return super().__call__(task)
+    methods = [Slow(), Slow()]
+    with ThreadPoolExecutor() as pool: tables = list(pool.map(lambda m: run({'m': m}, task, tmp_path, ['Val']), methods))
+    assert sorted(m.seen for m in methods) == [0, 10]
+    pd.testing.assert_frame_equal(*tables)
+    pd.testing.assert_frame_equal(tables[0], b.load_results(tmp_path))
+
+def test_rows_of_other_numbers_of_images_say_so(tmp_path):
+    "Ten images and four in one table: a column says which row has how many."
+    class Few(Tiny):
+        def sources(self): return b.Sources(*(v[4:8] for v in super().sources()))
+    assert '| N |' not in b.markdown_table(run({'m': Mirrored}, task, tmp_path, ['Val']))
+    run({'few': Mirrored}, Few('digits', (0, 1)), tmp_path, ['Val'])
+    text = (tmp_path/'results.md').read_text()
+    assert ', up to 10 images;' in text
+    rows = [[c.strip() for c in line.split('|')[1:-1]] for line in text.splitlines() if line.startswith('| ')]
+    at, who = rows[0].index('N'), rows[0].index('method')
+    found = {(r[who], r[at]) for r in rows[2:]}
+    assert found == {('m', '6'), ('m', '4'), ('few', '2')}
+
 def test_provenance_is_in_cell_and_file(tmp_path):
     run({'m': Mirrored}, task, tmp_path, ['Val'])
     about = b.load_cells(tmp_path)[0]['about']
@@ -421,6 +467,96 @@ def test_a_method_is_known_by_what_it_does():
     assert key(partial(b.get_explainer, 'digits')) != key(partial(b.get_explainer, 'mnist'))
     assert key(lambda t: [PGD(t, eps=a) for _ in 'a']) != key(lambda t: [PGD(t, alpha=a) for _ in 'a'])
     assert key(Mirrored) == key(Mirrored) != key(Chooser)
+
+@dataclasses.dataclass
+class Options:
+    n:int = 1
+    more:tuple = ()
+
+class Plain:
+    "An object with attributes and no fingerprint."
+    def __init__(self, v): self.v = v
+    def make(self, task): return PGD(task.classifier, steps=self.v)
+
+def linear(v):
+    net = nn.Linear(1, 1)
+    net.weight.data.fill_(v)
+    return net
+
+CARRIED = {
+    'a recipe': (b.get_recipe('default', steps=1), b.get_recipe('default', steps=2)),
+    'a tuple in a dataclass': (Options(more=(torch.zeros(1),)), Options(more=(torch.ones(1),))),
+    'a tensor': (torch.zeros(3), torch.tensor([0, 0, 1e-7])),
+    'its number type': (torch.zeros(3), torch.zeros(3).double()),
+    'an array': (np.zeros(2000), np.eye(1, 2000, 1000)[0]),   # their texts are the same
+    'an array of text': (np.array(['a', 'b'], object), np.array(['a', 'c'], object)),
+    'a number of NumPy': (np.float32(1), np.float32(2)),
+    'a path': (Path('a'), Path('b')),
+    'bytes': (b'a', b'b'),
+    'a set': ({1, 2}, {1, 3}),
+    'a table': (pd.DataFrame(dict(a=[1])), pd.DataFrame(dict(a=[2]))),
+    'a network': (linear(1.), linear(2.)),
+    'an object': (Plain(1), Plain(2)),
+    'a method of an object': (Plain(1).make, Plain(2).make),
+    'an object that holds itself': (Plain([Plain(1)]), Plain([Plain(2)])),
+    'images': (task.test, ImageSet(255 - task.test.x, task.test.y)),
+    'a loader': (TensorLoader(task.test, 2), TensorLoader(task.test, 3)),
+    'a counter': (Counter('aab'), Counter('abb')),
+    'a deque': (deque([1]), deque([2])),
+    'a class': (float, int)}
+
+@pytest.mark.parametrize('what', CARRIED)
+def test_a_method_is_known_by_what_it_carries(what):
+    "In whatever way it carries it; a copy is the same method."
+    key = b.method_fingerprint
+    one, other = CARRIED[what]
+    class Callable:
+        def __init__(self, v): self.v = v
+        def __call__(self, task): return self.v
+    def defaults(v):
+        def make(task, v=v): return v
+        return make
+    ways = dict(captured=lambda v: lambda task: v, partial=lambda v: partial(b.get_explainer, preset=v),
+                default=defaults, attribute=Callable, nested=lambda v: lambda task: [v for _ in 'ab'])
+    same = pickle.loads(pickle.dumps(one)) if what != 'a class' else one
+    for name, way in ways.items():
+        assert key(way(one)) != key(way(other)), name
+        assert key(way(one)) == key(way(same)) == key(way(one)), name
+
+def test_a_method_is_known_by_the_globals_it_names(monkeypatch):
+    "Functions, classes and values, also where only a function inside it names them."
+    key = b.method_fingerprint
+    def keys(*values):
+        def of(v):
+            monkeypatch.setitem(globals(), 'given', v)
+            return key(lambda task: given(task)), key(lambda task: [given for _ in 'ab'])   # noqa: F821
+        return {of(v) for v in values}
+    assert len(keys(lambda t: 1, lambda t: 2)) == 2
+    assert len(keys(torch.zeros(1), torch.ones(1), Options(1), Options(2), Path('a'))) == 5
+    class One:
+        def explain(self): return 1
+    class Two:
+        def explain(self): return 2
+    for kind in (One, Two): kind.__qualname__ = 'Method'
+    assert len(keys(One, Two)) == 2 and key(One) != key(Two)
+    assert len(keys(dict(a=1), dict(a=1))) == 1
+
+def test_what_changes_by_itself_makes_no_other_method():
+    "A loader counts its passes, a recursive function names itself, a learner is a run of a training."
+    loader = TensorLoader(task.test, 2, shuffle=True)
+    def recursive(n): return n and recursive(n - 1)
+    def make(t): return loader, recursive
+    before = b.method_fingerprint(make)
+    list(loader)
+    assert b.method_fingerprint(make) == before
+
+def test_two_explainers_are_two_methods(tmp_path):
+    "Also where a function only hands out one that was made before."
+    def keys(models): return {b.method_fingerprint(lambda task, m=m: m) for m in models}
+    dls = get_dls('digits', bs=8, steps=1, size=16, device='cpu')
+    net = small_resnet(10, 1, (4, 8), 16).freeze()
+    models = [MirrorCFE(net, steps=1, seed=s).fit(dls, progress=False) for s in (0, 1)]
+    assert len(keys(models)) == 2 and len(keys(models[:1]*2)) == 1
 
 def test_a_metric_of_ones_own_is_known_by_its_code(tmp_path, monkeypatch):
     def cells(f):
@@ -581,6 +717,7 @@ def own_cache(tmp_path, monkeypatch):
     return tmp_path/'explainers'
 
 quick = partial(b.get_explainer, 'digits', (4, 9), device='cpu', steps=2, autoencoder_steps=2, student_steps=2)
+published = partial(quick, preset='paper')   # trains no autoencoder and no student first
 
 def test_an_explainer_is_trained_once(own_cache, capsys):
     first = quick()
@@ -620,6 +757,81 @@ def test_a_damaged_explainer_is_trained_again(own_cache):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         quick()
+
+def other_images(*a, **kw):
+    "The digits, brighter by one."
+    dls = get_dls(*a, **kw)
+    for loader in dls.loaders: loader.dataset.x = loader.dataset.x.clamp(max=254) + 1
+    return dls
+
+def test_an_explainer_of_other_images_is_another_one(own_cache, monkeypatch):
+    "The classifier is the same; that the images are not is seen."
+    monkeypatch.undo()
+    monkeypatch.setenv('MIRRORCFE_CACHE', str(own_cache.parent))
+    net = small_resnet(10, 1, (4, 8), 16).freeze()
+    first = published(classifier=net, size=16)
+    monkeypatch.setattr(b, 'get_dls', other_images)
+    monkeypatch.setattr(b, '_fingerprint', lambda data, size: b.data_fingerprint(other_images(data, size=size)))
+    other = published(classifier=net, size=16)
+    assert hash_of(first.model.G) != hash_of(other.model.G)
+    assert len([p for p in own_cache.iterdir() if p.is_dir()]) == 2
+
+def test_images_in_memory_are_those_of_the_folder(tmp_path, capsys):
+    "A picture is changed between two calls: neither the images nor their fingerprint are those of before."
+    for c in 'ab':
+        (tmp_path/c).mkdir()
+        for i in range(6): Image.new('L', (8, 8), 40*i).save(tmp_path/c/f'{i}.png')
+    def look(): return b._all_classes(f'folder:{tmp_path}', 8), b.data_fingerprint(b._all_classes(f'folder:{tmp_path}', 8))
+    dls, before = look()
+    assert look()[0] is dls, 'the same folder is read once'
+    Image.new('L', (9, 9), 255).save(tmp_path/'a'/'0.png')
+    assert look()[1] != before
+
+@pytest.mark.parametrize('damage', ['cut', 'of another run'])
+def test_half_an_explainer_that_cannot_be_gone_on_with_is_begun_again(own_cache, monkeypatch, stop_after, damage):
+    "A killed training whose checkpoint is damaged, or of other settings, holds nobody up."
+    write = mirrorcfe.game.write_state
+    def dies(path, state):
+        write(path, state if damage == 'cut' else state | dict(run=dict(game='Chess')))
+        raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(mirrorcfe.game, 'write_state', dies)
+        with pytest.raises(KeyboardInterrupt): published()
+    checkpoint, = own_cache.glob('*.part/checkpoint.pt')
+    if damage == 'cut': checkpoint.write_bytes(checkpoint.read_bytes()[:99])
+    with pytest.warns(UserWarning, match='training of the explainer begins again: .*checkpoint.pt'): published()
+    assert not list(own_cache.glob('*.part'))
+
+NO_SPACE = CannotWrite(errno.ENOSPC, 'No space left on device', 'nets.safetensors')
+
+def fails(*a, **kw): raise NO_SPACE
+
+def test_a_full_cache_does_not_throw_an_explainer_away(own_cache, monkeypatch):
+    "The fitted model comes back; the next call keeps it, from the checkpoint of the run."
+    monkeypatch.setattr(MirrorCFE, 'save', fails)
+    with pytest.warns(UserWarning, match='the explainer is trained but not kept: .*No space.*MIRRORCFE_CACHE'):
+        first = published()
+    x = b.Task('digits', (4, 9), n=2).sources().x
+    assert first.explain(x, ks=[0, 1], closed_loop=False).path.isfinite().all()
+    monkeypatch.undo()
+    monkeypatch.setenv('MIRRORCFE_CACHE', str(own_cache.parent))
+    monkeypatch.setattr(mirrorcfe.game.Turns, 'before_batch', lambda self: pytest.fail('it trains again'))
+    monkeypatch.setattr(b, '_fingerprint', lambda *a: '0'*16)
+    assert hash_of(published().model.G) == hash_of(first.model.G) and not list(own_cache.glob('*.part'))
+
+@pytest.mark.parametrize('when', ['full', 'a file in its place'])
+def test_a_cache_that_cannot_be_written_does_not_throw_a_baseline_away(tmp_path, monkeypatch, when):
+    task = b.Task("digits", (4, 9), n=2)
+    clf = task.classifier
+    if when == 'full':
+        monkeypatch.setenv('MIRRORCFE_CACHE', str(tmp_path))
+        monkeypatch.setattr(CEM, 'save', fails)
+    else:
+        (tmp_path/'file').touch()
+        monkeypatch.setenv('MIRRORCFE_CACHE', str(tmp_path/'file'))
+    with pytest.warns(UserWarning, match='the CEM is trained but not kept: .*MIRRORCFE_CACHE'):
+        fitted = b.get_baseline(CEM, task, classifier=clf, steps=2, rounds=1, ae_steps=2)
+    assert fitted.about['kind'] == 'CEM' and len(fitted.explain(task.sources().x, task.sources().target)) == 2
 
 def test_a_baseline_is_fitted_once_and_again_where_its_file_is_damaged(tmp_path, monkeypatch):
     task = b.Task("digits", (4, 9), n=2)

@@ -3,12 +3,14 @@ import pytest, torch
 from dataclasses import dataclass
 from torch import nn
 from fastai.callback.core import Callback
+from fastai.data.core import DataLoaders
 from fastcore.basics import AttrDict
 from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
-from mirrorcfe.data import get_dls
+from mirrorcfe.data import ImageSet, get_dls
 from mirrorcfe.distributed import ProcessGroup
 from mirrorcfe.game import BaseRecipe, Game, RealImages, Sampler, game_learner
+from mirrorcfe.storage import DamagedFile
 from tiny import hash_of
 
 @dataclass(frozen=True)
@@ -171,10 +173,80 @@ def test_a_checkpoint_for_another_classifier_is_refused(clf, dls, tmp_path):
     other = small_resnet(widths=(8, 16), size=16)
     with pytest.raises(MirrorError, match='belongs to another run .classifier'): play(other, dls, folder=tmp_path)
 
+OTHER_DATA = {
+    'one pixel': (lambda dl: retouched(dl, lambda d: d.x[-1, 0, -1].add_(1)), 'training images'),
+    'one label': (lambda dl: retouched(dl, lambda d: d.y[:1].fill_((int(d.y[0]) + 1) % 10)), 'training images'),
+    'batch size': (lambda dl: dl.new(bs=4), r'training batch size 8, here 4\)'),
+    'order': (lambda dl: dl.new(seed=5), r'training order seed 0, here seed 5\)'),
+    'as stored': (lambda dl: dl.new(shuffle=False), 'training order seed 0, here as stored')}
+
+def retouched(dl, change):
+    "The loader with a copy of its images that is changed."
+    data = ImageSet(dl.dataset.x.clone(), dl.dataset.y.clone(), dl.dataset.vocab)
+    change(data)
+    return dl.new(data)
+
+@pytest.mark.parametrize('what', OTHER_DATA)
+def test_a_checkpoint_of_other_data_is_refused_by_name(clf, dls, tmp_path, stop_after, what):
+    "Images, labels, batch size and order decide the weights; a run on the same data goes on."
+    change, says = OTHER_DATA[what]
+    with pytest.raises(KeyboardInterrupt): play(clf, dls, folder=tmp_path, cbs=[stop_after(1)])
+    other = DataLoaders(change(dls.train), dls.valid)
+    with pytest.raises(MirrorError, match=f'another run .*{says}'): play(clf, other, folder=tmp_path)
+    same = DataLoaders(retouched(dls.train, lambda d: None), dls.valid)
+    assert len(play(clf, same, folder=tmp_path).moves) == 8, 'two epochs were left'
+
+def test_a_checkpoint_of_other_validation_images_is_refused(clf, dls, tmp_path):
+    "The scores of the epochs stand in one table."
+    play(clf, dls, folder=tmp_path)
+    other = DataLoaders(dls.train, retouched(dls.valid, lambda d: d.x[0].add_(1)))
+    with pytest.raises(MirrorError, match='another run .validation images'): play(clf, other, folder=tmp_path)
+
+def test_a_checkpoint_in_other_precision_is_refused(clf, dls, tmp_path):
+    class InBf16(GreyGame): amp = True
+    InBf16.__name__ = 'GreyGame'
+    play(clf, dls, folder=tmp_path)
+    with pytest.raises(MirrorError, match='another run .bf16 False, here True'): play(clf, dls, InBf16, folder=tmp_path)
+
+def test_a_flipped_bit_in_a_checkpoint_is_refused(clf, dls, tmp_path):
+    "Wherever it is: in the weights, in what is said of them, in the checksum."
+    play(clf, dls, folder=tmp_path)
+    file = tmp_path/'checkpoint.pt'
+    whole = file.read_bytes()
+    for at in [*range(0, len(whole), len(whole)//40), len(whole) - 1]:
+        broken = bytearray(whole)
+        broken[at] ^= 64
+        file.write_bytes(broken)
+        with pytest.raises(DamagedFile, match='checkpoint.pt is damaged'): play(clf, dls, folder=tmp_path)
+        with pytest.raises(DamagedFile, match='checkpoint.pt is damaged'): GreyGame(clf).load_generators(file)
+    file.write_bytes(whole)
+    play(clf, dls, folder=tmp_path)
+
+class Broken(Callback):
+    "Stop before an epoch begins, as if killed."
+    def __init__(self, epoch): self.stop = epoch
+    def before_train(self):
+        if self.epoch == self.stop: raise KeyboardInterrupt('killed')
+
+def test_the_log_keeps_every_epoch_that_counts(clf, dls, tmp_path):
+    "Also where the run is killed just after it went on, and where somebody has cut the file."
+    play(clf, dls, folder=tmp_path/'whole', epochs=5)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt): play(clf, dls, folder=tmp_path/'f', epochs=5, cbs=[Broken(3)])
+        assert epochs_of(tmp_path/'f') == ['epoch', '0', '1', '2']
+    (tmp_path/'f/history.csv').write_text('epoch,ad')
+    play(clf, dls, folder=tmp_path/'f', epochs=5)
+    assert epochs_of(tmp_path/'f') == ['epoch', '0', '1', '2', '3', '4']
+    def values(folder):   # without fastai's running mean of all losses, which begins anew, and the time
+        return [line.split(',')[2:-1] for line in (tmp_path/folder/'history.csv').read_text().splitlines()]
+    assert values('f') == values('whole'), 'the losses are those of an unbroken run'
+
+def epochs_of(folder): return [line.split(',')[0] for line in (folder/'history.csv').read_text().splitlines()]
+
 @pytest.mark.parametrize('content', [b'half a file', b''])
 def test_a_file_that_is_no_checkpoint(clf, dls, tmp_path, content):
     (tmp_path/'checkpoint.pt').write_bytes(content)
-    with pytest.raises(MirrorError, match='cannot be read .*delete it'): play(clf, dls, folder=tmp_path)
+    with pytest.raises(MirrorError, match='checkpoint.pt is damaged .*delete it to start again'): play(clf, dls, folder=tmp_path)
 
 def test_a_loss_that_is_not_finite(clf, dls):
     with pytest.raises(MirrorError, match='the loss is nan in epoch 0: lower lr=0.05$'):

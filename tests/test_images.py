@@ -1,11 +1,12 @@
 "Files to tensors and back: every kind of pixel, position and size, files that are no images, and folders as they are."
-import io, os, struct, subprocess, sys, warnings, zlib
+import errno, io, os, struct, subprocess, sys, warnings, zlib
 from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageOps
 from mirrorcfe import images
 from mirrorcfe.core import MirrorError
+from mirrorcfe.stream import Files
 from mirrorcfe.images import (SUFFIXES, UnreadableImage, find_images, fit_image, from_bytes, images_below, look_of,
                               middle_square, oddities, printable, read_image,
                               read_images, read_square, to_bytes, to_picture, to_tensor)
@@ -287,6 +288,19 @@ def test_odd_names_are_listed_and_printable(tree):
     assert r"a/caf\xe9.png" in found and "a/lost.png" in found and r"a/\x1b[2Jred.png" in found
     assert "".join(found).encode("utf-8")
     assert printable("ä b.png") == "ä b.png" and printable(Path("a/b")) == str(Path("a/b"))
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_no_free_descriptor_is_no_fault_of_the_image(tmp_path, monkeypatch, number):
+    "It is neither left out nor noted as unreadable: whoever calls again, reads it."
+    file = tmp_path/"a.png"
+    Image.new("L", (9, 9)).save(file)
+    def busy(*a, **kw): raise OSError(number, os.strerror(number), str(file))
+    with monkeypatch.context() as m:
+        m.setattr(images, "open", busy, raising=False)
+        for read in (lambda: read_image(file), lambda: read_images([file]), lambda: Files([file], 9, 1).read(0, 1)):
+            with pytest.raises(MirrorError, match="cannot read .*a.png just now: .*call again") as e: read()
+            assert not isinstance(e.value, UnreadableImage)
+    assert read_image(file).size == (9, 9)
 
 def test_what_can_be_read_is_read(tmp_path):
     for i in range(3): Image.new("L", (10 + i, 10), 9).save(tmp_path/f"{i}.png")

@@ -1,11 +1,12 @@
 "Numbers and films of a saved explainer."
-import json, os, shutil
+import os, shutil
 import pytest
 from PIL import Image
 import mirrorcfe.cli as cli, mirrorcfe.outcomes as outcomes
 from mirrorcfe.cli import main
 from mirrorcfe.core import MirrorError
 from mirrorcfe.outcomes import EVALUATION_COLUMNS, EVALUATION_METRICS, evaluation_rows, film_name
+from mirrorcfe.storage import read_json, write_json
 from commands import refused, rows, train_quickly
 from tiny import tiny
 
@@ -59,7 +60,7 @@ def test_evaluate_refusals(trained, tmp_path, capsys, monkeypatch):
         assert message in refused(capsys, "evaluate", "--explainer", trained[0], "--out", tmp_path/"res", *argv)
     shutil.copytree(trained[0]/"explainer", tmp_path/"mine")
     file = tmp_path/"mine"/"classifier.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | dict(dataset="gone")))
+    write_json(file, read_json(file) | dict(dataset="gone"))
     line = refused(capsys, "evaluate", "--explainer", tmp_path/"mine", "--out", tmp_path/"res")
     assert "the explainer was trained on gone: give the images by --data" in line
     assert os.listdir(tmp_path) == ["mine"]

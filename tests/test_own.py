@@ -1,13 +1,15 @@
 "Your own classifier and your own images: what is read, what is refused, and a training that is killed."
-import errno, os, shutil, warnings
+import errno, os, shutil, warnings, weakref
 from pathlib import Path
+from types import SimpleNamespace
 import pytest, torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-import mirrorcfe.cli as cli, mirrorcfe.own as own, mirrorcfe.runs as runs
+import mirrorcfe.cli as cli, mirrorcfe.images, mirrorcfe.own as own, mirrorcfe.runs as runs
 from mirrorcfe.cli import main
 from mirrorcfe.core import MirrorError
-from mirrorcfe.own import CHECKPOINT_STEPS, CLASSIFIER_STEPS, match_classes, open_classifier, open_data, read_weights
+from mirrorcfe.own import (CHECKPOINT_STEPS, CLASSIFIER_STEPS, load_images, match_classes, open_classifier, open_data,
+                           read_weights)
 from mirrorcfe.runs import NORMALISE, load_explainer, load_network, open_network, save_network
 from mirrorcfe.game import Checkpoint
 from commands import TRAIN, refused, rows, train_quickly
@@ -97,6 +99,37 @@ def test_fewer_classes_than_the_classifier(small, tmp_path):
     assert dls.c == 10 and set(dls.train.dataset.y.tolist()) == {2, 5}
     assert dls.train.dataset.vocab == small[1].classes and dls.train.dataset.x.shape[1] == 1
 
+def test_looking_for_colour_starts_no_program(tmp_path, monkeypatch):
+    "A file called .png that is PostScript inside; and one that is a pipe."
+    started = tmp_path/"bin"/"started"
+    (tmp_path/"bin").mkdir()
+    gs = tmp_path/"bin"/"gs"
+    gs.write_text(f"#!/bin/sh\ntouch {started}\nexit 1\n")
+    gs.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{gs.parent}:{os.environ['PATH']}")
+    Image.new("RGB", (9, 9), "red").save(tmp_path/"b.png")
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path/"a.png").write_bytes(eps)
+    if hasattr(os, "mkfifo"): os.mkfifo(tmp_path/"c.png")
+    assert not own._is_grey(tmp_path) and not started.exists()
+
+def test_photographs_are_not_held_together(tmp_path, monkeypatch, saved):
+    "Each is made small before the next one is read."
+    for i in range(4): Image.new("L", (40, 40), 60*i).save(tmp_path/f"{i}.png")
+    about = load_explainer(saved)[2]
+    pictures = []
+    alive = []
+    read = mirrorcfe.images.read_image
+    def noted(*a, **kw):
+        alive.append(sum(p() is not None for p in pictures))
+        picture = read(*a, **kw)
+        pictures.append(weakref.ref(picture))
+        return picture
+    monkeypatch.setattr(mirrorcfe.images, "read_image", noted)
+    files, x, *_ = load_images([tmp_path], about)
+    assert len(files) == 4 and x.shape == (4, 1, 16, 16) and max(alive) <= 1
+    assert [round(v, 2) for v in x.mean((1, 2, 3)).tolist()] == [-1, -.53, -.06, .41]
+
 # --- training --------------------------------------------------------------------------------------------------------
 
 def weights(out): return load_file(next((out/"explainer"/"generator").glob("*.safetensors")))
@@ -140,6 +173,40 @@ def test_killed_training_goes_on(pets, tmp_path, monkeypatch, capsys, trained):
         assert main(argv) == 0, "the networks are not trained again"
     assert "Going on with the training in out.unfinished" in capsys.readouterr().out and os.listdir(tmp_path) == ["out"]
     for k, v in weights(trained[0]).items(): torch.testing.assert_close(v, weights(tmp_path/"out")[k], rtol=0, atol=0)
+
+def test_an_unfinished_folder_that_is_not_ours_stays(tmp_path):
+    "It would be removed at the end of the training."
+    (tmp_path/"out.unfinished").mkdir()
+    (tmp_path/"out.unfinished/thesis.txt").write_text("years of work")
+    with pytest.raises(MirrorError, match="out.unfinished holds other things than a training: move it"):
+        with own.UnfinishedRun(tmp_path/"out", dict(steps=1)): pass
+    assert (tmp_path/"out.unfinished/thesis.txt").read_text() == "years of work"
+    (tmp_path/"out.unfinished/thesis.txt").unlink()
+    with own.UnfinishedRun(tmp_path/"out", dict(steps=1)): pass
+    assert not (tmp_path/"out.unfinished").exists()
+
+@pytest.mark.parametrize("damage", [lambda s: s[:20], lambda s: s.replace("1", "2"), lambda s: ""])
+def test_a_damaged_request_is_refused(tmp_path, damage):
+    "Nobody knows which training it was."
+    run = own.UnfinishedRun(tmp_path/"out", dict(steps=1))
+    run.__enter__().lock.release()
+    file = run.path/"request.json"
+    file.write_text(damage(file.read_text()))
+    for _ in range(2):   # the lock is free again
+        with pytest.raises(MirrorError, match="request.json is damaged .*give another --out, or delete that folder"):
+            own.UnfinishedRun(tmp_path/"out", dict(steps=2)).__enter__()
+
+def test_half_a_network_of_a_killed_training_is_trained_again(tmp_path, monkeypatch, small):
+    dls = SimpleNamespace(spec=SimpleNamespace(name="folder"), device="cpu")
+    made = []
+    monkeypatch.setattr(own, "train_network", lambda *a: made.append(1) or small[2])
+    def get(): return own.get_network(dls, "oracle", tmp_path)
+    get()
+    get()
+    assert made == [1]
+    (tmp_path/"oracle.safetensors").write_bytes((tmp_path/"oracle.safetensors").read_bytes()[:99])
+    with pytest.warns(UserWarning, match="the oracle is trained again: .*oracle.safetensors is damaged"): get()
+    assert made == [1, 1] and get().fingerprint() == small[2].fingerprint()
 
 def test_disk_full_while_training(pets, tmp_path, capsys, monkeypatch):
     "The networks trained so far stay, and the same command goes on."

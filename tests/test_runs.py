@@ -11,8 +11,8 @@ from mirrorcfe.data import get_dls
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.judges import train_panel
 from mirrorcfe.runs import (RESULT_COLUMNS, NewFolder, Progress, ProgressLine, finish_run, format_time, load_explainer,
-                            get_judges, load_panel, measure_explanation, measure_run, pick_test_images, save_explainer,
-                            save_network, slug, summarise, write_results)
+                            get_judges, load_network, load_panel, measure_explanation, measure_run, pick_test_images,
+                            save_explainer, save_network, slug, summarise, write_results)
 from commands import refused, rows
 from tiny import tiny
 
@@ -89,9 +89,45 @@ def test_explainer_comes_back(small, saved):
 def test_damaged_explainer(here, saved, capsys):
     shutil.copytree(saved/"explainer", "mine")
     Path("mine/classifier.safetensors").write_bytes(b"half")
-    assert "classifier is damaged" in refused(capsys, "explain", "one.png", "--explainer", "mine")
+    assert "classifier.safetensors is damaged" in refused(capsys, "explain", "one.png", "--explainer", "mine")
     Path("mine/classifier.safetensors").unlink()
     assert "classifier is missing" in refused(capsys, "explain", "one.png", "--explainer", "mine")
+
+@pytest.mark.parametrize("name", ["classifier.safetensors", "classifier.json", "oracle.safetensors", "oracle.json"])
+def test_a_flipped_bit_in_a_network_is_refused(here, saved, name):
+    "The oracle too: no fingerprint would notice that it judges otherwise."
+    shutil.copytree(saved/"explainer", "mine")
+    whole = Path("mine", name).read_bytes()
+    for at in range(len(whole)//10, len(whole), len(whole)//9):
+        broken = bytearray(whole)
+        broken[at] ^= 1
+        Path("mine", name).write_bytes(broken)
+        with pytest.raises(MirrorError, match=f"{name} is damaged"): load_explainer("mine")
+    Path("mine", name).write_bytes(whole)
+    load_explainer("mine")
+
+def test_weights_and_description_of_two_networks_are_refused(here, saved):
+    "Each file is whole, but they do not belong together."
+    shutil.copytree(saved/"explainer", "mine")
+    save_network(small_resnet(10, 1, (4, 6), 16).freeze(), "other")
+    shutil.copy("other.safetensors", "mine/oracle.safetensors")
+    with pytest.raises(MirrorError, match="oracle.json and the weights beside it do not belong together"):
+        load_explainer("mine")
+
+def test_a_json_file_that_is_not_ours_is_not_called_damaged(here):
+    "A user's own settings may lie beside the weights."
+    Path("net.json").write_text('{"lr": 0.1}')
+    with pytest.raises(MirrorError, match="net.json is no network that mirrorcfe keeps: .*--arch") as e:
+        load_network("net")
+    assert "damaged" not in str(e.value)
+
+@pytest.mark.skipif(not hasattr(os, "umask"), reason="no umask here")
+def test_the_files_of_an_explainer_have_the_users_permissions(small, tmp_path):
+    before = os.umask(0o027)
+    try: save_explainer(tmp_path, small[3], small[2], look={})
+    finally: os.umask(before)
+    modes = {f.name: f.stat().st_mode & 0o777 for f in tmp_path.rglob("*") if f.is_file()}
+    assert len(modes) == 6 and set(modes.values()) == {0o640}
 
 def test_explainer_of_another_classifier(here, saved, capsys):
     shutil.copytree(saved/"explainer", "mine")
