@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'PLACEHOLDERS', 'FOR_PROGRAMMERS', 'ZeroOrMore', 'command', 'demo', 'train', 'explain', 'evaluate',
-           'animate', 'UsageError', 'parse', 'usage', 'show_warning', 'main']
+           'animate', 'UsageError', 'parse', 'usage', 'Printer', 'show_warning', 'main']
 
 # %% ../nbs/93_cli.ipynb #cbb18688
-import os, signal, sys, threading, warnings
+import contextlib, os, signal, sys, threading, warnings
 from fastcore.script import anno_parser
 from . import __version__
 
@@ -175,6 +175,39 @@ def usage()->str:
                       "mirrorcfe COMMAND --help   all options of a command",
                       "mirrorcfe --version        the version"])
 
+# %% ../nbs/93_cli.ipynb #074f4589
+_PLAIN = str.maketrans({'█': '#', '·': '.', '→': '->', '–': '-', '…': '...'})   # for consoles that know only letters
+_CONTROL = {c: f'\\x{c:02x}' for c in (*range(32), *range(127, 160)) if chr(c) not in '\n\r\t'}
+
+class Printer:
+    "A text stream that goes on when its reader has left, and writes out what its encoding or a terminal cannot take."
+    def __init__(self,
+                 stream   # to write to; None: nowhere
+                ):
+        self.stream = stream
+
+    def __getattr__(self, name): return getattr(self.stream, name)
+    def isatty(self): return self.stream is not None and self.stream.isatty()
+
+    def write(self, text):
+        encoding = getattr(self.stream, 'encoding', None) or 'utf-8'
+        shown = text.translate(_CONTROL)
+        try: shown.encode(encoding)
+        except UnicodeEncodeError: shown = shown.translate(_PLAIN).encode(encoding, 'backslashreplace').decode(encoding)
+        self._pass_on('write', shown)
+        return len(text)
+
+    def flush(self): self._pass_on('flush')
+
+    def _pass_on(self, do, *args):
+        if self.stream is None: return
+        try: getattr(self.stream, do)(*args)
+        except (OSError, ValueError):   # the pipe is broken, the disk full, the file closed
+            stream, self.stream = self.stream, None
+            with contextlib.suppress(OSError, ValueError, AttributeError):   # else Python complains when it ends
+                number = stream.fileno()
+                with open(os.devnull, 'wb') as nowhere: os.dup2(nowhere.fileno(), number)
+
 # %% ../nbs/93_cli.ipynb #afb6a93d
 FOR_PROGRAMMERS = (DeprecationWarning, FutureWarning, PendingDeprecationWarning)
 
@@ -198,8 +231,13 @@ def main(argv:list|None=None   # words on the command line; None: those of the p
     "Run `mirrorcfe COMMAND ...`."
     if argv is None:
         _stop_on_term()
+        sys.stdout.reconfigure(errors='backslashreplace')   # names of files and classes may be in any alphabet
         argv = sys.argv[1:]
-    name, *words = argv or ['help']
+    with contextlib.redirect_stdout(Printer(sys.stdout)), contextlib.redirect_stderr(Printer(sys.stderr)):
+        return _main(*argv or ['help'])
+
+def _main(name, *words):
+    "Run a command and return the exit code."
     if name in ('-h', '--help', 'help'):
         print(usage())
         return 0
@@ -211,7 +249,7 @@ def main(argv:list|None=None   # words on the command line; None: those of the p
         warnings.showwarning = show_warning
         try:
             if name not in COMMANDS: raise UsageError(f"no command {name!r}: there are {', '.join(COMMANDS)}")
-            COMMANDS[name](**parse(name, words))
+            COMMANDS[name](**parse(name, list(words)))
         except SystemExit as e: return e.code or 0   # argparse has printed its help
         except KeyboardInterrupt as e:
             print(f"\nmirrorcfe: stopped, {e if e.args else 'nothing was written'}", file=sys.stderr)

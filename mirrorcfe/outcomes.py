@@ -319,7 +319,7 @@ def animate(images=(),                   # files and folders; none: held-out ima
     else:
         model, _, _, dls, _ = open_explainer_and_data(explainer, data, device)
         x, y, targets = pick_correct_and_wrong(model, dls, n)
-    if target: targets = class_number(target, model.classifier.classes)
+    if target: targets = torch.tensor(class_number(target, model.classifier.classes))
     with new:
         ex = model.explain(x.to(device), targets, ks=torch.linspace(0, 1, frames), on_same='mark')
         films = write_films(ex, new.tmp, y, suffix, size, fps)

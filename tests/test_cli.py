@@ -1,5 +1,5 @@
 "The command line: light help, refusals in one line, and every command from its words to the files it leaves."
-import errno, inspect, os, subprocess, sys
+import errno, inspect, io, os, subprocess, sys
 from pathlib import Path
 import pytest
 from PIL import Image
@@ -31,6 +31,50 @@ print([m for m in {HEAVY} if m in sys.modules])
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.splitlines()[-1] == "[]", run.stderr
+
+class Reader(io.StringIO):
+    "A stream whose reader leaves after some writes."
+    encoding = "utf-8"
+    def __init__(self, writes, error):
+        super().__init__()
+        self.writes = writes
+        self.error = error
+    def write(self, text):
+        self.writes -= 1
+        if self.writes < 0: raise self.error
+        return super().write(text)
+
+GONE = [BrokenPipeError(errno.EPIPE, "Broken pipe"), OSError(errno.ENOSPC, "No space left"), ValueError("closed file")]
+
+@pytest.mark.parametrize("error", GONE, ids=str)
+def test_results_do_not_depend_on_a_reader(here, saved, monkeypatch, no_warnings, error):
+    "The reader leaves after the first line, as in `| head -1`: the results are those of a run that is read."
+    for name in ("stdout", "stderr"): monkeypatch.setattr(sys, name, Reader(1, error))
+    assert main(["explain", "one.png", "--explainer", str(saved), "--out", "out"]) == 0
+    assert {"results.md", "samples.csv", "strips"} <= {f.name for f in Path("out").iterdir()}
+    assert main(["explain", "none.png", "--explainer", str(saved)]) == 2
+
+def test_nowhere_to_print(here, saved, monkeypatch, no_warnings):
+    for name in ("stdout", "stderr"): monkeypatch.setattr(sys, name, None)
+    assert main(["explain", "one.png", "--explainer", str(saved), "--out", "out"]) == 0 and Path("out").is_dir()
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii", "cp437", "utf-8"])
+def test_any_console_will_do(here, saved, monkeypatch, no_warnings, encoding):
+    "Names and arrows are written out where the console does not know them, and nothing in a name reaches the terminal."
+    Path("one.png").rename("größe \x1b[31m→.png")
+    out = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(["explain", "größe \x1b[31m→.png", "--explainer", str(saved), "--out", "out"]) == 0
+    said = out.buffer.getvalue().decode(encoding)
+    assert Path("out/results.md").exists() and "\x1b" not in said and r"\x1b[31m" in said
+    assert ("größe" in said) == (encoding != "ascii") and ("→" in said) == (encoding == "utf-8")
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_under_the_output(root):
+    code = "import sys; from mirrorcfe.cli import main; sys.exit(main())"
+    with open("/dev/full", "w") as full:
+        run = subprocess.run([sys.executable, "-c", code, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
 
 def test_process_ends_with_code_2():
     code = "import sys; from mirrorcfe.cli import main; sys.exit(main())"
