@@ -15,7 +15,7 @@ from matplotlib.colors import to_rgb as to_rgb_color
 from matplotlib.figure import Figure
 from fastcore.basics import patch
 from .core import MirrorError
-from .storage import atomic
+from .storage import atomic, expand
 from .explanation import Explanation
 from .show import PALETTE, check_sample, class_name, headline, legend_row, prediction_kind, step_name, to_rgb
 
@@ -194,7 +194,10 @@ def find_ffmpeg()->str: # path of the program
 def _pipe(cmd, frames):
     "Feed `frames` to a program; if it fails, raise `MirrorError` with what it said, and leave none running."
     with tempfile.TemporaryFile() as err:
-        run = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=err)
+        try: run = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=err)
+        except OSError as e:
+            raise MirrorError(f"the program {cmd[0]} cannot be started: {e.strerror}; install ffmpeg and set "
+                              "IMAGEIO_FFMPEG_EXE to its path, or write a .gif") from e
         try:
             for f in frames: run.stdin.write(f)
             run.stdin.close()
@@ -218,7 +221,7 @@ def _write_mp4(film, js, path, fps, hold, tick):
     "Write the frames `js` to `path`: H.264 that every browser plays, its index at the front."
     size = f"{film.size}x{film.size}"
     read = ['-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', size, '-r', str(fps), '-i', '-']
-    write = ['-c:v', 'libx264', '-crf', '20', '-pix_fmt', 'yuv420p', '-movflags', '+faststart', '-f', 'mp4', str(path)]
+    write = ['-c:v', 'libx264', '-crf', '20', '-pix_fmt', 'yuv420p', '-movflags', '+faststart', '-f', 'mp4', f'file:{path}']   # a colon in a name is no protocol
     cmd = [find_ffmpeg(), '-y', '-loglevel', 'error', *read, *write]
     _pipe(cmd, _raw(film, js, max(1, round(hold*fps)), tick))
 
@@ -227,7 +230,7 @@ _WRITERS = {'.gif': _write_gif, '.mp4': _write_mp4}
 
 def _check_film(path, fps, frames, hold):
     "The path of a film, if all that is asked of it can be done."
-    path = Path(path)
+    path = expand(path)
     if path.suffix.lower() not in _WRITERS:
         raise MirrorError(f"a film ends in {' or '.join(_WRITERS)}: found {path.name!r}")
     if not path.parent.is_dir(): raise MirrorError(f"no folder {path.parent} to write {path.name} into: make it first")

@@ -352,8 +352,7 @@ def _plain_values(got, end):
 def _data_state(data):
     "Return what changes when the files of a folder do; None for a dataset with a name."
     if not str(data).startswith('folder:'): return None
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')   # whoever reads the folder says what is passed over
+    with warnings.catch_warnings(record=True):   # whoever reads the folder says what is passed over
         files = images_below(data_spec(data).read.keywords['path'])
     return json_hash([_file_state(f) for f in files])
 
@@ -403,7 +402,7 @@ class Task:
     @cached_property
     def dls(self):
         if self.pair is None: return _all_classes(self.data, self.size)
-        return get_dls(self.data, pair=self.pair, size=self.size)
+        return get_dls(self.data, pair=torch.tensor(self.pair), size=self.size)   # numbers, whatever they are called
 
 # %% ../nbs/61_benchmark.ipynb #9ff37409
 @patch(as_prop=True)
@@ -562,7 +561,7 @@ def get_explainer(name:str,               # name of a dataset, as for `get_dls`
     with file_lock(folder):
         model = _load_explainer(folder, classifier)
         if model is not None: return model
-        dls = get_dls(name, pair=pair, size=size, steps=min(100, recipe.steps), seed=seed, device=device)
+        dls = get_dls(name, pair=pair and torch.tensor(pair), size=size, steps=min(100, recipe.steps), seed=seed, device=device)
         what = f"classes {' and '.join(spec.classes[c] for c in pair)}" if pair else 'all pairs of classes'
         print(f"Training an explainer of {spec.title}, {what} (once, then cached)", flush=True)
         model = MirrorCFE(classifier, recipe, pair, seed)

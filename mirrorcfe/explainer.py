@@ -96,7 +96,9 @@ def fit(self:MirrorCFE,
         student_net=None            # of `get_student`; None: trained on the images
        )->MirrorCFE:                # itself
     "Train the generator; the classifier does not change."
-    if folder is not None: _check_folder(Path(folder))
+    if folder is not None:
+        folder = expand(folder)
+        _check_folder(folder)
     if not isinstance(self.classifier, GapClassifier):
         self.classifier = GapClassifier.wrap(self.classifier, _some_images(dls))
     if self.pair is None: self.pair = getattr(dls, 'pair', None)
@@ -269,7 +271,7 @@ def _class_ids(target, names):
     if isinstance(target, (list, tuple)): return [class_index(c, names) for c in target]
     try: return class_index(target, names)
     except MirrorError as e:
-        raise MirrorError(f"{e}, or 'runner-up' or 'closest'" if isinstance(target, str) else str(e)) from None
+        raise MirrorError(f"{e}, and there are 'runner-up' and 'closest'" if isinstance(target, str) else str(e)) from None
 
 def _outside_pair(what, pair, names):
     "The error for an image that has no path in a model of one pair."

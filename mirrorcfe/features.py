@@ -141,7 +141,7 @@ def class_index(c,            # a class, by name or number
         if c in names: return names.index(c)
         if c.isdecimal() and int(c) < len(names): return int(c)
         some = ', '.join(names[:20]) + (', ...' if len(names) > 20 else '')
-        raise MirrorError(f"no class {c!r}: choose from {some}")
+        raise MirrorError(f"no class {c!r}: the classes are {some}")
     if isinstance(c, (int, np.integer)) and not isinstance(c, bool):
         named = names.index(str(c)) if str(c) in names else c
         if named != c:

@@ -26,7 +26,8 @@ from fastcore.basics import AttrDict, patch, store_attr
 from .core import MirrorError
 from .data import loader_key
 from .features import GapClassifier
-from .storage import MissingFile, atomic, read_state, run_lock, tensors_hash, write_state
+from .storage import (MissingFile, atomic, expand, read_state, run_lock, tensors_hash,
+                               write_state)
 from .distributed import GroupLoader, ProcessGroup, join_group, whole_batch_statistics
 
 # %% ../nbs/28_game.ipynb #6a767ac1
@@ -509,7 +510,7 @@ def game_learner(game:Game,     # trained in place
     learn = Learner(dls, game, game.weighted_loss, opt_func=partial(OptimWrapper, opt=adam), lr=r.lr,
                     splitter=lambda game: list(game.G.parameters()), metrics=turns.columns(game),
                     cbs=[turns, ParamScheduler(dict(lr=game.schedule()))])
-    learn.folder = folder
+    learn.folder = None if folder is None else expand(folder)
     learn.first_epoch = 0
     learn.run_description = {
         'game': type(game).__name__, 'classifier': game.F.fingerprint(), 'fixed networks': tensors_hash(game.fixed),

@@ -22,20 +22,23 @@ from .core import MirrorError
 from .data import DATASETS, best_device, data_fingerprint, get_dls, get_folder_dls
 from .explainer import MirrorCFE
 from .explanation import Explanation
-from .features import GapClassifier
+from .features import GapClassifier, class_index, class_names
 from .images import (UnreadableImage, find_images, fit_image, images_below, oddities, read_image,
                               read_images)
-from .runs import (Progress, check_range, echo, echo_results, finish_run, load_explainer, load_network,
-                            md_table, measure_explanation, open_network, results_folder, save_network, slug, training_progress,
-                            write_csv, write_pictures, write_results)
+from .runs import (Progress, check_range, echo, echo_results, finish_run, get_judges, load_explainer,
+                            load_network, load_panel, md_table, measure_explanation, open_network, results_folder,
+                            save_network, slug, training_progress, write_csv, write_pictures, write_results)
 from .show import headline, to_rgb
-from .storage import DamagedFile, read_json, sweep, write_json
+from .storage import DamagedFile, expand, read_json, sweep, write_json
 from .training import get_recipe
 
 # %% ../nbs/91_own_images.ipynb #e7c4aa1e
 _HOW_TO_SAVE = ("save its weights alone, torch.save(model.state_dict(), 'weights.pth'), and name the network by "
                 "--arch; or explain it from Python, where it needs no file: "
                 "MirrorCFE(GapClassifier.wrap(model, sample)).fit(dls)")
+
+# What DataParallel, torch.compile and modules of Lightning put before the names of a network's weights.
+_WRAPPERS = 'module.', '_orig_mod.', 'model.', 'net.', 'network.'
 
 def read_weights(file    # .safetensors, or .pth or .pt with a state dict
                 )->dict: # name -> tensor
@@ -51,11 +54,13 @@ def read_weights(file    # .safetensors, or .pth or .pt with a state dict
     except Exception as e:
         raise MirrorError(f"{file} cannot be read as plain weights ({type(e).__name__}). "
                           f"If it is a whole model, {_HOW_TO_SAVE}") from None
-    for key in ('state_dict', 'model'):   # where checkpoints of a training keep the weights
+    for key in ('state_dict', 'model_state_dict', 'model', 'net'):   # where checkpoints of a training keep the weights
         if isinstance(weights, dict) and isinstance(weights.get(key), dict): weights = weights[key]
     if not isinstance(weights, dict) or not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
         raise MirrorError(f"{file} holds no state dict, name -> tensor: {_HOW_TO_SAVE}")
-    return {k.removeprefix('module.'): v for k, v in weights.items()}
+    while prefix := next((p for p in _WRAPPERS if all(k.startswith(p) for k in weights)), None):
+        weights = {k.removeprefix(prefix): v for k, v in weights.items()}
+    return weights
 
 # %% ../nbs/91_own_images.ipynb #f9c7f94b
 def open_classifier(file,                   # folder or file of mirrorcfe, .safetensors, or .pth with a state dict
@@ -86,8 +91,7 @@ def _colour_spread(file):
 def _is_grey(folder, most=50, tolerance=8):
     "Whether about `most` of a folder's images, those that can be read, are grey."
     spreads = []
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')   # whoever reads all of them says what is doubtful
+    with warnings.catch_warnings(record=True):   # whoever reads all of them says what is doubtful
         files = images_below(folder)
         for f in files[::max(1, len(files)//most)]:
             with contextlib.suppress(UnreadableImage): spreads.append(_colour_spread(f))
@@ -146,9 +150,7 @@ def class_number(c,             # a name, a number, or None
                 ):              # the number; None for None
     "Return the number of a class."
     if c in (None, ''): return None
-    if c in classes: return classes.index(c)
-    if str(c).isdecimal() and int(c) < len(classes): return int(c)
-    raise MirrorError(f"no class {c!r}: the classes are {', '.join(classes)}")
+    return class_index(c, classes)
 
 def class_pair(pair,          # two classes, each by name or number; or None
                classes:list   # names
@@ -160,13 +162,22 @@ def class_pair(pair,          # two classes, each by name or number; or None
     if a == b: raise MirrorError(f"--pair takes two different classes: both are {classes[a]}")
     return a, b
 
-def read_names(file     # text file, one name a line; None: no file
+def read_names(file     # text file, one name a line, or .json with a list or a dict; None: no file
               )->list:  # or None
     "Read the names of the classes."
     if not file: return None
-    try: lines = Path(file).expanduser().read_text(encoding='utf-8').splitlines()
-    except (OSError, UnicodeDecodeError) as e: raise MirrorError(f"--classes: {file} cannot be read: {e}") from None
-    return [l.strip() for l in lines if l.strip()]
+    path = expand(file)
+    try:
+        text = path.read_text(encoding='utf-8-sig')   # Windows writes a mark before the first name
+        if path.suffix == '.json': return _names_in_json(json.loads(text))
+    except (OSError, ValueError) as e: raise MirrorError(f"--classes: {file} cannot be read: {e}") from None
+    return [l.strip() for l in text.splitlines() if l.strip()]
+
+def _names_in_json(names):
+    "A list of names, or a dict that numbers them, whose numbers are text in JSON where they come first."
+    if not isinstance(names, (dict, list)): raise ValueError('it is neither a list of names nor a dict that numbers them')
+    if isinstance(names, dict) and all(k.isdecimal() for k in names): names = {int(k): v for k, v in names.items()}
+    return class_names(names, len(names))
 
 # %% ../nbs/91_own_images.ipynb #c087ab16
 def open_classifier_and_data(file,      # of the classifier; None: none is given
@@ -292,7 +303,7 @@ def _train_explainer(classifier, dls, pair, recipe, seed, folder):
     if pair: keep_pair(dls, pair)
     fill_validation(dls)
     dls.train.steps = min(CHECKPOINT_STEPS, recipe.steps)
-    model = MirrorCFE(classifier, recipe, pair=pair, seed=seed)
+    model = MirrorCFE(classifier, recipe, seed=seed)   # its pair is that of the data
     with training_progress('training explainer'): return model.fit(dls, folder=folder, progress=False)
 
 def _echo_accuracy(classifier, oracle, dls):
@@ -334,13 +345,14 @@ def train(data:str='digits',              # folder with a subfolder of images fo
     with UnfinishedRun(new.out, request | about | asdict(recipe)) as unfinished:
         if net is None: net = get_network(dls, 'classifier', unfinished.path)
         oracle = get_network(dls, 'oracle', unfinished.path)
+        panel = get_judges(dls)
         start = time.monotonic()
         _echo_accuracy(net, oracle, dls)
         folder = unfinished.path/'explainer'
         model = _train_explainer(net, dls, pair, recipe, seed, folder)
         fit = 'middle' if dls.spec.name == 'folder' else 'whole'   # how pictures of another shape become square
         with new:
-            results = finish_run(new, model, oracle, dls, n, measure, start, fit=fit, **about)
+            results = finish_run(new, model, oracle, dls, n, measure, start, panel, fit=fit, **about)
             shutil.copyfile(folder/'history.csv', new.tmp/'training.csv')
     echo_results(new, results)
 
@@ -401,12 +413,11 @@ def explain_toward(model:MirrorCFE,  # fitted
                   )->tuple:          # the `Explanation`, and how many of its rows each image has
     "Explain images toward one class or toward all."
     names = model.classifier.classes
-    if target in names: return model.explain(x, names.index(target), on_same='mark', **kwargs), 1
+    if target in names: return model.explain(x, target, on_same='mark', **kwargs), 1
     if target == 'all':
         ex = model.explain_all(x, **kwargs)
         return ex, len(ex)//len(x)
-    if target not in ('closest', 'runner-up'): target = class_number(target, names)
-    return model.explain(x, target, on_same='mark', **kwargs), 1
+    return model.explain(x, target or None, on_same='mark', **kwargs), 1
 
 # %% ../nbs/91_own_images.ipynb #55883a30
 def parse_confidences(values   # numbers, or strings of numbers; or None
@@ -460,6 +471,7 @@ def explain(images,                            # image files or folders of them
     new = results_folder(out)
     device = best_device(device)
     model, oracle, about = load_explainer(explainer, device)
+    panel = load_panel(explainer, device)
     if target not in ('closest', 'runner-up', 'all'): class_number(target, about['classes'])
     files, x, odd, truth = load_images(images, about, invert, crop)
     keep = explainable(model, files, x)
@@ -474,10 +486,14 @@ def explain(images,                            # image files or folders of them
         ex, each = explain_toward(model, x, target, truth=truth, target_confidence=confidences)
         names = [f.name for f in files for _ in range(each)]
         warned = [w for w in warned for _ in range(each)]
-        results = measure_explanation(ex, model.classifier, oracle)
+        ex = ex.judged(panel)
+        results = measure_explanation(ex, model.classifier, oracle, panel)
         results |= dict(classifier_accuracy=about['accuracy'], seed=about['seed'], preset=about['preset'],
                         seconds=round(time.monotonic() - start), device=str(device), dataset='own images')
-        write_results(new.tmp, ex, results, 'Mirror-CFE on your images', write_pictures(ex, new.tmp), names, warned)
+        write_results(new.tmp, ex, results, 'Mirror-CFE on your images', write_pictures(ex, new.tmp), names, warned,
+                      panel)
         if confidences: write_target_confidence(ex, new.tmp, names)
-        for i, name in enumerate(names): echo(f"{name}: {headline(ex, i)}")
+        for i, (name, verdict) in enumerate(zip(names, ex.verdict)):
+            echo(f"{name}: {headline(ex, i)}")
+            if ex.status[i] == 'found': echo(f'   {verdict}')
     echo_results(new, results)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from fastcore.basics import patch
 from .core import MirrorError
-from .storage import atomic
+from .storage import atomic, expand
 from .explanation import Explanation, check_masks
 from .explainer import MirrorCFE
 from .show import check_sample, class_name, headline, step_name, to_rgb
@@ -438,7 +438,7 @@ def html(self:Explanation,
          frames:int=51         # steps of the slider
         )->Path:               # `path`
     "Write a page with a slider over the path of each image, which needs nothing but a browser."
-    path = Path(path)
+    path = expand(path)
     if path.suffix.lower() not in ('.html', '.htm'): raise MirrorError(f"a page ends in .html: found {path.name!r}")
     page = _PAGE.format(slider_html(self, masks, frames))
     atomic(path, lambda part: part.write_text(page, encoding='utf-8'))

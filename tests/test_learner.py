@@ -122,7 +122,7 @@ def test_a_learner_is_as_it_was(learn):
     assert [m.training for m in learn.model.modules()] == modes and not any(m._forward_hooks for m in learn.model.modules())
 
 def test_what_cannot_be_is_refused(learn):
-    with pytest.raises(MirrorError, match="no class 'nine': choose from eight, three"): learn.mirror(pair=("three", "nine"))
+    with pytest.raises(MirrorError, match="no class 'nine': the classes are eight, three"): learn.mirror(pair=("three", "nine"))
     flat = Learner(learn.dls, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3*32*32, 2)),
                    loss_func=CrossEntropyLossFlat())
     with pytest.raises(MirrorError, match="Linear"): flat.explain()

@@ -1,9 +1,10 @@
 "What must not go wrong in silence: threads, an owner who goes on with his network, foreign precision, names, fingerprints."
-import copy, json, threading
+import copy, io, json, os, subprocess, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-import numpy as np, pytest, torch
+import numpy as np, pytest, torch, torchvision
+from PIL import Image
 from fastai.data.core import DataLoaders
 from torch import nn
 from torch.nn import functional as F
@@ -14,11 +15,15 @@ from mirrorcfe.autoencoder import train_autoencoder
 from mirrorcfe.baselines.pgd import PGD
 from mirrorcfe.classifiers import classifier_learner, predict, small_resnet
 from mirrorcfe.core import MirrorError
-from mirrorcfe.data import ImageSet, TensorLoader, as_loaders, get_dls
+from mirrorcfe.data import ImageSet, TensorLoader, as_loaders, get_dls, get_folder_dls
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.features import GapClassifier, Normalise, copy_network, describe, frozen_copy, pair_index
 from mirrorcfe.metrics import kid, oracle_features
+from mirrorcfe.own import class_pair, read_names, read_weights
+from mirrorcfe.runs import Progress, echo, load_network, save_network
 from mirrorcfe.wrap import gap_head
+from tiny import tiny
+import mirrorcfe.animate, mirrorcfe.widget   # they add methods to an explanation
 
 class Net(nn.Module):
     "A network as people have it."
@@ -359,7 +364,7 @@ NO_PAIRS = {
     "masks": (lambda x, y, i: (x, x), r"found torch.float32 of shape \(8, 3, 16, 16\)"),
     "fractions": (lambda x, y, i: (x, y/3), "labels must be one class for each image"),
     "images alone": (lambda x, y, i: x, r"a batch must be \(images, labels\): found Tensor"),
-    "unknown names": (lambda x, y, i: (x, "dog"), "no class 'dog': choose from 0, 1, 2, 3"),
+    "unknown names": (lambda x, y, i: (x, "dog"), "no class 'dog': the classes are 0, 1, 2, 3"),
     "a dict of others": (lambda x, y, i: dict(picture=x, label=y), "a dict with picture, label: its images must be under"),
     "two labels": (lambda x, y, i: dict(image=x, label=y, target=y), "its labels must be under exactly one of"),
     "index first": (lambda x, y, i: (i, x, y), r"a batch must begin with images .*found torch.int64 of shape \(8,\)")}
@@ -449,3 +454,104 @@ def test_whole_numbers_of_numpy_are_taken_everywhere(tmp_path):
     (lambda: made(c=1), images, "the head has one logit.*make it two, 0 and that logit")], ids=["not square", "one logit"])
 def test_what_is_not_done_yet_is_said(classifier, x, says):
     with pytest.raises(MirrorError, match=says): fitted(classifier(), loaders(x, labels[:len(x)]))
+
+# --- folders, files and consoles ------------------------------------------------------------------------------------
+
+def test_home_is_the_user_s(tmp_path, monkeypatch):
+    "And no folder called ~ is made."
+    monkeypatch.setenv("HOME", str(tmp_path/"home"))
+    (tmp_path/"home").mkdir()
+    (tmp_path/"here").mkdir()
+    monkeypatch.chdir(tmp_path/"here")
+    cfe = MirrorCFE(own(), "paper", amp=False, steps=1, width=16).fit(loaders(), 1, folder="~/run", progress=False)
+    ex = cfe.explain(images[:1], ks=[0, 1], closed_loop=False, on_same="mark")
+    made = [cfe.save("~/e"), ex.save("~/e.safetensors"), ex.html("~/e.html"), ex.animate("~/e.gif", size=160)]
+    assert sorted(p.name for p in (tmp_path/"home").iterdir()) == ["e", "e.gif", "e.html", "e.safetensors", "run"]
+    assert all(p.is_relative_to(tmp_path/"home") for p in made) and not list((tmp_path/"here").iterdir())
+
+class Console(io.StringIO):
+    def __init__(self, encoding): super().__init__(); self.coding = encoding
+    @property
+    def encoding(self): return self.coding
+    def write(self, text): return super().write(text.encode(self.coding).decode(self.coding))   # as a console would
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii", "utf-8"])
+def test_a_console_of_any_encoding(encoding, monkeypatch):
+    "Arrows, bars, Chinese, and bytes that are no text."
+    console = Console(encoding)
+    monkeypatch.setattr("sys.stdout", console)
+    echo("a.png: 4 → 9", "貓", os.fsdecode(b"caf\xe9.png"))
+    Progress("貓")(1, 2)
+    said = console.getvalue()
+    assert "a.png: 4 " in said and " 50%" in said
+    assert ("→" in said and "█" in said) if encoding == "utf-8" else ("\\u2192" in said and "#" in said)
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_command_in_a_console_that_is_not_utf8(encoding, tmp_path):
+    code = "from mirrorcfe import cli; cli.COMMANDS['demo'] = lambda **k: print('4 → 9'); cli.parse = lambda *a: {}; cli.main()"
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code, "demo"], capture_output=True, cwd=tmp_path,
+                         env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert run.returncode == 0 and run.stdout.decode().strip() == "4 \\u2192 9"
+
+FILM = tiny(K=3, size=8)
+
+def test_an_ffmpeg_that_cannot_run(tmp_path, monkeypatch):
+    (tmp_path/"ffmpeg").write_text("not a program")
+    (tmp_path/"ffmpeg").chmod(0o755)
+    for found in (tmp_path/"ffmpeg", tmp_path/"nowhere"):
+        monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(found))
+        with pytest.raises(MirrorError, match=f"the program {found} cannot be started: .*write a .gif"):
+            FILM.animate(tmp_path/"film.mp4", size=160)
+    assert not (tmp_path/"film.mp4").exists()
+
+def test_a_name_with_a_colon(tmp_path, monkeypatch):
+    "Which ffmpeg would take for a protocol."
+    monkeypatch.chdir(tmp_path)
+    for name in ("10:30.mp4", "-y.mp4", "10:30.gif"): assert FILM.animate(name, size=160).stat().st_size > 100
+
+STATE = torchvision.models.resnet18(weights=None, num_classes=3).state_dict()
+def named(prefix): return {prefix + k: v for k, v in STATE.items()}
+CHECKPOINTS = {
+    "plain": STATE, "DataParallel": named("module."), "torch.compile": named("_orig_mod."),
+    "both": named("module._orig_mod."), "Lightning": dict(state_dict=named("model.")),
+    "the tutorial's": dict(model_state_dict=STATE, epoch=3), "fastai's": dict(model=STATE, opt={}),
+    "compiled in Lightning": dict(state_dict=named("model._orig_mod."))}
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_checkpoints_that_people_have(name, tmp_path):
+    torch.save(CHECKPOINTS[name], tmp_path/"w.pth")
+    found = read_weights(tmp_path/"w.pth")
+    assert found.keys() == STATE.keys() and all(torch.equal(v, STATE[k]) for k, v in found.items())
+
+def test_tied_weights_are_kept(tmp_path):
+    net = small_resnet(3, 1, (4, 4), 16)
+    net.stages[1].long[0][1].weight = net.stages[1].long[2][1].weight
+    save_network(net.freeze(), tmp_path/"kept")
+    x = torch.rand(2, 1, 16, 16)*2 - 1
+    assert torch.equal(load_network(tmp_path/"kept")[0](x), net(x))
+
+@pytest.mark.parametrize("text, name", [
+    ("\ufeffcat\r\ndog\r\n", "c.txt"), ('["cat", "dog"]', "c.json"), ('{"1": "dog", "0": "cat"}', "c.json"),
+    ('{"dog": 1, "cat": 0}', "c.json")])
+def test_class_files(text, name, tmp_path):
+    (tmp_path/name).write_text(text, encoding="utf-8")
+    assert read_names(tmp_path/name) == ["cat", "dog"]
+
+@pytest.mark.parametrize("text", ['{"dog": 1, "cat": 1}', '"cat"', '["cat"', '["cat", "cat"]'])
+def test_class_files_that_name_nothing(text, tmp_path):
+    (tmp_path/"c.json").write_text(text)
+    with pytest.raises(MirrorError): read_names(tmp_path/"c.json")
+
+def test_names_that_are_numbers_mean_the_same_everywhere(tmp_path):
+    "Folders 1 to 4, in Python and on the command line; a saved pair stays what it was."
+    from mirrorcfe.baselines.cyclegan import CycleGAN
+    for c in range(1, 5):
+        (tmp_path/"d"/str(c)).mkdir(parents=True)
+        for i in range(6): Image.fromarray(np.full((8, 8), 40*c + i, np.uint8)).save(tmp_path/"d"/str(c)/f"{i}.png")
+    names = get_folder_dls(tmp_path/"d", size=16, device="cpu").vocab
+    dls = get_folder_dls(tmp_path/"d", size=16, pair=("1", "2"), device="cpu")
+    assert dls.pair == class_pair(["1", "2"], names) == pair_index(("1", "2"), names) == (0, 1)
+    with pytest.raises(MirrorError, match="class 1 may be the one called 1"): get_folder_dls(tmp_path/"d", pair=(1, 2))
+    with pytest.raises(MirrorError, match="class 1 may be"): get_folder_dls(tmp_path/"d", without=1)
+    method = CycleGAN(GapClassifier([made().a, made().b], made().fc, names, size=(16, 16)), pair=("1", "2"))
+    assert method.pair == (0, 1)

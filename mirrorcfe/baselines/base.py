@@ -241,7 +241,8 @@ def load(cls:GameMethod,
     "Read a trained method; one of another kind or for another classifier is refused."
     about = read_about(path, cls.__name__, classifier)
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in about['recipe'].items()}
-    self = cls(classifier, type(cls.presets['paper'])(**fields), about['pair'], about['seed'])
+    pair = about['pair'] and torch.tensor(about['pair'])   # numbers, whatever the classes are called
+    self = cls(classifier, type(cls.presets['paper'])(**fields), pair, about['seed'])
     for n, kind in cls.nested.items(): setattr(self, n, kind.load(expand(path)/n, classifier))
     self.game = self.new_game(*about['form']).eval()
     read_nets(path, {n: getattr(self.game, n) for n in cls.keep})

@@ -279,7 +279,7 @@ def fit(self:C3LT, dls, epochs=None, steps=None, folder=None, progress=True, cbs
     self.pair = self.pair or getattr(dls, 'pair', None)
     if self.pair is None: raise MirrorError("C3LT goes between two classes: give pair=(a, b)")
     if self.autoencoder is None:
-        auto = GanAutoencoder(self.classifier, self.auto_preset, self.pair, self.seed)
+        auto = GanAutoencoder(self.classifier, self.auto_preset, torch.tensor(self.pair), self.seed)
         self.autoencoder = auto.fit(dls, folder=folder and f'{folder}/autoencoder', progress=progress)
     return GameMethod.fit(self, dls, epochs, steps, folder, progress, cbs)
 
