@@ -18,8 +18,8 @@ from .data import best_device
 from .explainer import MirrorCFE
 from .explanation import Explanation
 from .own import class_number, class_pair, explainable, get_network, load_images, match_classes, open_data
-from .runs import (Progress, check_range, echo, load_explainer, md_table, relative, results_folder, slug,
-                            write_csv)
+from .runs import (Progress, check_range, echo, get_judges, judges_table, load_explainer, load_panel, md_table,
+                            relative, results_folder, slug, write_csv)
 
 # %% ../nbs/92_outcomes.ipynb #ae89e1b4
 def open_explainer_and_data(explainer,    # folder that `demo` or `train` wrote
@@ -69,6 +69,8 @@ def _spread(i, n):
 # %% ../nbs/92_outcomes.ipynb #43c3d82a
 EVALUATION_METRICS = {  # name in `METRICS` -> column of the table
     'Val': 'validity',
+    'Believed': 'believed',
+    'Majority': 'majority',
     'Oracle': 'oracle',
     'D.Val': 'denoised_validity',
     'L1': 'l1',
@@ -76,7 +78,14 @@ EVALUATION_METRICS = {  # name in `METRICS` -> column of the table
     'confidence error': 'confidence_error',
     'feature error': 'feature_error',
     'KID@oracle': 'kid'}
-_INTERVALS = ('Val', 'Oracle', 'L1')   # metrics whose interval is reported too
+_INTERVALS = ('Val', 'Believed', 'Oracle', 'L1')   # metrics whose interval is reported too
+
+def _word(of_end):
+    "What is to be known of one end beside its validity."
+    if of_end['flag']: return 'valid, not believed'
+    mean = of_end['metrics'].get('Believed', {}).get('mean')
+    if mean is None: return 'not judged'
+    return 'believed' if mean > .5 else 'believed by less than half'
 
 def evaluation_rows(measured:dict  # as `measure` returns
                    )->list:        # two dicts: of the first counterfactual, of the reflection
@@ -90,6 +99,7 @@ def evaluation_rows(measured:dict  # as `measure` returns
             if value.get('mean') is None: continue
             row[column] = value['mean']
             if metric in _INTERVALS: row |= {f'{column}_{side}': value[side] for side in ('low', 'high')}
+        row['word'] = _word(of_end)
         rows.append(row)
     return rows
 
@@ -100,21 +110,25 @@ def measure_direction(model:MirrorCFE,  # fitted
                       target,           # class by number; None: the one that came second
                       real,             # real images of the target class, (n, C, H, W)
                       steps:int=100,    # from source to reflection
-                      progress=None     # function (done, total)
+                      progress=None,    # function (done, total)
+                      panel=None        # the judges, or None
                      )->list:           # as `evaluation_rows` returns
     "Explain the images of one direction and measure both counterfactuals."
     bytes_each = 4*steps*x[0].numel()   # of one image's path
     bs = max(1, 10**8//bytes_each)
     ks = torch.linspace(0, 1, steps)
     measured = measure(model, x, target, model.classifier, oracle, y, real, tuple(EVALUATION_METRICS), bs=bs,
-                       progress=progress, ks=ks)
+                       progress=progress, panel=panel, ks=ks)
     return evaluation_rows(measured)
 
 # %% ../nbs/92_outcomes.ipynb #1dafaf48
 EVALUATION_COLUMNS = dict(
     images='explained',
+    word='what the judges, or the oracle, say to what the classifier accepts',
     validity='share that the classifier takes for the target',
-    oracle='share that the oracle takes for the target',
+    believed="share of the judges' votes for the target",
+    majority='share in which most judges see the target',
+    oracle='share that the oracle, a network of the same family, takes for the target',
     denoised_validity='share that the classifier takes for the target after a blur',
     l1='mean |difference| from the source, in [-1, 1] units',
     cout='COUT: how early the change turns the classifier',
@@ -130,6 +144,11 @@ def _cell(row, column):
     if not isinstance(value, float): return value
     if f'{column}_low' not in row: return f'{value:.3f}'
     return f"{value:.3f} [{row[f'{column}_low']:.3f}, {row[f'{column}_high']:.3f}]"
+
+def _others(row):
+    "Who else believes the images of a row."
+    judges = f"judges {row['believed']:.3f}, " if 'believed' in row else ''
+    return f"{judges}oracle {row['oracle']:.3f}, {row['word']}"
 
 def write_evaluation(folder,       # an existing one
                      rows:list,    # of dicts
@@ -162,21 +181,25 @@ def evaluate(explainer='mirrorcfe-out',    # folder that `demo` or `train` wrote
     new = results_folder(out)
     device = best_device(device)
     model, oracle, about, dls, pair = open_explainer_and_data(explainer, data, device, pair)
+    panel = load_panel(explainer, device) or get_judges(dls)
     train = dls.train.dataset
     rows = []
     with new:
         for label, x, y, target in directions(model, dls, pair, n):
             of_target = slice(0, 500) if target is None else (train.y == target).nonzero().flatten()[:500]
             real = train.subset(of_target)[:][0]
-            measured = measure_direction(model, oracle, x.to(device), y, target, real, steps, Progress(label[:22]))
+            measured = measure_direction(model, oracle, x.to(device), y, target, real, steps, Progress(label[:22]),
+                                         panel)
             rows += [dict(direction=label) | r for r in measured]
         nan = float('nan')
-        notes = (f"Classifier {about['accuracy'] or nan:.3f}, oracle {oracle.accuracy or nan:.3f} accurate on held-out "
+        notes = ''
+        if panel: notes = f'The judges, by their accuracy on real test images:\n\n{judges_table(panel)}\n\n'
+        notes += (f"Classifier {about['accuracy'] or nan:.3f}, oracle {oracle.accuracy or nan:.3f} accurate on held-out "
                  f"images. {steps} steps, preset {about['preset']}, seed {about['seed']}.")
         write_evaluation(new.tmp, rows, f"Mirror-CFE on {dls.spec.title}", notes)
     for r in rows:
         distance = f", L1 {r['l1']:.3f}" if 'l1' in r else ''
-        echo(f"{r['direction']}, {r['image']}: classifier {r['validity']:.3f}, oracle {r['oracle']:.3f}{distance}")
+        echo(f"{r['direction']}, {r['image']}: classifier {r['validity']:.3f}, {_others(r)}{distance}")
     echo(f"Results in {relative(new.path)}: results.md, results.csv")
 
 # %% ../nbs/92_outcomes.ipynb #a56abcb3

@@ -25,9 +25,9 @@ from .explanation import Explanation
 from .features import GapClassifier, class_index, class_names
 from .images import (UnreadableImage, find_images, fit_image, images_below, oddities, read_image,
                               read_images)
-from .runs import (Progress, check_range, echo, echo_results, finish_run, load_explainer, load_network,
-                            md_table, measure_explanation, open_network, results_folder, save_network, slug, training_progress,
-                            write_csv, write_pictures, write_results)
+from .runs import (Progress, check_range, echo, echo_results, finish_run, get_judges, load_explainer,
+                            load_network, load_panel, md_table, measure_explanation, open_network, results_folder,
+                            save_network, slug, training_progress, write_csv, write_pictures, write_results)
 from .show import headline, to_rgb
 from .storage import DamagedFile, expand, read_json, sweep, write_json
 from .training import get_recipe
@@ -345,13 +345,14 @@ def train(data:str='digits',              # folder with a subfolder of images fo
     with UnfinishedRun(new.out, request | about | asdict(recipe)) as unfinished:
         if net is None: net = get_network(dls, 'classifier', unfinished.path)
         oracle = get_network(dls, 'oracle', unfinished.path)
+        panel = get_judges(dls)
         start = time.monotonic()
         _echo_accuracy(net, oracle, dls)
         folder = unfinished.path/'explainer'
         model = _train_explainer(net, dls, pair, recipe, seed, folder)
         fit = 'middle' if dls.spec.name == 'folder' else 'whole'   # how pictures of another shape become square
         with new:
-            results = finish_run(new, model, oracle, dls, n, measure, start, fit=fit, **about)
+            results = finish_run(new, model, oracle, dls, n, measure, start, panel, fit=fit, **about)
             shutil.copyfile(folder/'history.csv', new.tmp/'training.csv')
     echo_results(new, results)
 
@@ -470,6 +471,7 @@ def explain(images,                            # image files or folders of them
     new = results_folder(out)
     device = best_device(device)
     model, oracle, about = load_explainer(explainer, device)
+    panel = load_panel(explainer, device)
     if target not in ('closest', 'runner-up', 'all'): class_number(target, about['classes'])
     files, x, odd, truth = load_images(images, about, invert, crop)
     keep = explainable(model, files, x)
@@ -484,10 +486,14 @@ def explain(images,                            # image files or folders of them
         ex, each = explain_toward(model, x, target, truth=truth, target_confidence=confidences)
         names = [f.name for f in files for _ in range(each)]
         warned = [w for w in warned for _ in range(each)]
-        results = measure_explanation(ex, model.classifier, oracle)
+        ex = ex.judged(panel)
+        results = measure_explanation(ex, model.classifier, oracle, panel)
         results |= dict(classifier_accuracy=about['accuracy'], seed=about['seed'], preset=about['preset'],
                         seconds=round(time.monotonic() - start), device=str(device), dataset='own images')
-        write_results(new.tmp, ex, results, 'Mirror-CFE on your images', write_pictures(ex, new.tmp), names, warned)
+        write_results(new.tmp, ex, results, 'Mirror-CFE on your images', write_pictures(ex, new.tmp), names, warned,
+                      panel)
         if confidences: write_target_confidence(ex, new.tmp, names)
-        for i, name in enumerate(names): echo(f"{name}: {headline(ex, i)}")
+        for i, (name, verdict) in enumerate(zip(names, ex.verdict)):
+            echo(f"{name}: {headline(ex, i)}")
+            if ex.status[i] == 'found': echo(f'   {verdict}')
     echo_results(new, results)

@@ -80,6 +80,7 @@ def headline(ex:Explanation,  # any explanation
     "Return one line on sample `i`: the pair, how it ended, and the true class if the prediction was wrong."
     one = ex[check_sample(ex, i)]
     end = f"first CFE at k = {float(one.first_k[0]):.2f}" if one.status[0] == 'found' else one.status[0]
+    if one.status[0] == 'found' and one.believed is not None: end += f", {one.verdict[0].partition(' see ')[0]}"
     line = f"{class_name(one, one.source[0], 24)} → {class_name(one, one.target[0], 24)}: {end}"
     if one.reason[0]: line += f" ({one.reason[0]})"
     if one.truth is not None and int(one.truth[0]) != int(one.source[0]):

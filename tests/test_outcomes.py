@@ -23,16 +23,26 @@ def test_evaluate_whole(trained, tmp_path, capsys):
     page = (tmp_path/"res"/"results.md").read_text()
     assert "95 % bootstrap intervals" in page and "Results in" in capsys.readouterr().out
     assert "| validity | share that the classifier takes for the target |" in page
+    assert all(r["word"] for r in got), "a word for every result"
 
 def test_columns_of_the_table():
     "What was not measured is left out; intervals stand beside the three means that have one."
     assert set(EVALUATION_METRICS.values()) < set(EVALUATION_COLUMNS)
     value = dict(mean=.5, low=.4, high=.6)
-    of_end = dict(coverage=1., metrics={"Val": value, "COUT": value, "L1": dict(mean=None, low=None, high=None)})
+    of_end = dict(coverage=1., metrics={"Val": value, "COUT": value, "L1": dict(mean=None, low=None, high=None)}, flag="")
     first, last = evaluation_rows(dict(images=2, rows=dict(first=of_end, reflection=of_end)))
     assert first == dict(image="first counterfactual", images=2, found=1., cout=.5,
-                         validity=.5, validity_low=.4, validity_high=.6)
+                         validity=.5, validity_low=.4, validity_high=.6, word="not judged")
     assert last == first | dict(image="reflection")
+
+@pytest.mark.parametrize("flag,mean,word", [("", None, "not judged"), ("", .6, "believed"),
+                                            ("", .5, "believed by less than half"),
+                                            ("adversarial", .6, "valid, not believed"),
+                                            ("adversarial", None, "valid, not believed")])
+def test_a_word_for_each_end(flag, mean, word):
+    metrics = {} if mean is None else {"Believed": dict(mean=mean, low=mean, high=mean)}
+    of_end = dict(coverage=1., metrics=metrics, flag=flag)
+    assert [r["word"] for r in evaluation_rows(dict(images=2, rows=dict(first=of_end, reflection=of_end)))] == [word]*2
 
 def test_evaluate_makes_an_oracle(trained, tmp_path, monkeypatch, capsys):
     train_quickly(monkeypatch)

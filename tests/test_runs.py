@@ -4,13 +4,15 @@ from pathlib import Path
 from types import SimpleNamespace
 import pytest, torch
 from hypothesis import given, strategies as st
+from mirrorcfe import runs
 from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
 from mirrorcfe.explainer import MirrorCFE
-from mirrorcfe.runs import (RESULT_COLUMNS, NewFolder, Progress, ProgressLine, finish_run, format_time, load_explainer, load_network,
-                            save_explainer,
-                            measure_explanation, measure_run, pick_test_images, save_network, slug, write_results)
+from mirrorcfe.judges import train_panel
+from mirrorcfe.runs import (RESULT_COLUMNS, NewFolder, Progress, ProgressLine, finish_run, format_time, load_explainer,
+                            get_judges, load_network, load_panel, measure_explanation, measure_run, pick_test_images,
+                            save_explainer, save_network, slug, summarise, write_results)
 from commands import refused, rows
 from tiny import tiny
 
@@ -134,6 +136,51 @@ def test_explainer_of_another_classifier(here, saved, capsys):
     about = json.loads(Path("mine/classifier.json").read_text())
     save_network(other, "mine/classifier", **{k: about[k] for k in ("look", "seed", "preset")})
     assert "was trained for classifier" in refused(capsys, "explain", "one.png", "--explainer", "mine")
+
+# --- judges ----------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def panel(): return train_panel(get_dls("digits", size=16, n_train=400, device="cpu"), ("trees", "neighbours"))
+
+def test_judges_are_kept_with_the_explainer(small, panel, tmp_path, saved):
+    dls, net, oracle, model = small
+    save_explainer(tmp_path, model, oracle, panel, dataset="digits")
+    x, _ = dls.test.dataset[:]
+    for folder in (tmp_path, tmp_path/"explainer"): assert load_panel(folder).votes(x).equal(panel.votes(x))
+    assert load_panel(saved) is None
+
+def test_results_say_who_believes_them(small, panel, tmp_path):
+    dls, net, oracle, model = small
+    with NewFolder(tmp_path/"out") as new:
+        r = finish_run(new, model, oracle, dls, 2, 6, 0., panel, dataset="digits", preset="robust", seed=0)
+    assert 0 <= r["believed"] <= 1 and r["believed_real"] > .8 and set(r) <= set(RESULT_COLUMNS)
+    page = (tmp_path/"out"/"results.md").read_text()
+    assert "| trees | 0." in page and "`first_k` is set by the mirror" in page and "No panel" not in page
+    got = rows(tmp_path/"out"/"samples.csv")
+    assert all(s["verdict"] for s in got) and {"believed_last", "unlike", "first_drawn_k"} <= set(got[0])
+    assert load_panel(tmp_path/"out") is not None
+
+def test_too_few_images_for_judges_are_said(capsys):
+    assert get_judges(get_dls("digits", n_train=60, device="cpu")) is None
+    assert "note: too few training images for a panel of judges" in capsys.readouterr().out
+
+def test_judges_that_know_nothing_are_said(monkeypatch, capsys):
+    def useless(*a, **k): raise MirrorError("a panel needs a judge")
+    monkeypatch.setattr(runs, "panel_of", useless)
+    assert get_judges(get_dls("digits", device="cpu")) is None
+    assert "note: a panel needs a judge; results are judged by the oracle alone" in capsys.readouterr().out
+
+@pytest.mark.parametrize("change,flagged,says", [
+    (dict(believed=.3, oracle=1.), True, "30.0% of the judges' votes agree"),
+    (dict(believed=.69, believed_real=.9), False, "69.0% of the judges' votes agree (90.0% for real images)"),
+    (dict(believed=.9, oracle=0.), False, "90.0% of the judges"),
+    (dict(oracle=.3), True, "the oracle 30.0%, no panel judged them"),
+    (dict(), False, "nobody else judged them")])
+def test_the_judges_are_the_headline(change, flagged, says):
+    nan = float("nan")
+    results = dict(images=2, val=1., believed=nan, oracle=nan, coverage=1., confidence_error=.1, l1_reflection=.2)
+    text = summarise(results | change)
+    assert says in text and ("adversarial" in text) == flagged
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
 

@@ -64,6 +64,14 @@ def test_headlines():
     ex.truth = None
     assert "truly" not in headline(ex, 2)
 
+def test_found_is_not_said_without_the_judges_word():
+    ex = tiny(gains=(1., .3), same=False)
+    ex.believed = torch.tensor([[.5, .14], [torch.nan, .9]])
+    assert headline(ex, 0).endswith(", valid, not believed: 14 % of the judges")
+    assert "judges" not in headline(ex, 1)
+    ex.believed[0, 1] = .86
+    assert headline(ex, 0).endswith(", believed: 86 % of the judges")
+
 def test_negative_index_is_the_last(ex): assert headline(ex, -1) == headline(ex, 2)
 
 # --- strips ----------------------------------------------------------------------------------------------------------
