@@ -32,7 +32,7 @@ from .core import MirrorError
 from .features import pair_index
 from .data import TensorLoader, _file_state, _first, data_fingerprint, data_spec, get_dls, loader_key
 from .explainer import MirrorCFE
-from .images import images_below
+from .images import images_below, in_markdown
 from .judges import get_panel
 from .metrics import (bootstrap_interval, confidence_error, cout, denoised_validity, feature_error, fid, im1,
                                im2, kid, l1, lpips_distance, lpips_network, oracle_agreement, oracle_features,
@@ -868,7 +868,7 @@ def load_results(out   # folder that `run_benchmark` wrote
 def _number(v):
     "Return three digits that matter; a dash for what is not there."
     if v is None: return '–'
-    if not isinstance(v, float): return str(v).replace('|', '\\|').replace('\n', ' ')
+    if not isinstance(v, float): return in_markdown(v)
     if v != v: return '–'
     if abs(v) >= 100: return f'{v:,.1f}'
     return f'{v:.3f}' if v == 0 or abs(v) >= .01 else f'{v:.2g}'

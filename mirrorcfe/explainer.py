@@ -515,7 +515,7 @@ def load(cls:MirrorCFE,
     path = expand(path)
     if not isinstance(classifier, GapClassifier): classifier = _wrap_as_saved(classifier, path)
     about = read_about(path, 'MirrorCFE', classifier)
-    self = _rebuild(about, frozen_copy(classifier), path, autoencoder)
+    self = _rebuild(about, frozen_copy(classifier).float(), path, autoencoder)
     model = self.model
     nets = dict(generator=model.G)
     if isinstance(model.autoencoder, LatentAutoencoder): nets['autoencoder'] = model.autoencoder

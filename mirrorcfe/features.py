@@ -322,12 +322,12 @@ def copy_network(model:nn.Module   # any network
                           "remove the attribute, or give a network without it") from e
 
 def frozen_copy(classifier:GapClassifier   # not changed
-               )->GapClassifier:           # frozen, in single precision
+               )->GapClassifier:           # frozen
     "Return a copy to explain."
     if classifier.W.dtype in (torch.float16, torch.bfloat16):
         raise MirrorError(f"the classifier is in {classifier.W.dtype}, and three digits are too few to place a mirror: "
                           "call classifier.float() first")
-    return copy_network(classifier).float().freeze()
+    return copy_network(classifier).freeze()
 
 # %% ../nbs/02_features.ipynb #4748d814
 @contextmanager

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GIANT', 'SUFFIXES', 'LONGEST', 'from_bytes', 'to_bytes', 'to_tensor', 'to_picture', 'UnreadableImage', 'printable',
-           'read_image', 'images_below', 'find_images', 'read_images', 'middle_square', 'read_square', 'fit_image',
-           'look_of', 'oddities']
+           'in_markdown', 'read_image', 'images_below', 'find_images', 'read_images', 'middle_square', 'read_square',
+           'fit_image', 'look_of', 'oddities']
 
 # %% ../nbs/09_images.ipynb #1dcb68f9
 import errno, os, stat, struct, warnings
@@ -83,6 +83,13 @@ def printable(path    # a path, or any text
     "Return a path as text; bytes that are no UTF-8, and control characters, are written out."
     text = os.fsencode(path).decode('utf-8', 'backslashreplace')
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+
+_ACTIVE = str.maketrans({'<': '&lt;', '$': '\\$', '`': '\\`', '|': '\\|', '\n': ' ', '\r': ' '})
+
+def in_markdown(text    # of a name, a reason or another value from outside
+               )->str:  # for a cell of a table
+    "Return text as Markdown that shows it: no HTML, no formula, no code, no further cell."
+    return printable(str(text).translate(_ACTIVE))
 
 def _why(file, error):
     "In a few words, why `file` could not be read."

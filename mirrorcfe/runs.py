@@ -29,7 +29,7 @@ from .data import best_device, class_rank, get_dls
 from .explainer import MirrorCFE
 from .explanation import Explanation
 from .features import GapClassifier, Normalise
-from .images import look_of
+from .images import in_markdown, look_of
 from .judges import panel_of, panel_problem, read_panel
 from .storage import (DamagedFile, MissingFile, new_folder, read_json, read_tensors, tensors_hash, write_json,
                                write_tensors)
@@ -451,8 +451,7 @@ def md_table(rows,   # of cells, a list each
              head    # names of the columns
             )->str:
     "Lay a table out as Markdown."
-    escape = lambda v: str(v).replace('|', '\\|').replace('\n', ' ')
-    return '\n'.join('| ' + ' | '.join(map(escape, r)) + ' |' for r in [head, ['---']*len(head), *rows])
+    return '\n'.join('| ' + ' | '.join(map(in_markdown, r)) + ' |' for r in [head, ['---']*len(head), *rows])
 
 # %% ../nbs/90_runs.ipynb #a7c1f009
 RESULT_COLUMNS = dict(

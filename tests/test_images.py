@@ -1,15 +1,17 @@
 "Files to tensors and back: every kind of pixel, position and size, files that are no images, and folders as they are."
 import errno, io, os, struct, subprocess, sys, warnings, zlib
 from pathlib import Path
-import numpy as np, pytest, torch
+import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageOps
 from mirrorcfe import images
+from mirrorcfe.benchmark import markdown_table
 from mirrorcfe.core import MirrorError
+from mirrorcfe.runs import md_table
 from mirrorcfe.stream import Files
-from mirrorcfe.images import (SUFFIXES, UnreadableImage, find_images, fit_image, from_bytes, images_below, look_of,
-                              middle_square, oddities, printable, read_image,
-                              read_images, read_square, to_bytes, to_picture, to_tensor)
+from mirrorcfe.images import (SUFFIXES, UnreadableImage, find_images, fit_image, from_bytes, images_below, in_markdown,
+                              look_of, middle_square, oddities, printable, read_image, read_images, read_square,
+                              to_bytes, to_picture, to_tensor)
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs links, pipes and names of POSIX")
 
@@ -301,6 +303,15 @@ def test_no_free_descriptor_is_no_fault_of_the_image(tmp_path, monkeypatch, numb
             with pytest.raises(MirrorError, match="cannot read .*a.png just now: .*call again") as e: read()
             assert not isinstance(e.value, UnreadableImage)
     assert read_image(file).size == (9, 9)
+
+def test_names_are_data_in_markdown():
+    "In the tables of a run and of a benchmark: no HTML, formula, code or terminal command, and one cell."
+    name = "<img src=x onerror=y>$x$`z`|\x1b[2J\n"
+    shown = r"&lt;img src=x onerror=y>\$x\$\`z\`\|\x1b[2J "
+    assert in_markdown(name) == shown and in_markdown("4->9, größe_1 *") == "4->9, größe_1 *"
+    assert md_table([[name, 1]], ["a", "b"]).splitlines()[2] == f"| {shown} | 1 |"
+    frame = pd.DataFrame([dict(method=name, Val=1.)])
+    assert markdown_table(frame).splitlines()[2] == f"| {shown} | 1.000 |"
 
 def test_what_can_be_read_is_read(tmp_path):
     for i in range(3): Image.new("L", (10 + i, 10), 9).save(tmp_path/f"{i}.png")
