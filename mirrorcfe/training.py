@@ -406,7 +406,7 @@ def mirror_game(classifier:GapClassifier,  # the network to explain; copied
     check_images(x, classifier.in_channels, classifier.size, square=True)
     if pair is not None: check_pair(pair[0], pair[1], classifier.n_classes)
     memory = torch.channels_last if channels_last else torch.contiguous_format
-    classifier = frozen_copy(classifier).to(x.device, torch.float32, memory_format=memory)
+    classifier = frozen_copy(classifier).to(x.device, x.dtype, memory_format=memory)
     with torch.no_grad(): maps = classifier.features(x.contiguous(memory_format=memory))
     shapes = [(f.shape[1], f.shape[2]) for f in maps]
     if amp is None: amp = fast_bf16(x.device) or (x.is_cuda and torch.cuda.is_bf16_supported())
