@@ -7,7 +7,7 @@ __all__ = ['PRESETS', 'Recipe', 'get_recipe', 'MirrorModel', 'get_solver', 'samp
            'painting_networks', 'mirror_game', 'mirror_learner']
 
 # %% ../nbs/30_training.ipynb #5f50747c
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 import torch
@@ -28,7 +28,7 @@ from .losses import (adv_loss, cls_loss, discriminator_loss, fea_loss, gaussian_
 from .game import BaseRecipe, Game, Sampler, game_learner, pick_recipe
 from .painter import LatentPainter, add_change
 from .projected import FeatureDiscriminator, SqueezeFeatures, channel_scales
-from .student import get_student, student_loss
+from .student import get_student, student_loss, usual_steps
 
 # %% ../nbs/30_training.ipynb #5de44a07
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Recipe(BaseRecipe):
     own:bool = True               # a discriminator on the maps of the explained classifier
     squeeze:bool = False          # a discriminator on the maps of SqueezeNet
     width:int = 64                # channels at the deepest map of the generator
-    autoencoder_steps:int = 0     # of the autoencoder's training; 0: as `autoencoder_form` says
-    student_steps:int = 0         # of the student's training; 0: 600, or 300 for fewer than 5,000 images
+    autoencoder_steps:int = 0     # of the autoencoder's training; 0: as `autoencoder_form` says, 4*steps at most
+    student_steps:int = 0         # of the student's training; 0: `usual_steps`, 4*steps at most
     mode:str = 'full'             # SSC: 'full', 'no-csp', 'skip'
     image:bool = False            # painter 'pixels': the source is a skip of its own, with a gate
     residual:bool = True          # editors learn the change; False: the pattern, as published
@@ -370,6 +370,10 @@ def training_images(dls,               # DataLoaders of (x in [-1, 1], y)
         if size > limit: break
     return torch.cat(parts)
 
+def _no_longer(steps, recipe):
+    "At most four times the steps of the generator, so that a quick trial is quick."
+    return steps if recipe.epochs else min(steps, 4*recipe.steps)
+
 def painting_networks(classifier:GapClassifier,  # the network to explain
                       dls,                       # DataLoaders of (x in [-1, 1], y int64)
                       recipe:Recipe,             # decides which are needed
@@ -383,12 +387,14 @@ def painting_networks(classifier:GapClassifier,  # the network to explain
     elif autoencoder is not None: autoencoder = check_autoencoder(autoencoder, dls.train.one_batch()[0])
     else:
         x = training_images(dls)
-        changes = dict(steps=recipe.autoencoder_steps) if recipe.autoencoder_steps else {}
-        autoencoder = get_autoencoder(x, autoencoder_form(x.shape[1], max(x.shape[2:]), len(x), **changes), progress)
+        form = autoencoder_form(x.shape[1], max(x.shape[2:]), len(x))
+        steps = recipe.autoencoder_steps or _no_longer(form.steps, recipe)
+        autoencoder = get_autoencoder(x, replace(form, steps=steps), progress)
     if not recipe.student: student = None
     elif student is None:
         if x is None: x = training_images(dls)
-        student = get_student(classifier.to(x.device), x, recipe.student_steps or None, progress)
+        steps = recipe.student_steps or _no_longer(usual_steps(len(x)), recipe)
+        student = get_student(classifier.to(x.device), x, steps, progress)
     return autoencoder, student
 
 # %% ../nbs/30_training.ipynb #cb62e4bc
