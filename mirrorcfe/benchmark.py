@@ -397,7 +397,7 @@ class Task:
     def oracle(self): return _network(self.data, self.size, get_oracle)
 
     @cached_property
-    def panel(self): return _network(get_panel, self.data, self.size)
+    def panel(self): return _network(self.data, self.size, get_panel)
 
     @cached_property
     def dls(self):

@@ -806,7 +806,9 @@ def _contents(dataset):
 def loader_key(dl      # `TensorLoader`, or a loader of fastai or torch
               )->dict: # name -> number or text
     "Return what decides the batches of a loader: images and labels, batch size, order."
-    key = dict(images=_contents(dl.dataset))
+    if isinstance(dl, LabelledLoader): dl = dl.dl   # what it reads from
+    dataset = getattr(dl, 'dataset', None)
+    key = dict(images=f'of a {type(dl).__name__}' if dataset is None else _contents(dataset))
     key['batch size'] = int(getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None) or 0)
     if isinstance(dl, TensorLoader): key['order'] = f'seed {int(dl.seed)}' if dl.shuffle else 'as stored'
     return key

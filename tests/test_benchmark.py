@@ -850,3 +850,8 @@ def test_a_baseline_is_fitted_once_and_again_where_its_file_is_damaged(tmp_path,
     kept.write_bytes(kept.read_bytes()[:40])
     with pytest.warns(UserWarning, match='damaged'): get()
     assert len(fits) == 2
+
+def test_a_task_has_the_panel_of_its_data(monkeypatch):
+    seen = []
+    monkeypatch.setattr(b, 'get_panel', lambda data, size: seen.append((data, size)) or 'panel')
+    assert b.Task('digits', (4, 9)).panel == 'panel' and seen == [('digits', None)]

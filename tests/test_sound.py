@@ -491,7 +491,7 @@ def test_a_command_in_a_console_that_is_not_utf8(encoding, tmp_path):
     code = "from mirrorcfe import cli; cli.COMMANDS['demo'] = lambda **k: print('4 → 9'); cli.parse = lambda *a: {}; cli.main()"
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", code, "demo"], capture_output=True, cwd=tmp_path,
                          env={**os.environ, "PYTHONIOENCODING": encoding})
-    assert run.returncode == 0 and run.stdout.decode().strip() == "4 \\u2192 9"
+    assert run.returncode == 0 and run.stdout.decode().strip() == "4 -> 9"
 
 FILM = tiny(K=3, size=8)
 
