@@ -614,7 +614,8 @@ def prepare_demo(seed:int,    # of weights, data order and noise
                  steps:int    # of the optimiser
                 )->tuple:     # DataLoaders, classifier, oracle, a `MirrorCFE` that is not fitted
     "Get the digits, their classifier and oracle, and an explainer to train."
-    recipe = get_recipe(preset, steps=steps)
+    small = dict(lr=2e-3, prox=8.) if preset == 'default' else {}   # eight pixels wide: every change is a large one
+    recipe = get_recipe(preset, steps=steps, **small)
     dls = get_dls('digits', seed=seed, steps=min(100, steps), device=device)
     with training_progress('classifier'): classifier = get_classifier('digits', device=device, progress=False)
     with training_progress('oracle'): oracle = get_oracle('digits', device=device, progress=False)
