@@ -234,7 +234,9 @@ def main(argv:list|None=None   # words on the command line; None: those of the p
         sys.stdout.reconfigure(errors='backslashreplace')   # names of files and classes may be in any alphabet
         argv = sys.argv[1:]
     with contextlib.redirect_stdout(Printer(sys.stdout)), contextlib.redirect_stderr(Printer(sys.stderr)):
-        return _main(*argv or ['help'])
+        try: return _main(*argv or ['help'])
+        finally:
+            for stream in (sys.stdout, sys.stderr): stream.flush()   # a disk that is full says so now, not at the exit
 
 def _main(name, *words):
     "Run a command and return the exit code."
