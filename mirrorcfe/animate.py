@@ -221,7 +221,8 @@ def _write_mp4(film, js, path, fps, hold, tick):
     "Write the frames `js` to `path`: H.264 that every browser plays, its index at the front."
     size = f"{film.size}x{film.size}"
     read = ['-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', size, '-r', str(fps), '-i', '-']
-    write = ['-c:v', 'libx264', '-crf', '20', '-pix_fmt', 'yuv420p', '-movflags', '+faststart', '-f', 'mp4', f'file:{path}']   # a colon in a name is no protocol
+    write = ['-c:v', 'libx264', '-crf', '20', '-pix_fmt', 'yuv420p', '-movflags', '+faststart', '-f', 'mp4']
+    write.append(f'file:{path}')   # a colon in a name is no protocol
     cmd = [find_ffmpeg(), '-y', '-loglevel', 'error', *read, *write]
     _pipe(cmd, _raw(film, js, max(1, round(hold*fps)), tick))
 

@@ -38,8 +38,8 @@ from .metrics import (bootstrap_interval, confidence_error, cout, denoised_valid
                                im2, kid, l1, lpips_distance, lpips_network, oracle_agreement, oracle_features,
                                path_features, prox, time_per_sample, time_ratio, validity)
 from .game import OtherRun
-from .storage import (CannotWrite, DamagedFile, MissingFile, atomic, cache_dir, file_lock, json_hash, read_json,
-                               run_lock, tensors_hash, try_writing, write_json)
+from .storage import (CannotWrite, DamagedFile, MissingFile, atomic, cache_dir, file_lock, json_hash,
+                               read_json, run_lock, tensors_hash, try_writing, write_json)
 from .training import get_recipe, painting_networks
 
 # %% ../nbs/61_benchmark.ipynb #89204061
@@ -561,7 +561,8 @@ def get_explainer(name:str,               # name of a dataset, as for `get_dls`
     with file_lock(folder):
         model = _load_explainer(folder, classifier)
         if model is not None: return model
-        dls = get_dls(name, pair=pair and torch.tensor(pair), size=size, steps=min(100, recipe.steps), seed=seed, device=device)
+        numbers = pair and torch.tensor(pair)   # whatever the classes are called
+        dls = get_dls(name, pair=numbers, size=size, steps=min(100, recipe.steps), seed=seed, device=device)
         what = f"classes {' and '.join(spec.classes[c] for c in pair)}" if pair else 'all pairs of classes'
         print(f"Training an explainer of {spec.title}, {what} (once, then cached)", flush=True)
         model = MirrorCFE(classifier, recipe, pair, seed)
@@ -760,7 +761,8 @@ def _provenance(task, bs, seed, names=()):
     classifier, oracle, src = task.classifier, task.oracle, task.sources()
     panel = dict(panel=_about_panel(task.panel)) if _asks_panel(names) else {}
     return panel | dict(data=data_spec(task.data).title, data_fingerprint=_fingerprint(task.data, task.size),
-                classifier=classifier.weights_hash(), classifier_accuracy=_finite(getattr(classifier, 'accuracy', None)),
+                classifier=classifier.weights_hash(),
+                classifier_accuracy=_finite(getattr(classifier, 'accuracy', None)),
                 oracle=oracle.weights_hash(), oracle_accuracy=_finite(getattr(oracle, 'accuracy', None)),
                 extractor=f'oracle, {oracle.n_features} features', N=len(src.x), seed=seed, bs=bs,
                 device=str(src.x.device), torch=torch.__version__, mirrorcfe=__version__,

@@ -186,7 +186,8 @@ def read_labels(y,            # numbers (B,) or (B, 1), one-hot (B, C), or names
     except (TypeError, ValueError, RuntimeError):
         raise MirrorError(f"labels must be one class for each image: found {type(y).__name__}") from None
     if y.ndim == 2 and y.shape[1] == 1: y = y[:, 0]
-    if y.ndim == 2 and y.shape[1] == len(names) and ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all(): y = y.argmax(1)
+    one_hot = y.ndim == 2 and y.shape[1] == len(names) and ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all()
+    if one_hot: y = y.argmax(1)
     if y.ndim != 1 or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise MirrorError("labels must be one class for each image, integers (B,) or (B, 1), or one-hot "
                           f"(B, {len(names)}): found {y.dtype} of shape {tuple(y.shape)}")
@@ -208,7 +209,8 @@ class LabelledLoader:
     def read(self, batch):
         "Return images (B, C, H, W) and labels int64 (B,)."
         x, y = split_batch(batch)
-        if not isinstance(x, Tensor): raise MirrorError(f"images must be a tensor (B, C, H, W): found {type(x).__name__}")
+        if not isinstance(x, Tensor):
+            raise MirrorError(f"images must be a tensor (B, C, H, W): found {type(x).__name__}")
         if x.ndim != 4:
             raise MirrorError("a batch must begin with images (B, C, H, W), and its labels come next: "
                               f"found {x.dtype} of shape {tuple(x.shape)}")
@@ -260,7 +262,8 @@ def as_loaders(dls,          # `DataLoaders` of anybody, or one loader
                device=None   # where the batches of loaders that do not say so go
               ):             # `DataLoaders` of (x, y int64); `dls` itself if nothing has to be done
     "Return loaders that give pairs, or raise `MirrorError` for what cannot be one."
-    def is_loader(dl): return hasattr(dl, '__iter__') and hasattr(dl, '__len__') and not isinstance(dl, (list, tuple, dict, str))
+    def is_loader(dl):
+        return hasattr(dl, '__iter__') and hasattr(dl, '__len__') and not isinstance(dl, (list, tuple, dict, str))
     loaders = [getattr(dls, part, None) for part in ('train', 'valid')]
     if not all(map(is_loader, loaders)):
         if not is_loader(dls) or isinstance(dls, (Tensor, torch.utils.data.Dataset)):

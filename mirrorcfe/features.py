@@ -54,8 +54,8 @@ def check_images(x:Tensor,                          # images, (B, C, H, W), floa
         raise MirrorError(f"the classifier takes {size[0]}x{size[1]} pixels, "
                           f"the images have {x.shape[2]}x{x.shape[3]}: resize or pad them")
     if square and x.shape[2] != x.shape[3]:
-        raise MirrorError(f"what is trained here draws square images, the images have {x.shape[2]}x{x.shape[3]} pixels: "
-                          "pad or crop them, and let the classifier take such squares")
+        raise MirrorError("what is trained here draws square images, "
+                          f"the images have {x.shape[2]}x{x.shape[3]} pixels: pad or crop them, and let the classifier take such squares")
     if x.numel(): _check_range(x, tol)
     return x
 
@@ -96,7 +96,7 @@ def _is_foreign_normalize(v):
 
 def as_normalise(v   # None, a callable from [-1, 1] images to what a network expects, or `Normalize` of torchvision
                 ):   # None or a callable
-    "Return `v` as `GapClassifier` uses it, or raise `MirrorError` for what is not a normalisation of images in [-1, 1]."
+    "Return `v` as `GapClassifier` uses it, or raise `MirrorError` for what does not normalise images in [-1, 1]."
     if v is None: return None
     if not callable(v):
         raise MirrorError(f"normalise must be a callable from images in [-1, 1]: found {v!r}; "
@@ -110,7 +110,7 @@ def as_normalise(v   # None, a callable from [-1, 1] images to what a network ex
     return v
 
 # %% ../nbs/02_features.ipynb #609fb848
-def class_names(classes,   # a sequence in order; or a dict, number -> name or name -> number, as `class_to_idx` of torchvision
+def class_names(classes,   # a sequence in order; or a dict, number -> name or (torchvision's `class_to_idx`) the reverse
                 n:int      # how many there must be
                )->list:    # of n different strings
     "Return the names of classes by their numbers, or raise `MirrorError` if they do not name `n` classes."
@@ -169,8 +169,8 @@ def _check_head(head):
                           "a reflection needs logits W z + b")
     if head.out_features < 2:
         raise MirrorError("the head has one logit, and a mirror stands between two classes: make it two, 0 and that "
-                          "logit, by two = nn.Linear(n, 2) with two.weight = nn.Parameter(torch.stack([0*w, w])), where "
-                          "w = head.weight[0], and the bias likewise")
+                          "logit, by two = nn.Linear(n, 2) with two.weight = nn.Parameter(torch.stack([0*w, w])), "
+                          "where w = head.weight[0], and the bias likewise")
 
 # %% ../nbs/02_features.ipynb #2f0fca50
 class GapClassifier(nn.Module):
@@ -358,7 +358,8 @@ def _describe_code(code, seen):
 def _describe_function(f, seen):
     "Code and defaults of a function, what it captured, and the plain values, tensors and functions among its globals."
     named = {n: f.__globals__[n] for n in f.__code__.co_names if n in f.__globals__}
-    used = {n: v for n, v in named.items() if isinstance(v, (*_PLAIN, list, tuple, dict, Tensor, np.ndarray, FunctionType))}
+    kinds = (*_PLAIN, list, tuple, dict, Tensor, np.ndarray, FunctionType)
+    used = {n: v for n, v in named.items() if isinstance(v, kinds)}
     captured = []
     for cell in f.__closure__ or ():
         try: captured.append(cell.cell_contents)
@@ -388,7 +389,8 @@ def describe(v,         # any value
 
 # %% ../nbs/02_features.ipynb #fa13a49e
 _LIBRARIES = {'builtins', 'torch', 'torchvision', 'fastai', 'timm', 'mirrorcfe'}   # known by the names of their classes
-_NO_PART_OF_THE_ANSWER = {'training', 'classes', 'size', 'in_channels', 'frozen', 'accuracy', 'accuracy_before', 'history'}
+_NO_PART_OF_THE_ANSWER = {'training', 'classes', 'size', 'in_channels', 'frozen', 'accuracy', 'accuracy_before',
+                          'history'}
 
 def _own_code(cls):
     "The methods of a class, and of those it inherits from, that no library brings."

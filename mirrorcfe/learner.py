@@ -158,7 +158,8 @@ def _as_images(learn, x, gap):
     if isinstance(getattr(learn.dls, 'valid_ds', None), (Datasets, TfmdLists)):
         return _read_batches(_through_transforms(learn, items), to_unit, gap.classes)
     if not all(isinstance(f, (str, os.PathLike)) for f in items):
-        raise MirrorError(f"these data have no item transforms, so pictures must be files: found {type(items[0]).__name__}")
+        raise MirrorError("these data have no item transforms, so pictures must be files: "
+                          f"found {type(items[0]).__name__}")
     middle = getattr(getattr(learn.dls, 'spec', None), 'name', '') == 'folder'
     return _without_transforms(items, gap, middle), None
 

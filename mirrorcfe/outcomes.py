@@ -194,8 +194,8 @@ def evaluate(explainer='mirrorcfe-out',    # folder that `demo` or `train` wrote
         nan = float('nan')
         notes = ''
         if panel: notes = f'The judges, by their accuracy on real test images:\n\n{judges_table(panel)}\n\n'
-        notes += (f"Classifier {about['accuracy'] or nan:.3f}, oracle {oracle.accuracy or nan:.3f} accurate on held-out "
-                 f"images. {steps} steps, preset {about['preset']}, seed {about['seed']}.")
+        notes += (f"Classifier {about['accuracy'] or nan:.3f}, oracle {oracle.accuracy or nan:.3f} accurate "
+                 f"on held-out images. {steps} steps, preset {about['preset']}, seed {about['seed']}.")
         write_evaluation(new.tmp, rows, f"Mirror-CFE on {dls.spec.title}", notes)
     for r in rows:
         distance = f", L1 {r['l1']:.3f}" if 'l1' in r else ''

@@ -175,7 +175,8 @@ def read_names(file     # text file, one name a line, or .json with a list or a 
 
 def _names_in_json(names):
     "A list of names, or a dict that numbers them, whose numbers are text in JSON where they come first."
-    if not isinstance(names, (dict, list)): raise ValueError('it is neither a list of names nor a dict that numbers them')
+    if not isinstance(names, (dict, list)):
+            raise ValueError('it is neither a list of names nor a dict that numbers them')
     if isinstance(names, dict) and all(k.isdecimal() for k in names): names = {int(k): v for k, v in names.items()}
     return class_names(names, len(names))
 

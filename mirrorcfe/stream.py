@@ -16,10 +16,10 @@ from fastcore.basics import patch
 from .core import MirrorError
 from .data import ImageSet, TensorLoader
 from .explainer import MirrorCFE
-from .explanation import Explanation
 from .images import UnreadableImage, find_images, from_bytes, printable, read_square, to_bytes
 from .storage import (CannotWrite, DamagedFile, MissingFile, atomic, check_files, expand, json_hash, read_json,
-                               read_tensors, reading, run_lock, sweep, tensors_hash, write_checksums, write_json, write_tensors)
+                               read_tensors, reading, run_lock, sweep, tensors_hash, write_checksums,
+                               write_json, write_tensors)
 
 # %% ../nbs/32_stream.ipynb #743be7f8
 class Files:

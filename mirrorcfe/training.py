@@ -75,7 +75,7 @@ class Recipe(BaseRecipe):
 PRESETS = dict(
     default=Recipe(),
     paper=Recipe(painter='pixels', steps=800, lr=2e-4, betas=(.5, .999), wd=0., schedule='constant', ema=0.,
-                 width=128, cls=1., augmented=0., student=0., adv=1., rec=1., fea=1., tri=2., prox=0., ramp=0., own=False,
+                 width=128, own=False, cls=1., augmented=0., student=0., adv=1., rec=1., fea=1., tri=2., prox=0., ramp=0.,
                  at_source=.25, at_reflection=0., near_mirror=0., blur_margin=0., shift=0, residual=False))
 
 def get_recipe(preset:str|Recipe='default', # 'default', 'paper', or a recipe

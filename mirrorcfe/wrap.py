@@ -451,8 +451,8 @@ def _check_autocast(calls):
     "Refuse a network whose modules give half precision, although its weights are in single precision."
     for name, call in calls.items():
         if isinstance(call.output, Tensor) and call.output.dtype in (torch.float16, torch.bfloat16):
-            raise MirrorError(f"{_describe(calls, name)} gives {call.output.dtype}: the network runs under autocast, and "
-                              "three digits are too few to compare; take the autocast out of its forward (accelerate: "
+            raise MirrorError(f"{_describe(calls, name)} gives {call.output.dtype}: the network runs under autocast, "
+                              "and three digits are too few to compare; take the autocast out of its forward (accelerate: "
                               "unwrap_model(model, keep_fp32_wrapper=False))")
 
 # %% ../nbs/04_wrap.ipynb #bd236e1d
