@@ -8,7 +8,6 @@ __all__ = ['AutoEncoder', 'train_autoencoder', 'AutoencoderForm', 'autoencoder_f
            'FromDiffusers']
 
 # %% ../nbs/24_autoencoder.ipynb #e3a14a4c
-import time, warnings
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 import torch
@@ -17,11 +16,11 @@ from torch.nn import functional as F
 from fastprogress.fastprogress import progress_bar
 from .core import MirrorError, whole_number
 from .features import check_images, usual_torch
+from .augmentation import random_flip
 from .classifiers import fast_bf16
 from .images import from_bytes
 from .ssc import conv_block, up_block
-from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, file_lock, first_line, json_hash,
-                               read_tensors, tensors_hash, write_tensors)
+from .storage import first_line, tensors_hash, trained_once
 
 # %% ../nbs/24_autoencoder.ipynb #578789cb
 class AutoEncoder(nn.Module):
@@ -147,9 +146,7 @@ def _random_batch(x, form, generator):
     "Some of the images, as floats, mirrored at random where the form says so."
     i = torch.randint(len(x), (form.bs,), generator=generator)
     batch = from_bytes(x[i.to(x.device)])
-    if not form.flip: return batch
-    turned = torch.rand(form.bs, 1, 1, 1, generator=generator).to(x.device) < .5
-    return torch.where(turned, batch.flip(3), batch)
+    return random_flip(batch, generator) if form.flip else batch
 
 def _l1_at_two_sizes(drawn, x):
     "Mean absolute difference at full size and at half size."
@@ -202,28 +199,9 @@ def get_autoencoder(x:Tensor,                        # training images, uint8 (n
     "Return the autoencoder of these images, from the cache or after training it once."
     if form is None: form = autoencoder_form(x.shape[1], max(x.shape[2:]), len(x))
     settings = dict(images=tensors_hash(dict(x=x)), channels=x.shape[1], form=asdict(form), code=_AUTOENCODER_CODE)
-    file = cache_dir()/'autoencoders'/f'{json_hash(settings)}.safetensors'
-    with file_lock(file):
-        net = _restored(file, settings, form)
-        if net is None:
-            start = time.process_time()
-            net = train_latent_autoencoder(x, form, progress)
-            net.seconds = time.process_time() - start
-            try: write_tensors(file, net.state_dict(), settings | dict(seconds=round(net.seconds, 1)))
-            except CannotWrite as e: warnings.warn(f"the autoencoder is trained but not kept: {e}")
+    net = trained_once('autoencoder', settings, lambda: LatentAutoencoder(x.shape[1], form),
+                       lambda: train_latent_autoencoder(x, form, progress))
     return net.to(x.device, memory_format=torch.channels_last)
-
-def _restored(file, settings, form):
-    "The autoencoder in a file, or None where there is none, or a damaged one."
-    try: about, tensors = read_tensors(file, advice='it is made again')
-    except MissingFile: return None
-    except DamagedFile as e:
-        warnings.warn(str(e))
-        return None
-    net = LatentAutoencoder(settings['channels'], form)
-    net.load_state_dict(tensors)
-    net.seconds = about['seconds']
-    return net.eval().requires_grad_(False)
 
 # %% ../nbs/24_autoencoder.ipynb #4ad16516
 class _TwoFunctions(nn.Module):

@@ -231,7 +231,6 @@ def main(argv:list|None=None   # words on the command line; None: those of the p
     "Run `mirrorcfe COMMAND ...`."
     if argv is None:
         _stop_on_term()
-        sys.stdout.reconfigure(errors='backslashreplace')   # names of files and classes may be in any alphabet
         argv = sys.argv[1:]
     with contextlib.redirect_stdout(Printer(sys.stdout)), contextlib.redirect_stderr(Printer(sys.stderr)):
         try: return _main(*argv or ['help'])

@@ -271,7 +271,8 @@ def _class_ids(target, names):
     if isinstance(target, (list, tuple)): return [class_index(c, names) for c in target]
     try: return class_index(target, names)
     except MirrorError as e:
-        raise MirrorError(f"{e}, and there are 'runner-up' and 'closest'" if isinstance(target, str) else str(e)) from None
+        also = ", and there are 'runner-up' and 'closest'" if isinstance(target, str) else ''
+        raise MirrorError(f'{e}{also}') from None
 
 def _outside_pair(what, pair, names):
     "The error for an image that has no path in a model of one pair."
@@ -455,15 +456,11 @@ def save(self:MirrorCFE,
     if isinstance(model.autoencoder, LatentAutoencoder):
         nets['autoencoder'] = model.autoencoder
         autoencoder = asdict(model.autoencoder.form)
-    elif model.autoencoder is not None: autoencoder = dict(given=_given_hash(model.autoencoder))
+    elif model.autoencoder is not None: autoencoder = dict(given=tensors_hash(model.autoencoder))
     about = dict(kind='MirrorCFE', classifier=model.F.fingerprint(), classes=model.F.classes, shapes=model.shapes,
                  channels=model.channels, size=model.size, pair=self.pair, seed=self.seed, recipe=asdict(self.recipe),
                  autoencoder=autoencoder, torch=torch.__version__)
     return new_folder(path, lambda folder: write_nets(folder, nets, about))
-
-def _given_hash(autoencoder):
-    "What tells one given autoencoder from another: its weights."
-    return tensors_hash(autoencoder)
 
 # %% ../nbs/31_explainer.ipynb #d70b233b
 def _wrap_as_saved(classifier, path):
@@ -483,7 +480,7 @@ def _saved_autoencoder(about, given, path):
         raise MirrorError(f"the explainer in {path} draws with an autoencoder that was given to fit: "
                           "give the same one, load(path, classifier, autoencoder=...)")
     given = as_autoencoder(given)
-    if _given_hash(given) != kept['given']:
+    if tensors_hash(given) != kept['given']:
         raise MirrorError(f"the explainer in {path} was trained with another autoencoder: give that one, or fit again")
     return given
 

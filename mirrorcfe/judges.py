@@ -11,7 +11,6 @@ __all__ = ['FEATURES', 'Kind', 'Conv', 'KINDS', 'LEAST', 'Believed', 'FEWEST_TRA
 # %% ../nbs/14_judges.ipynb #1ddc07a1
 import math, shutil, warnings
 from collections import namedtuple
-from pathlib import Path
 import numpy as np
 import skops.io
 import torch
@@ -32,7 +31,7 @@ from .storage import (CannotWrite, MissingFile, cache_dir, expand, file_hash, fi
                                new_folder, read_json, read_tensors, reading, write_json, write_tensors)
 from .data import data_fingerprint, get_dls
 from .classifiers import classifier_learner
-from .augmentation import heavy_augment
+from .augmentation import heavy_augment, random_flip
 
 # %% ../nbs/14_judges.ipynb #279e4e6a
 class PlainConvNet(nn.Module):
@@ -71,10 +70,7 @@ class _Augment(Callback):
     def before_batch(self):
         if not self.training: return
         x = heavy_augment(self.xb[0], generator=self.generator)
-        if self.flip:
-            mirrored = torch.rand(len(x), 1, 1, 1, generator=self.generator, device=x.device) < .5
-            x = torch.where(mirrored, x.flip(3), x)
-        self.learn.xb = (x,)
+        self.learn.xb = (random_flip(x, self.generator) if self.flip else x,)
 
 def train_plain_conv(dls,                  # as `get_dls` returns
                      side:int,             # pixels it looks at

@@ -6,7 +6,6 @@
 __all__ = ['cls_loss', 'augment', 'adv_loss', 'discriminator_loss', 'rec_loss', 'fea_loss', 'latent_ratio', 'tri_loss']
 
 # %% ../nbs/22_losses.ipynb #0850f5db
-import math
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from fastcore.basics import patch
-from .generator import DecoderBlock
+from .generator import decoder_blocks
 from .ssc import SSC, conv_block
 
 # %% ../nbs/26_painter.ipynb #82847e7c
@@ -31,14 +31,8 @@ class LatentPainter(nn.Module):
         heights = [h for _, h in shapes]
         self.first = next((i for i, h in enumerate(heights) if h <= limit), len(shapes) - 1)
         shapes = shapes[self.first:]
-        n, _ = shapes[-1]
         self.ssc = SSC(shapes, mode, residual=residual)
-        self.start = nn.Sequential(nn.BatchNorm2d(n), conv_block(n, width))
-        self.climbs = nn.ModuleList()
-        w = width
-        for c_skip, _ in reversed(shapes[:-1]):
-            self.climbs.append(DecoderBlock(w, c_skip, max(floor, w//2)))
-            w = max(floor, w//2)
+        self.start, self.climbs, w = decoder_blocks(shapes, width, floor)
         last = nn.Conv2d(width, c, 3, 1, 1)
         nn.init.normal_(last.weight, std=1e-3)
         nn.init.zeros_(last.bias)

@@ -6,10 +6,11 @@
 __all__ = ['NETS_FORMAT', 'expand', 'cache_dir', 'sweep', 'workspace', 'first_line', 'CannotWrite', 'writing', 'atomic',
            'new_folder', 'try_writing', 'file_lock', 'run_lock', 'MissingFile', 'DamagedFile', 'reading', 'file_hash',
            'json_hash', 'tensor_bytes', 'tensors_hash', 'write_json', 'read_json', 'write_tensors', 'read_tensors',
-           'write_state', 'read_state', 'write_checksums', 'check_files', 'write_nets', 'read_about', 'read_nets']
+           'write_state', 'read_state', 'write_checksums', 'check_files', 'write_nets', 'read_about', 'read_nets',
+           'trained_once']
 
 # %% ../nbs/08_storage.ipynb #50982aec
-import errno, gzip, hashlib, io, json, os, pickle, re, secrets, shutil, stat, tempfile, time, zipfile, zlib
+import errno, gzip, hashlib, io, json, os, pickle, re, secrets, shutil, stat, tempfile, time, warnings, zipfile, zlib
 from contextlib import contextmanager, suppress
 from pathlib import Path
 import numpy as np
@@ -388,3 +389,33 @@ def read_nets(path,       # folder that `write_nets` filled
     except (RuntimeError, KeyError) as e:
         raise DamagedFile(f"about.json and nets.safetensors in {path} do not fit together ({first_line(e)}): "
                           "fit and save again") from None
+
+# %% ../nbs/08_storage.ipynb #f893cd08
+def trained_once(kind:str,        # what the network is, such as 'student'
+                 settings:dict,   # all that decides it, plain data
+                 blank,           # function: returns a network of the same form, its weights do not matter
+                 train            # function: returns the trained network
+                )->torch.nn.Module: # in evaluation mode, frozen; `.seconds` of processor time its training took
+    "Return a network from the cache, or after training it once; the caller's random state stays as it was."
+    file = cache_dir()/f'{kind}s'/f'{json_hash(settings)}.safetensors'
+    with file_lock(file), torch.random.fork_rng():
+        net = _kept_network(file, blank)
+        if net is None:
+            start = time.process_time()
+            net = train()
+            net.seconds = time.process_time() - start
+            try: write_tensors(file, net.state_dict(), settings | dict(seconds=round(net.seconds, 1)))
+            except CannotWrite as e: warnings.warn(f"the {kind} is trained but not kept: {e}")
+    return net.eval().requires_grad_(False)
+
+def _kept_network(file, blank):
+    "The network with the weights in a file, or None where there is none, or a damaged one."
+    try: about, tensors = read_tensors(file, advice='it is made again')
+    except MissingFile: return None
+    except DamagedFile as e:
+        warnings.warn(str(e))
+        return None
+    net = blank()
+    net.load_state_dict(tensors)
+    net.seconds = about['seconds']
+    return net

@@ -6,7 +6,7 @@
 __all__ = ['Student', 'train_student', 'agreement', 'student_loss', 'usual_steps', 'get_student']
 
 # %% ../nbs/27_student.ipynb #0e4b4315
-import math, time, warnings
+import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,8 +17,7 @@ from .features import GapClassifier
 from .images import from_bytes
 from .augmentation import heavy_augment
 from .losses import cls_loss, gaussian_blur
-from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, file_lock, json_hash, read_tensors,
-                               tensors_hash, write_tensors)
+from .storage import tensors_hash, trained_once
 
 # %% ../nbs/27_student.ipynb #a13f1d4a
 class Student(nn.Module):
@@ -119,24 +118,6 @@ def get_student(classifier:GapClassifier,  # answers; not changed
     if steps is None: steps = usual_steps(len(x))
     settings = dict(images=tensors_hash(dict(x=x)), classifier=classifier.fingerprint(), steps=steps,
                     code=_STUDENT_CODE)
-    file = cache_dir()/'students'/f'{json_hash(settings)}.safetensors'
-    with file_lock(file):
-        net = _kept_student(file, Student(classifier.n_classes, x.shape[1], min(x.shape[2:])))
-        if net is None:
-            start = time.process_time()
-            net = train_student(classifier, x, steps, progress=progress)
-            net.seconds = time.process_time() - start
-            try: write_tensors(file, net.state_dict(), settings | dict(seconds=round(net.seconds, 1)))
-            except CannotWrite as e: warnings.warn(f"the student is trained but not kept: {e}")
+    net = trained_once('student', settings, lambda: Student(classifier.n_classes, x.shape[1], min(x.shape[2:])),
+                       lambda: train_student(classifier, x, steps, progress=progress))
     return net.to(x.device, memory_format=torch.channels_last)
-
-def _kept_student(file, net):
-    "The network with the weights in a file, or None where there is none, or a damaged one."
-    try: about, tensors = read_tensors(file, advice='it is made again')
-    except MissingFile: return None
-    except DamagedFile as e:
-        warnings.warn(str(e))
-        return None
-    net.load_state_dict(tensors)
-    net.seconds = about['seconds']
-    return net.eval().requires_grad_(False)
