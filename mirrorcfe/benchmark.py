@@ -68,7 +68,7 @@ def _without_border(v):
     return v.x[inside], v.x_cf[inside]
 
 def _val(v): return validity(v.classifier, v.x_cf, v.ex.target, 'none')
-def _fail(v): return 100.*(v.ex.first_index < 0)
+def _fail(v): return 100.*v.ex.first_k.isnan()
 def _d_val(v, filter='gaussian'): return denoised_validity(v.classifier, v.x_cf, v.ex.target, filter, 'none')
 def _believed(v): return v.believed.share.nan_to_num(0)
 def _majority(v): return v.believed.majority.nan_to_num(0)
