@@ -484,7 +484,7 @@ def explain(images,                            # image files or folders of them
         if warning: echo(f"note: {f.name}: {warning}")
     with new:
         start = time.monotonic()
-        ex, each = explain_toward(model, x, target, truth=truth, target_confidence=confidences)
+        ex, each = explain_toward(model, x, target, truth=truth, target_confidence=confidences, ks=100)
         names = [f.name for f in files for _ in range(each)]
         warned = [w for w in warned for _ in range(each)]
         ex = ex.judged(panel)

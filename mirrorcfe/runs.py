@@ -568,7 +568,7 @@ def finish_run(new:NewFolder,    # entered
               )->dict:           # the numbers
     "Explain and measure held-out images, and write pictures, tables and the explainer into the new folder."
     x, y, left_out = pick_test_images(model, dls, max(n, n_measured))
-    ex = model.explain(x[:n], truth=y[:n]).judged(panel)
+    ex = model.explain(x[:n], truth=y[:n], ks=100).judged(panel)   # every step, for the films
     measured = slice(0, n_measured)
     progress = Progress('measuring')
     results = measure_run(model, model.classifier, oracle, x[measured], y[measured], progress=progress,
