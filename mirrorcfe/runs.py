@@ -562,15 +562,17 @@ def most_believed(model:MirrorCFE,  # fitted
                   x:Tensor,         # images, (B, C, H, W)
                   y:Tensor,         # their classes, (B,)
                   panel,            # a `Panel`
+                  oracle,           # a second classifier, which decides between equal numbers of votes
                   n:int             # how many are wanted
                  )->Tensor:         # positions in `x`, (n,): the best of each class, then the second best
-    "Rank images by the votes for their reflections; of equal ones the nearer is the better."
-    share, distance = [], []
+    "Rank images by the votes for their reflections, then by the oracle's confidence in them."
+    share, confidence = [], []
     for images in x.split(50):
         ex = model.explain(images, ks=[0, 1], on_same='mark')
         share.append(panel.believed(ex.x_reflection, ex.target).share.nan_to_num(-1))
-        distance.append((ex.x_reflection - images).abs().mean((1, 2, 3)).nan_to_num(torch.inf).cpu())
-    order = np.lexsort((torch.cat(distance), -torch.cat(share)))
+        with torch.no_grad(): p = oracle(ex.x_reflection.nan_to_num(0)).softmax(1)
+        confidence.append(p.gather(1, ex.target[:, None])[:, 0].cpu())
+    order = np.lexsort((-torch.cat(confidence), -torch.cat(share)))
     rank = class_rank(y.cpu()[order])
     return torch.from_numpy(order[np.argsort(rank, kind='stable')[:n]])
 
@@ -591,7 +593,7 @@ def finish_run(new:NewFolder,    # entered
     measured = slice(0, n_measured)
     chosen, shown = torch.arange(min(n, len(x))), ''
     if best and panel is not None:
-        chosen = most_believed(model, x, y, panel, n)
+        chosen = most_believed(model, x, y, panel, oracle, n)
         shown = (f"Shown are those {len(chosen)} of {len(x)} held-out images whose reflections the judges believe most, "
                  "of each class in turn. The numbers above are those of all that were measured.")
     chosen = chosen.to(x.device)
