@@ -69,7 +69,7 @@ def _by_format(im):
 
 def _find_levels(im, white):
     "Black and white of a picture, and what is doubtful about that; `UnknownLevels` if its numbers do not fit."
-    low = np.fmin.reduce([np.fmin.reduce(a.ravel()) for _, a in _strips(im)])   # NaN, which is no number, is passed over
+    low = np.fmin.reduce([np.fmin.reduce(a.ravel()) for _, a in _strips(im)])   # passes NaN over
     high = np.fmax.reduce([np.fmax.reduce(a.ravel()) for _, a in _strips(im)])
     slack = 1e-3 if im.mode == 'F' else 0   # what rounding leaves
     if white is None or not (-slack <= low and high <= white + slack):
