@@ -16,7 +16,7 @@ from fastai.data.core import DataLoaders, Datasets, TfmdLists
 from fastai.learner import Learner
 from fastcore.basics import patch
 from .core import MirrorError, whole_number
-from .features import GapClassifier, class_names, copy_network, pair_index, usual_torch
+from .features import Classifier, class_names, copy_network, pair_index, usual_torch
 from .data import ImageSet, TensorLoader, read_labels
 from .images import from_bytes, middle_square, read_image, to_bytes, to_tensor
 from .explainer import MirrorCFE
@@ -40,7 +40,7 @@ def _read_images(dl, to_unit, n, names):
 def _names(learn):
     "The names of the learner's classes, else numbers, as many as its head has outputs."
     vocab = list(getattr(learn.dls, 'vocab', None) or [])
-    return class_names(vocab, len(vocab)) if vocab else GapClassifier.wrap(learn).classes
+    return class_names(vocab, len(vocab)) if vocab else Classifier.wrap(learn).classes
 
 def learner_dls(learn:Learner,   # with images and one class for each
                 n:int=20_000,    # training images to keep at most, chosen at random; a quarter of that for validation
@@ -69,7 +69,7 @@ def learner_dls(learn:Learner,   # with images and one class for each
 @torch.no_grad()
 def _opened(learn):
     "The network of a learner, opened, with its names; compared on a batch with the learner's own logits."
-    gap = GapClassifier.wrap(learn)
+    gap = Classifier.wrap(learn)
     x = learn.dls.valid.one_batch()[0]
     wanted = plain_tensor(copy_network(learn.model).eval()(x))
     found = gap(to_images(learn.dls)[0](plain_tensor(x)))
@@ -77,7 +77,7 @@ def _opened(learn):
     if off > 1e-2*wanted.abs().max().item():
         raise MirrorError(f"the opened network is off by {off:.3g} in its logits on a batch of the learner: "
                           "its transforms are not a Normalize of images in [0, 1]; wrap the network yourself, "
-                          "GapClassifier.wrap(model, x, normalise=...), and use MirrorCFE")
+                          "Classifier.wrap(model, x, normalise=...), and use MirrorCFE")
     return gap
 
 # %% ../nbs/33_learner.ipynb #ff9ad96c

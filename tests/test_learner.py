@@ -128,6 +128,6 @@ def test_what_cannot_be_is_refused(learn):
     with pytest.raises(MirrorError, match="Linear"): flat.explain()
 
 def test_a_range_that_is_not_understood_is_noticed(learn):
-    "A `GapClassifier` takes [-1, 1] as it is; trained on normalised batches it would be asked in the wrong range."
+    "A `Classifier` takes [-1, 1] as it is; trained on normalised batches it would be asked in the wrong range."
     with pytest.raises(MirrorError, match="off by .* in its logits"):
         Learner(learn.dls, small_resnet(2, 3, (8, 16), 32), loss_func=CrossEntropyLossFlat()).mirror(steps=2)
