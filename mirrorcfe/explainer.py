@@ -26,8 +26,8 @@ from .autoencoder import AutoencoderForm, LatentAutoencoder, as_autoencoder
 from .ssc import csp_mask
 from .losses import gaussian_blur
 from .explanation import Explanation, FirstCFE, TargetConfidence, pick_class
-from .search import (Loop, Sketch, draw_closed, draw_open, first_that_holds, invert_curve, leads,
-                              log_odds)
+from .search import (Loop, Sketch, draw_closed, draw_open, first_that_holds, intended_logits,
+                              invert_curve, leads, log_odds)
 from .training import MirrorModel, Recipe, get_recipe, mirror_learner
 
 # %% ../nbs/31_explainer.ipynb #ad5d45ec
@@ -157,6 +157,31 @@ def draw_path(self:MirrorCFE,
         logits[i, j] = model.F(path[i, j])
     return path, logits
 
+# %% ../nbs/31_explainer.ipynb #611e2668
+@patch
+def _misses(self:MirrorCFE, encoded, source, target):
+    "By how much the logits of the latents miss the swap at `k = 1`, (B,), and whether that is more than rounding."
+    residual = self.model.solve.residual(encoded.z, source, target).to(encoded.logits)
+    return residual, residual > 1e-3*encoded.logits.abs().amax(1).clamp_min(1)
+
+@patch
+@torch.no_grad()
+def latent_probs(self:MirrorCFE,
+                 encoded:Encoded,   # the sources, looked at by the classifier
+                 source:Tensor,     # classes moved away from, int64 (B,)
+                 target:Tensor,     # classes moved to, int64 (B,)
+                 ks:Tensor          # steps, (K,)
+                )->tuple[Tensor,Tensor]: # (B, K, n_classes); residual at k = 1 in logits, (B,), 0: reached
+    "Return the probabilities that the latents have at every step, and by how much they miss the swap at the last."
+    model = self.model
+    probs = intended_probs(encoded.logits, source, target, ks)
+    residual, missed = self._misses(encoded, source, target)
+    if missed.any():
+        steps = (model.solve(encoded.z, source, target, k.expand(len(source))) for k in ks)
+        of_latents = torch.stack([model.F.logits_of(z).softmax(-1) for z in steps], 1)
+        probs = torch.where(missed[:, None, None], of_latents.to(probs), probs)
+    return probs, residual
+
 # %% ../nbs/31_explainer.ipynb #3a1e000e
 def _flip_bounds(flipped, sturdy):
     "Positions (B, 1) of the last image before the flip, and of the first that is flipped for good; of all if none is."
@@ -180,7 +205,7 @@ def calibrate(self:MirrorCFE,
     "Return, for each image, the steps whose drawn images have the confidences that `ks` intend."
     grid = torch.linspace(0, reach, 1 + round((coarse - 1)*reach), dtype=ks.dtype, device=source.device)
     path, logits = self.draw_path(encoded, source, target, grid.expand(len(source), -1), bs)
-    intended = intended_probs(encoded.logits, source, target, ks).clamp_min(1e-30).log()
+    intended = self.latent_probs(encoded, source, target, ks)[0].clamp_min(1e-30).log()
     drawn_ks = (grid[1]*invert_curve(log_odds(logits, target), log_odds(intended, target))).clamp(max=1)
     if blur_sigma and len(source):
         flipped = leads(logits, target)
@@ -352,6 +377,17 @@ def _sketch(self:MirrorCFE, x, encoded, source, target, grid, bs):
     return sketch
 
 @patch
+def _intended(self:MirrorCFE, encoded, source, target):
+    "A function of steps (B, K) that returns the logits of the latents there, (B, K, n_classes)."
+    missed = self._misses(encoded, source, target)[1]
+    def logits(k):
+        exact = intended_logits(encoded.logits, source, target, k)
+        if not missed.any(): return exact
+        steps = (self.model.F.logits_of(self.model.solve(encoded.z, source, target, step)) for step in k.T)
+        return torch.where(missed[:, None, None], torch.stack(list(steps), 1).to(exact), exact)
+    return logits
+
+@patch
 @torch.no_grad()
 def draw_quickly(self:MirrorCFE,
                  x:Tensor,               # sources, (B, C, H, W)
@@ -366,15 +402,16 @@ def draw_quickly(self:MirrorCFE,
     "Draw the path with few drawings: the closed loop is measured only where it has to be."
     fine = self.grid(100).to(x.device)
     coarse = torch.arange(0, 100, 9, device=x.device)
+    intended = self._intended(encoded, source, target)
     if not closed_loop:
         sketch = self._sketch(x, encoded, source, target, fine, bs)
         if ks is not None:
             k = ks.expand(len(x), -1)
             return k, *sketch.draw_at(k), None
-        return fine[coarse].expand(len(x), -1), *draw_open(sketch, encoded.logits, source, coarse)
+        return fine[coarse].expand(len(x), -1), *draw_open(sketch, intended, coarse)
     grid = torch.linspace(0, 1.5, 49, device=x.device)
     blurred = (lambda images: self.classifier(gaussian_blur(images, blur_sigma))) if blur_sigma else None
-    loop = Loop(self._sketch(x, encoded, source, target, grid, bs), encoded.logits, source, blurred)
+    loop = Loop(self._sketch(x, encoded, source, target, grid, bs), intended, blurred)
     return draw_closed(loop, ks) if ks is not None else draw_closed(loop, fine[coarse], fine, coarse)
 
 # %% ../nbs/31_explainer.ipynb #f34315a7
@@ -406,6 +443,7 @@ def explain(self:MirrorCFE,
     moves = source != target
     part = _rows(encoded, moves)
     s, t = source[moves], target[moves]
+    probs, residual = self.latent_probs(part, s, t, ks)
     first = None
     if search or quick:
         drawn = self.draw_quickly(x[moves], part, s, t, None if search else ks, closed_loop, blur_sigma, bs)
@@ -415,9 +453,10 @@ def explain(self:MirrorCFE,
         path, logits = self.draw_path(part, s, t, drawn_ks, bs, progress)
     if first is not None: first = FirstCFE(**{name: _fill_rows(v, moves) for name, v in vars(first).items()})
     ex = Explanation(x=x, source=source, target=target, ks=ks, path=_fill_rows(path, moves),
-                     intended_probs=_fill_rows(intended_probs(part.logits, s, t, ks), moves),
+                     intended_probs=_fill_rows(probs, moves),
                      achieved_probs=_fill_rows(logits.softmax(2), moves), classes=self.model.F.classes,
-                     truth=truth, drawn_ks=_fill_rows(drawn_ks, moves), first=first)
+                     truth=truth, drawn_ks=_fill_rows(drawn_ks, moves), residual=_fill_rows(residual, moves),
+                     first=first)
     if requested is not None:
         at = self.draw_at_confidence(part, s, t, requested[moves], closed_loop, bs)
         filled = {name: _fill_rows(v, moves) for name, v in vars(at).items() if name not in ('p', 'tol')}

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from fastcore.basics import patch
-from .multiclass import latent_flip
 from .explanation import FirstCFE, pick_class
 
 # %% ../nbs/34_search.ipynb #318ad79b
@@ -144,19 +143,17 @@ class Loop:
     "The closed loop of a batch, measured where it has to be."
     def __init__(self,
                  sketch:Sketch,        # on a grid that holds the reflection and goes beyond it
-                 logits:Tensor,        # of the sources, (B, n_classes)
-                 source:Tensor,        # classes moved away from, int64 (B,)
+                 intended,             # function of steps (B, K) -> logits that the latents have there, (B, K, n_classes)
                  blurred=None,         # function of images -> their logits when blurred; None: no blur to survive
                  top:int=32,           # column of the reflection
                  stride:int=8,         # between the columns measured at first
                  most:float=.15        # change of the confidence between two measured columns
                 ):
         self.sketch = sketch
-        self.sources = logits
-        self.source = source
+        self.intended = intended
         self.blurred = blurred
         self.top = top
-        self.survives = torch.full(sketch.known.shape, -1, device=source.device)   # -1: not looked at
+        self.survives = torch.full(sketch.known.shape, -1, device=sketch.target.device)   # -1: not looked at
         self.every = torch.zeros_like(sketch.known)
         self.every[:, ::stride] = True
         self.every[:, top] = True
@@ -227,9 +224,6 @@ def intended_logits(logits:Tensor,  # of the sources, (B, n_classes)
     return out
 
 @patch
-def intended(self:Loop, k): return intended_logits(self.sources, self.source, self.sketch.target, k)
-
-@patch
 def _before(self:Loop, rows):
     "The last column before the first flip, exactly in `rows`, else the last one measured; of all if nothing flips."
     sketch = self.sketch
@@ -250,7 +244,7 @@ def steps(self:Loop,
     promised = leads(intended, sketch.target, tie=1e-5)   # at k = .5 two classes tie, and rounding must not decide
     drawn = (grid[1]*invert_curve(self.curve(), log_odds(intended, sketch.target))).clamp(max=1)
     if self.blurred is None: return torch.where(k > 0, drawn, 0.)
-    none = torch.zeros_like(self.source).bool()
+    none = torch.zeros_like(sketch.target).bool()
     early = ~promised & (drawn > grid[self._before(none)][:, None])
     before = grid[self._before(early.any(1))][:, None]
     drawn = torch.where(promised, torch.maximum(drawn, grid[self.after][:, None]), torch.minimum(drawn, before))
@@ -295,13 +289,18 @@ def draw_at(self:Sketch,
 @patch
 def promised(self:Loop,
              fine:Tensor    # steps, ascending from 0 to 1, (n,)
-            )->Tensor:      # int64 (B,); the last where none does
-    "Return the first step whose latent is predicted as the target."
-    n = len(fine)
-    flip = latent_flip(self.sources, self.source, self.sketch.target).nan_to_num(1.)
-    near = (torch.searchsorted(fine, flip)[:, None] + torch.arange(-1, 3, device=flip.device)).clamp(0, n - 1)
-    has = leads(self.intended(fine[near]), self.sketch.target, tie=1e-5)
-    return torch.where(has.any(1), _pick(near, has.float().argmax(1)), n - 1)
+            )->Tensor:      # positions, int64 (B,); the last where none does
+    "Return the first step whose latent is predicted as the target, by halving: the latents' margin grows steadily."
+    target = self.sketch.target
+    def promises(j): return leads(self.intended(fine[j][:, None]), target, tie=1e-5)[:, 0]
+    low = torch.zeros_like(target)
+    high = torch.full_like(target, len(fine) - 1)
+    while (high - low > 1).any():
+        middle = (low + high)//2
+        has = promises(middle)
+        high = torch.where(has, middle, high)
+        low = torch.where(has, low, middle)
+    return high
 
 # %% ../nbs/34_search.ipynb #448dd9bd
 def _first_cfe(loop, fine, columns, drawn, x, logits):
@@ -339,7 +338,7 @@ def draw_closed(loop:Loop,
                 coarse=None     # the positions of `ks` among them, int64 (K,)
                )->tuple:        # steps drawn (B, K); images (B, K, C, H, W); their logits; `FirstCFE` or None
     "Draw the path in the closed loop, and the first counterfactual."
-    B, K = len(loop.source), len(ks)
+    B, K = len(loop.sketch.target), len(ks)
     k = ks.expand(B, -1)
     if fine is not None:
         promised = loop.promised(fine)
@@ -355,8 +354,7 @@ def draw_closed(loop:Loop,
     return drawn[:, :K], x[:, :K], logits[:, :K], first
 
 def draw_open(sketch:Sketch,   # on the fine grid
-              logits:Tensor,   # of the sources, (B, n_classes)
-              source:Tensor,   # classes moved away from, int64 (B,)
+              intended,        # function of steps (B, K) -> logits that the latents have there, (B, K, n_classes)
               coarse:Tensor    # the steps of the path, int64 (K,)
              )->tuple:         # images (B, K, C, H, W); their logits; `FirstCFE`
     "Draw the path in the open loop, and the first counterfactual."
@@ -364,7 +362,7 @@ def draw_open(sketch:Sketch,   # on the fine grid
     rows = torch.arange(len(first), device=first.device)
     at = first.clamp_min(0)
     k = sketch.grid[at]
-    intended = intended_logits(logits, source, sketch.target, k[:, None])[:, 0]
-    found = _as_first(first >= 0, k, k.clone(), sketch.images(rows, at), intended, sketch.logits[rows, at])
+    meant = intended(k[:, None])[:, 0]
+    found = _as_first(first >= 0, k, k.clone(), sketch.images(rows, at), meant, sketch.logits[rows, at])
     i, j = torch.meshgrid(rows, coarse, indexing='ij')
     return sketch.images(i, j), sketch.logits[i, j], found

@@ -4,7 +4,7 @@ from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.features import intended_probs
 from mirrorcfe.losses import gaussian_blur
-from mirrorcfe.search import Loop, Sketch, draw_closed, draw_open, invert_curve, leads, log_odds
+from mirrorcfe.search import Loop, Sketch, draw_closed, draw_open, intended_logits, invert_curve, leads, log_odds
 from mirrorcfe.training import MirrorModel
 
 FINE = torch.linspace(0, 1, 100)
@@ -35,6 +35,7 @@ class Toy:
         x = torch.stack([k, i.float()], 1)[:, :, None, None].expand(-1, 2, 4, 4)   # the second channel says which it is
         return x, self.logits(i, k)
 
+    def intended(self, k): return intended_logits(self.start, 0*self.to, self.to, k)
     def blurred(self, x): return self.logits(x[:, 1, 0, 0].long(), x[:, 0, 0, 0] - self.late)
 
     def full(self, ks):
@@ -58,7 +59,7 @@ class Toy:
 def test_the_closed_loop_finds_what_all_drawings_find(seed, late):
     toy = Toy(smooth_curves(seed), late)
     sketch = Sketch(toy.draw, torch.linspace(0, 1.5, 49), toy.to, 2)
-    loop = Loop(sketch, toy.start, torch.zeros_like(toy.to), toy.blurred)
+    loop = Loop(sketch, toy.intended, toy.blurred)
     drawn, x, _, first = draw_closed(loop, FINE[COARSE], FINE, COARSE)
     want = toy.full(FINE)
     rows = torch.arange(B)[:, None].expand(-1, 100)
@@ -76,7 +77,7 @@ def test_the_closed_loop_finds_what_all_drawings_find(seed, late):
 @pytest.mark.parametrize('seed', range(3))
 def test_the_open_loop_finds_what_all_drawings_find(seed):
     toy = Toy(smooth_curves(seed))
-    path, _, first = draw_open(Sketch(toy.draw, FINE, toy.to, 2), toy.start, torch.zeros_like(toy.to), COARSE)
+    path, _, first = draw_open(Sketch(toy.draw, FINE, toy.to, 2), toy.intended, COARSE)
     hit = toy.curve(torch.arange(B)[:, None], FINE.expand(B, -1)) > 0
     want = torch.where(hit.any(1), FINE[hit.float().argmax(1)], torch.nan)
     assert torch.equal(first.k.nan_to_num(-1), want.nan_to_num(-1)) and want.isnan().any() and not want.isnan().all()
@@ -87,7 +88,7 @@ def test_where_the_promised_step_is_not_kept_the_search_goes_on():
     def curve(i, k): return torch.where(k < .45, -2., torch.where((k > .57) & (k < .7), -.1, 8*(k - .4))) + 0*i
     toy = Toy(curve)
     sketch = Sketch(toy.draw, torch.linspace(0, 1.5, 49), toy.to, 2)
-    _, _, logits, first = draw_closed(Loop(sketch, toy.start, 0*toy.to, None), FINE[COARSE], FINE, COARSE)
+    _, _, logits, first = draw_closed(Loop(sketch, toy.intended), FINE[COARSE], FINE, COARSE)
     assert leads(logits, toy.to)[:, -1].all() and not first.k.isnan().any()
     assert (toy.curve(torch.arange(B), first.drawn_k) > 0).all()
 
