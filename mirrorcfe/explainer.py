@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 import mirrorcfe.wrap  # adds `GapClassifier.wrap`
-from .core import Mirror, MirrorError, check_class, whole_number
+from .core import Mirror, MirrorError, check_class, height_width, whole_number
 from .data import split_batch
 from .confidence import bisect_step, check_confidence, closest_class, confidence_step
 from .features import (Encoded, GapClassifier, check_images, check_target, class_index, frozen_copy,
@@ -146,7 +146,7 @@ def draw_path(self:MirrorCFE,
     "Draw every image at each of its steps, and classify the drawn images."
     model = self.model.eval()
     B, K = k.shape
-    path = k.new_empty(B, K, model.channels, model.size, model.size)
+    path = k.new_empty(B, K, model.channels, *height_width(model.size))
     logits = k.new_empty(B, K, model.F.n_classes)
     image, step = torch.meshgrid(torch.arange(B, device=k.device), torch.arange(K, device=k.device), indexing='ij')
     pieces = list(zip(image.flatten().split(bs), step.flatten().split(bs))) if k.numel() else []
@@ -342,7 +342,7 @@ def _look(self:MirrorCFE, x):
     "Checked images on the model's device, and what the classifier sees in them."
     self._check_ready()
     model, W = self.model.eval(), self.classifier.W
-    x = check_images(x, model.channels, (model.size, model.size)).to(W.device, W.dtype)
+    x = check_images(x, model.channels, height_width(model.size)).to(W.device, W.dtype)
     return x, model.encode(x, full=True)
 
 # %% ../nbs/31_explainer.ipynb #d0765e52
@@ -468,7 +468,7 @@ def _wrap_as_saved(classifier, path):
     about = read_json(path/'about.json', advice='fit and save again')
     if about.get('kind') != 'MirrorCFE':
         raise MirrorError(f"{path} holds {about.get('kind')}, a MirrorCFE is needed: give a folder that save made")
-    x = torch.rand(2, about['channels'], about['size'], about['size'])*2 - 1
+    x = torch.rand(2, about['channels'], *height_width(about['size']))*2 - 1
     return GapClassifier.wrap(classifier, x, about['classes'])
 
 def _saved_autoencoder(about, given, path):
