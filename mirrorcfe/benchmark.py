@@ -223,7 +223,7 @@ def _is_one_of(said, y):
     return said == y.view(-1, *[1]*(said.ndim - 1))
 
 @torch.no_grad()
-def see_real(oracle,       # an independently trained `GapClassifier`, or None
+def see_real(oracle,       # an independently trained `Classifier`, or None
              x:Tensor,     # real images in [-1, 1], (n, C, H, W)
              y,            # their classes, int64 (n,); or some classes, where those of the images are not known
              panel=None    # a `Panel` of judges, or None

@@ -21,7 +21,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.metrics import accuracy as fastai_accuracy
 from .core import MirrorError, height_width, short_size
-from .features import GapClassifier, check_images, eval_mode, usual_torch
+from .features import Classifier, check_images, eval_mode, usual_torch
 from .data import TensorLoader, data_fingerprint, data_spec, get_dls
 from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, file_hash, file_lock, json_hash,
                                read_json, read_tensors, reading, write_json, write_tensors)
@@ -48,7 +48,7 @@ def small_resnet(c:int=10,               # classes
                  widths=(32, 64, 128),   # channels of the stages, shallow to deep
                  size=32,                # of the images, pixels: the side of a square, or (height, width)
                  classes:list|None=None  # names of the classes
-                )->GapClassifier:        # untrained
+                )->Classifier:           # untrained
     "Build a small residual network that ends in global average pooling and one linear layer."
     w = list(widths)
     sides = height_width(size)
@@ -57,7 +57,7 @@ def small_resnet(c:int=10,               # classes
                           f"not possible with c={c}, in_channels={in_channels}, widths={tuple(w)}, size={size}")
     stem = nn.Sequential(_conv(in_channels, w[0], 5, 2), nn.ReLU(), _conv(w[0], w[0]), nn.ReLU())
     blocks = [ResBlock(i, o) for i, o in zip(w, w[1:])]
-    return GapClassifier([stem, *blocks], nn.Linear(w[-1], c), classes, size=sides)
+    return Classifier([stem, *blocks], nn.Linear(w[-1], c), classes, size=sides)
 
 # %% ../nbs/11_classifiers.ipynb #4d80df82
 @torch.no_grad()
@@ -198,7 +198,7 @@ def classifier_learner(model:nn.Module,          # images to logits
                       )->Learner:
     "Put model and data into a fastai `Learner`."
     _check_fit(model, dls)
-    (model.unfreeze() if isinstance(model, GapClassifier) else model.requires_grad_(True)).to(dls.device)
+    (model.unfreeze() if isinstance(model, Classifier) else model.requires_grad_(True)).to(dls.device)
     if bf16 is None: bf16 = fast_bf16(dls.device)
     return Learner(dls, _Net(model, bf16, channels_last), loss_func=_loss(label_smoothing), wd=wd,
                    metrics=fastai_accuracy, cbs=EpochSeed(seed, shift, blur))
@@ -211,7 +211,7 @@ _default = dict(epochs=10, bs=64, lr=3e-3, shift=2, blur=1.2)
 
 # %% ../nbs/11_classifiers.ipynb #7673b97b
 @usual_torch(train=True)
-def train_classifier(model:GapClassifier,     # trained in place
+def train_classifier(model:Classifier,        # trained in place
                      dls:DataLoaders,         # as `get_dls` returns
                      epochs:int|None=None,    # passes over the training images; None: as in `RECIPES`
                      lr:float|None=None,      # peak of the cycle; None: as in `RECIPES`
@@ -220,7 +220,7 @@ def train_classifier(model:GapClassifier,     # trained in place
                      seed:int=0,              # of everything random
                      progress:bool|None=None, # a bar and a line an epoch; None: in a terminal
                      **kwargs                 # further settings of `classifier_learner`
-                    )->GapClassifier:         # frozen; `.accuracy` on the test images, `.history`: a row for each epoch
+                    )->Classifier:            # frozen; `.accuracy` on the test images, `.history`: a row for each epoch
     "Train a classifier by a one-cycle schedule."
     recipe = RECIPES.get(getattr(getattr(dls, 'spec', None), 'name', ''), _default)
     def given_or_usual(name, value): return recipe.get(name, 0) if value is None else value
@@ -285,12 +285,13 @@ def get_classifier(name:str='mnist',        # a name in `DATASETS`
                    force:bool=False,        # train even if the cache has it
                    progress:bool|None=None, # a bar while training; None: in a terminal
                    without=None,            # a class, by number or name, that it never sees in training
+                   fit:str|None=None,       # of the pictures, as for `get_dls`
                    **kwargs                 # bs, and settings of `train_classifier`
-                  )->GapClassifier:         # trained and frozen, `.accuracy` on the test images
+                  )->Classifier:            # trained and frozen, `.accuracy` on the test images
     "Return the classifier of a dataset, from the cache or after training it once."
     recipe = RECIPES.get(data_spec(name).name, _default) | kwargs
     bs = recipe.pop('bs')
-    dls = get_dls(name, root, size=size, bs=bs, seed=seed, n_train=n_train, device=device, without=without)
+    dls = get_dls(name, root, size=size, bs=bs, seed=seed, n_train=n_train, device=device, without=without, fit=fit)
     if recipe.get('bf16') is None: recipe['bf16'] = fast_bf16(dls.device)
     settings = dict(dataset=name, data=data_fingerprint(dls), size=dls.spec.size, n_train=n_train, widths=list(widths),
                     seed=seed, bs=dls.train.bs, **recipe)
@@ -311,6 +312,6 @@ def get_oracle(name:str='mnist',       # a name in `DATASETS`
                widths=(24, 48, 96),    # channels of the stages
                seed:int=1,             # of weights, order and shifts
                **kwargs                # further arguments of `get_classifier`
-              )->GapClassifier:        # trained and frozen, `.accuracy` on the test images
+              )->Classifier:           # trained and frozen, `.accuracy` on the test images
     "Return the second opinion on a dataset: another network, another seed, the same images."
     return get_classifier(name, widths=widths, seed=seed, **kwargs)

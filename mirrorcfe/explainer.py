@@ -14,11 +14,11 @@ import numpy as np, torch
 from torch import Tensor, nn
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
-import mirrorcfe.wrap  # adds `GapClassifier.wrap`
+import mirrorcfe.wrap  # adds `Classifier.wrap`
 from .core import Mirror, MirrorError, check_class, height_width, whole_number
 from .data import split_batch
 from .confidence import bisect_step, check_confidence, closest_class, confidence_step
-from .features import (Encoded, GapClassifier, check_images, check_target, class_index, frozen_copy,
+from .features import (Classifier, Encoded, check_images, check_target, class_index, frozen_copy,
                                 intended_probs, kfe_features, pair_index, usual_torch)
 from .storage import (CannotWrite, MissingFile, expand, new_folder, read_about, read_json, read_nets,
                                read_state, tensors_hash, try_writing, write_nets)
@@ -32,7 +32,7 @@ from .training import MirrorModel, Recipe, get_recipe, mirror_learner
 class MirrorCFE:
     "A classifier and the generator that shows what it would have to see to change its mind (Mirror-CFE, ICCV 2025)."
     def __init__(self,
-                 classifier:nn.Module,         # a `GapClassifier`, or a network of that form, wrapped when data comes
+                 classifier:nn.Module,         # a `Classifier`, or a network of that form, wrapped when data comes
                  preset:str|Recipe='default',  # name of a preset, or a `Recipe`
                  pair:tuple|None=None,         # two classes, by name or number: only their path; None: all pairs
                  seed:int=0,                   # decides weights, order and noise
@@ -99,8 +99,8 @@ def fit(self:MirrorCFE,
     if folder is not None:
         folder = expand(folder)
         _check_folder(folder)
-    if not isinstance(self.classifier, GapClassifier):
-        self.classifier = GapClassifier.wrap(self.classifier, _some_images(dls))
+    if not isinstance(self.classifier, Classifier):
+        self.classifier = Classifier.wrap(self.classifier, _some_images(dls))
     if self.pair is None: self.pair = getattr(dls, 'pair', None)
     else: self.pair = pair_index(self.pair, self.classifier.classes)
     self.learn = mirror_learner(self.classifier, dls, self.recipe, self.pair, self.seed, folder, self.amp,
@@ -464,12 +464,12 @@ def save(self:MirrorCFE,
 
 # %% ../nbs/31_explainer.ipynb #d70b233b
 def _wrap_as_saved(classifier, path):
-    "A plain network as a `GapClassifier` for images as the explainer in `path` takes them."
+    "A plain network as a `Classifier` for images as the explainer in `path` takes them."
     about = read_json(path/'about.json', advice='fit and save again')
     if about.get('kind') != 'MirrorCFE':
         raise MirrorError(f"{path} holds {about.get('kind')}, a MirrorCFE is needed: give a folder that save made")
     x = torch.rand(2, about['channels'], *height_width(about['size']))*2 - 1
-    return GapClassifier.wrap(classifier, x, about['classes'])
+    return Classifier.wrap(classifier, x, about['classes'])
 
 def _saved_autoencoder(about, given, path):
     "The autoencoder of the described form, its weights still random; or the given one, if it is the one."
@@ -510,7 +510,7 @@ def load(cls:MirrorCFE,
         )->MirrorCFE:
     "Read an explainer; a file that is missing, damaged or foreign, and another classifier, are named in the error."
     path = expand(path)
-    if not isinstance(classifier, GapClassifier): classifier = _wrap_as_saved(classifier, path)
+    if not isinstance(classifier, Classifier): classifier = _wrap_as_saved(classifier, path)
     about = read_about(path, 'MirrorCFE', classifier)
     self = _rebuild(about, frozen_copy(classifier).float(), path, autoencoder)
     model = self.model

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastcore.basics import patch
 from . import __version__
 from .core import MirrorError
-from .features import GapClassifier
+from .features import Classifier
 from .storage import expand, read_tensors, write_tensors
 
 # %% ../nbs/29_explanation.ipynb #23a24a3e
@@ -247,7 +247,7 @@ def __repr__(self:Explanation):
 
 # %% ../nbs/29_explanation.ipynb #7eafb5ed
 @torch.no_grad()
-def two_ended(classifier:GapClassifier,  # the network explained
+def two_ended(classifier:Classifier,     # the network explained
               x:Tensor,                  # sources in [-1, 1], (B, C, H, W)
               answer:Tensor,             # the method's images, same shape; NaN where it has none
               target:Tensor,             # classes asked for, int64 (B,)

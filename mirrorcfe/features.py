@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Encoded', 'check_images', 'check_target', 'Normalise', 'as_normalise', 'class_names', 'class_index', 'pair_index',
-           'GapClassifier', 'eval_mode', 'copy_network', 'frozen_copy', 'usual_torch', 'describe', 'cams',
+           'Classifier', 'eval_mode', 'copy_network', 'frozen_copy', 'usual_torch', 'describe', 'cams',
            'intended_probs', 'kfe_features']
 
 # %% ../nbs/02_features.ipynb #a02df3bb
@@ -92,7 +92,7 @@ def _is_foreign_normalize(v):
 
 def as_normalise(v   # None, a callable from [-1, 1] images to what a network expects, or `Normalize` of torchvision
                 ):   # None or a callable
-    "Return `v` as `GapClassifier` uses it, or raise `MirrorError` for what does not normalise images in [-1, 1]."
+    "Return `v` as `Classifier` uses it, or raise `MirrorError` for what does not normalise images in [-1, 1]."
     if v is None: return None
     if not callable(v):
         raise MirrorError(f"normalise must be a callable from images in [-1, 1]: found {v!r}; "
@@ -169,7 +169,7 @@ def _check_head(head):
                           "where w = head.weight[0], and the bias likewise")
 
 # %% ../nbs/02_features.ipynb #2f0fca50
-class GapClassifier(nn.Module):
+class Classifier(nn.Module):
     "A classifier that ends in global average pooling and one linear layer, with access to its maps at every depth."
     def __init__(self,
                  stages:list|nn.Module,         # modules run in turn, each returns a map; or one that returns all maps
@@ -199,7 +199,7 @@ class GapClassifier(nn.Module):
 
 # %% ../nbs/02_features.ipynb #eb0ee495
 @patch
-def features(self:GapClassifier,
+def features(self:Classifier,
              x:Tensor    # images in [-1, 1], (B, C, H, W)
             )->list:     # maps [f^1 .. f^l], shallow to deep, each (B, N_i, h_i, w_i)
     "Return the map after every stage."
@@ -217,7 +217,7 @@ def _at_least_single(x):
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 @patch
-def latent(self:GapClassifier,
+def latent(self:Classifier,
            f:Tensor    # last map, (B, N, h, w)
           )->Tensor:   # its spatial mean, (B, N), never in half precision
     "Return the spatial mean of the last map."
@@ -228,7 +228,7 @@ def latent(self:GapClassifier,
 
 # %% ../nbs/02_features.ipynb #4bb09b8b
 @patch
-def logits_of(self:GapClassifier,
+def logits_of(self:Classifier,
               z:Tensor   # latents, (B, N)
              )->Tensor:  # logits, (B, C), never in half precision
     "Return `W z + b`."
@@ -240,7 +240,7 @@ def logits_of(self:GapClassifier,
 Encoded = namedtuple('Encoded', 'maps z logits')
 
 @patch
-def encode(self:GapClassifier,
+def encode(self:Classifier,
            x:Tensor     # images in [-1, 1], (B, C, H, W)
           )->Encoded:   # maps [f^1 .. f^l], z (B, N), logits (B, C)
     "Return the maps, the latent and the logits of one pass through the network."
@@ -249,7 +249,7 @@ def encode(self:GapClassifier,
     return Encoded(maps, z, self.logits_of(z))
 
 @patch
-def forward(self:GapClassifier,
+def forward(self:Classifier,
             x:Tensor    # images in [-1, 1], (B, C, H, W)
            )->Tensor:   # logits, (B, C)
     "Return the logits."
@@ -257,21 +257,21 @@ def forward(self:GapClassifier,
 
 # %% ../nbs/02_features.ipynb #49e5846d
 @patch
-def freeze(self:GapClassifier)->GapClassifier:
+def freeze(self:Classifier)->Classifier:
     "Put the network in eval mode, without gradients of its weights, and return it; its input still gets gradients."
     self.frozen = True
     return self.eval().requires_grad_(False)
 
 @patch
-def unfreeze(self:GapClassifier)->GapClassifier:
+def unfreeze(self:Classifier)->Classifier:
     "Let the network be trained again, and return it."
     self.frozen = False
     return self.requires_grad_(True)
 
 @patch
-def train(self:GapClassifier,
+def train(self:Classifier,
           mode:bool=True   # False: eval mode
-         )->GapClassifier:
+         )->Classifier:
     "Switch to training mode, unless the network is frozen, and return it."
     return nn.Module.train(self, mode and not self.frozen)
 
@@ -317,8 +317,8 @@ def copy_network(model:nn.Module   # any network
         raise MirrorError(f"the network must be copied, so that it does not change: {_why_no_copy(model, memo)}; "
                           "remove the attribute, or give a network without it") from e
 
-def frozen_copy(classifier:GapClassifier   # not changed
-               )->GapClassifier:           # frozen
+def frozen_copy(classifier:Classifier      # not changed
+               )->Classifier:              # frozen
     "Return a copy to explain."
     if classifier.W.dtype in (torch.float16, torch.bfloat16):
         raise MirrorError(f"the classifier is in {classifier.W.dtype}, and three digits are too few to place a mirror: "
@@ -399,11 +399,15 @@ def _is_setting(v):
     if isinstance(v, (list, tuple)): return all(map(_is_setting, v))
     return isinstance(v, (*_PLAIN, FunctionType, MethodType, partial))
 
+def _kind(m):
+    "The name of a module's type; a classifier that averages its last map keeps the name that older fingerprints hold."
+    return 'GapClassifier' if isinstance(m, Classifier) else type(m).__name__
+
 def _describe_module(m, seen=()):
     "The type of a module, its settings, and the code of a class of one's own."
-    skipped = _NO_PART_OF_THE_ANSWER if isinstance(m, GapClassifier) else {'training'}
+    skipped = _NO_PART_OF_THE_ANSWER if isinstance(m, Classifier) else {'training'}
     settings = {n: v for n, v in sorted(vars(m).items()) if n not in skipped and n[0] != '_' and _is_setting(v)}
-    return [type(m).__name__, describe(settings, (*seen, m)), describe(_own_code(type(m)), (*seen, m))]
+    return [_kind(m), describe(settings, (*seen, m)), describe(_own_code(type(m)), (*seen, m))]
 
 def _numbers(m):
     "The names, shapes and values of the parameters and buffers of a module, in single precision."
@@ -417,17 +421,17 @@ def _numbers(m):
 def _hash(what): return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 @patch
-def fingerprint(self:GapClassifier)->str:  # 16 hexadecimal digits
+def fingerprint(self:Classifier)->str:  # 16 hexadecimal digits
     "Return a short hash of all that decides the logits and the maps; the names of the classes do not."
     parts = [[name, *_describe_module(m)] for name, m in self.named_modules()]
     normalise = None if isinstance(self.normalise, nn.Module) else self.normalise   # a module is among the parts
     return _hash([parts, _numbers(self), describe(normalise)])
 
 @patch
-def weights_hash(self:GapClassifier)->str:  # 16 hexadecimal digits
+def weights_hash(self:Classifier)->str:  # 16 hexadecimal digits
     "Return a short hash of the weights, and of the names and types of all layers, for networks of one known form."
     h = hashlib.sha256()
-    for name, m in self.named_modules(): h.update(f'{name}:{type(m).__name__};'.encode())
+    for name, m in self.named_modules(): h.update(f'{name}:{_kind(m)};'.encode())
     for name, p in [*self.named_parameters(), *self.named_buffers()]:
         h.update(f'{name}:{tuple(p.shape)};'.encode())
         h.update(p.detach().float().cpu().contiguous().numpy().tobytes())

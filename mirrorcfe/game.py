@@ -25,7 +25,7 @@ from fastai.optimizer import OptimWrapper
 from fastcore.basics import AttrDict, patch, store_attr
 from .core import MirrorError
 from .data import loader_key
-from .features import GapClassifier
+from .features import Classifier
 from .storage import (MissingFile, atomic, expand, read_state, run_lock, tensors_hash,
                                write_state)
 from .distributed import GroupLoader, ProcessGroup, join_group, whole_batch_statistics
@@ -147,7 +147,7 @@ class Game(nn.Module):
     schedules = SCHEDULES   # name -> function of the learning rate
     amp = False             # whether bf16 is used
     def __init__(self,
-                 classifier:GapClassifier,  # frozen here
+                 classifier:Classifier,     # frozen here
                  recipe:BaseRecipe,         # weights and sizes
                  G:dict,                    # name -> network
                  D:dict|None=None,          # name -> network; None: no discriminator

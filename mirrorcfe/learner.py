@@ -16,9 +16,9 @@ from fastai.data.core import DataLoaders, Datasets, TfmdLists
 from fastai.learner import Learner
 from fastcore.basics import patch
 from .core import MirrorError, whole_number
-from .features import GapClassifier, class_names, copy_network, pair_index, usual_torch
+from .features import Classifier, class_names, copy_network, pair_index, usual_torch
 from .data import ImageSet, TensorLoader, read_labels
-from .images import from_bytes, middle_square, read_image, to_bytes, to_tensor
+from .images import from_bytes, read_fitted, to_bytes
 from .explainer import MirrorCFE
 from .explanation import Explanation
 from .wrap import plain_tensor, to_images
@@ -40,7 +40,7 @@ def _read_images(dl, to_unit, n, names):
 def _names(learn):
     "The names of the learner's classes, else numbers, as many as its head has outputs."
     vocab = list(getattr(learn.dls, 'vocab', None) or [])
-    return class_names(vocab, len(vocab)) if vocab else GapClassifier.wrap(learn).classes
+    return class_names(vocab, len(vocab)) if vocab else Classifier.wrap(learn).classes
 
 def learner_dls(learn:Learner,   # with images and one class for each
                 n:int=20_000,    # training images to keep at most, chosen at random; a quarter of that for validation
@@ -69,7 +69,7 @@ def learner_dls(learn:Learner,   # with images and one class for each
 @torch.no_grad()
 def _opened(learn):
     "The network of a learner, opened, with its names; compared on a batch with the learner's own logits."
-    gap = GapClassifier.wrap(learn)
+    gap = Classifier.wrap(learn)
     x = learn.dls.valid.one_batch()[0]
     wanted = plain_tensor(copy_network(learn.model).eval()(x))
     found = gap(to_images(learn.dls)[0](plain_tensor(x)))
@@ -77,7 +77,7 @@ def _opened(learn):
     if off > 1e-2*wanted.abs().max().item():
         raise MirrorError(f"the opened network is off by {off:.3g} in its logits on a batch of the learner: "
                           "its transforms are not a Normalize of images in [0, 1]; wrap the network yourself, "
-                          "GapClassifier.wrap(model, x, normalise=...), and use MirrorCFE")
+                          "Classifier.wrap(model, x, normalise=...), and use MirrorCFE")
     return gap
 
 # %% ../nbs/33_learner.ipynb #ff9ad96c
@@ -138,12 +138,9 @@ def _through_transforms(learn, items):
                           f"({type(e).__name__}: {e}): give files or pictures that learn.predict takes, or images as a "
                           "tensor (B, C, H, W) in [-1, 1]") from e
 
-def _without_transforms(files, gap, middle):
+def _without_transforms(files, gap, fit):
     "Picture files for a learner whose data have no item transforms, such as those of `get_dls`."
-    height, width = gap.size
-    def fit(picture): return middle_square(picture, height) if middle else picture.resize((width, height))
-    pictures = [fit(read_image(f, gap.in_channels)) for f in files]
-    return from_bytes(torch.stack([to_tensor(p) for p in pictures]))
+    return from_bytes(torch.stack([read_fitted(f, gap.size, gap.in_channels, fit) for f in files]))
 
 def _as_images(learn, x, gap):
     "Images (B, C, H, W) in [-1, 1], and their labels or None."
@@ -160,8 +157,7 @@ def _as_images(learn, x, gap):
     if not all(isinstance(f, (str, os.PathLike)) for f in items):
         raise MirrorError("these data have no item transforms, so pictures must be files: "
                           f"found {type(items[0]).__name__}")
-    middle = getattr(getattr(learn.dls, 'spec', None), 'name', '') == 'folder'
-    return _without_transforms(items, gap, middle), None
+    return _without_transforms(items, gap, getattr(getattr(learn.dls, 'spec', None), 'fit', 'whole')), None
 
 # %% ../nbs/33_learner.ipynb #d91b0f7e
 @patch

@@ -185,14 +185,14 @@ def lpips_distance(x:Tensor,               # sources in [-1, 1], (B, 1 or 3, H, 
     return _reduce(_fill(torch.cat(distances), there), reduction)
 
 # %% ../nbs/60_metrics.ipynb #70af7e42
-def oracle_features(classifier,   # a `GapClassifier`, better the oracle than the explained one
+def oracle_features(classifier,   # a `Classifier`, better the oracle than the explained one
                     x:Tensor,     # images in [-1, 1], (B, C, H, W); those of NaN are left out
                     bs:int=256    # images at once
                    )->Tensor:     # latents, (n, N), for `fid` and `kid`
     "Return the latents of the images that are there."
     if not hasattr(classifier, 'encode'):
-        raise MirrorError(f"features need a GapClassifier: found {type(classifier).__name__}; "
-                          "use GapClassifier.wrap(model, sample)")
+        raise MirrorError(f"features need a Classifier: found {type(classifier).__name__}; "
+                          "use Classifier.wrap(model, sample)")
     x = x[_present(x)]
     if not len(x): raise MirrorError("found no image to take features of: every one is missing")
     return _logits(lambda batch: classifier.encode(batch).z, x, bs)
@@ -424,7 +424,7 @@ def confidence_error(intended,               # an `Explanation`; or the intended
     return _mean_over((intended - achieved).abs(), reduction)
 
 # %% ../nbs/60_metrics.ipynb #7f1d5b21
-def path_features(classifier,     # the explained `GapClassifier`
+def path_features(classifier,     # the explained `Classifier`
                   ex,             # an `Explanation` by it
                   solver=None     # solver(z, source, target, k) -> z_k; None: the closed form
                  )->tuple:        # intended and achieved latents, each (B, K, N); NaN where nothing was drawn

@@ -22,7 +22,7 @@ from .core import MirrorError
 from .data import DATASETS, best_device, data_fingerprint, get_dls, get_folder_dls
 from .explainer import MirrorCFE
 from .explanation import Explanation
-from .features import GapClassifier, class_index, class_names
+from .features import Classifier, class_index, class_names
 from .images import (UnreadableImage, find_images, fit_image, images_below, oddities, read_image,
                               read_images)
 from .runs import (Progress, check_range, echo, echo_results, finish_run, get_judges, load_explainer,
@@ -35,7 +35,7 @@ from .training import get_recipe
 # %% ../nbs/91_own_images.ipynb #e7c4aa1e
 _HOW_TO_SAVE = ("save its weights alone, torch.save(model.state_dict(), 'weights.pth'), and name the network by "
                 "--arch; or explain it from Python, where it needs no file: "
-                "MirrorCFE(GapClassifier.wrap(model, sample)).fit(dls)")
+                "MirrorCFE(Classifier.wrap(model, sample)).fit(dls)")
 
 # What DataParallel, torch.compile and modules of Lightning put before the names of a network's weights.
 _WRAPPERS = 'module.', '_orig_mod.', 'model.', 'net.', 'network.'
@@ -69,7 +69,7 @@ def open_classifier(file,                   # folder or file of mirrorcfe, .safe
                     channels:int=3,         # of the images
                     size:int=64,            # pixels
                     normalise:str|None=None # input it was trained on, a name in `NORMALISE`; None: 'imagenet'
-                   )->GapClassifier:        # frozen
+                   )->Classifier:           # frozen
     "Read a classifier."
     file = Path(file).expanduser()
     stem = file.with_suffix('') if file.suffix in ('.safetensors', '.json') else file
@@ -211,7 +211,7 @@ CLASSIFIER_STEPS = 400  # fewest optimiser steps for a classifier of a folder
 def train_network(dls,                     # as `open_data` returns
                   widths=(32, 64, 128),    # channels of the stages
                   seed:int=0               # of weights, order and shifts
-                 )->GapClassifier:         # frozen `small_resnet`, `.accuracy` on the test images
+                 )->Classifier:            # frozen `small_resnet`, `.accuracy` on the test images
     "Train a classifier; few images are passed through more often."
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -222,7 +222,7 @@ def train_network(dls,                     # as `open_data` returns
 def get_network(dls,             # as `open_data` returns
                 role:str,        # 'classifier' or 'oracle'
                 folder=None      # where it is kept; None: nowhere
-               )->GapClassifier: # frozen, `.accuracy` on the test images
+               )->Classifier:    # frozen, `.accuracy` on the test images
     "Return a network for the data: from the folder, from the cache of a known dataset, or trained now."
     if folder and (folder/f'{role}.json').exists():
         try: return load_network(folder/role, dls.device)[0]

@@ -28,7 +28,7 @@ from .core import MirrorError
 from .data import best_device, class_rank, get_dls
 from .explainer import MirrorCFE
 from .explanation import Explanation
-from .features import GapClassifier, Normalise
+from .features import Classifier, Normalise
 from .images import in_markdown, look_of
 from .judges import panel_of, panel_problem, read_panel
 from .storage import (DamagedFile, MissingFile, new_folder, read_json, read_tensors, tensors_hash, write_json,
@@ -216,7 +216,7 @@ def open_network(arch:str,                # small_resnet, or a name of torchvisi
                  channels:int=3,          # of the images
                  size:int=64,             # pixels
                  normalise:str='imagenet' # a name in `NORMALISE`
-                )->GapClassifier:         # frozen
+                )->Classifier:            # frozen
     "Build a network around its weights and open it."
     if normalise not in NORMALISE:
         raise MirrorError(f"--normalise takes {', '.join(NORMALISE)}: found {normalise!r}")
@@ -232,7 +232,7 @@ def open_network(arch:str,                # small_resnet, or a name of torchvisi
     generator = torch.Generator().manual_seed(0)   # the same sample whenever the network is opened
     sample = torch.rand(2, channels, size, size, generator=generator)*2 - 1
     settings = NORMALISE[normalise]
-    net = GapClassifier.wrap(model, sample, classes, None if settings is None else Normalise(**settings))
+    net = Classifier.wrap(model, sample, classes, None if settings is None else Normalise(**settings))
     net.origin = dict(kind='torchvision', arch=arch, normalise=normalise)
     net.raw = weights
     return net

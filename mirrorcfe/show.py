@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from fastcore.basics import patch
 from .core import MirrorError
-from .features import GapClassifier
+from .features import Classifier
 from .ssc import pair_cams
 from .explanation import Explanation, check_masks
 from .explainer import MirrorCFE
@@ -326,7 +326,7 @@ def figure(self:Explanation,
 
 # %% ../nbs/40_show.ipynb #c2acd560
 @torch.no_grad()
-def evidence(classifier:GapClassifier, # the network explained
+def evidence(classifier:Classifier,    # the network explained
              x:Tensor,                 # images in [-1, 1], (B, C, H, W)
              source:Tensor,            # classes, int64 (B,)
              target:Tensor             # classes, int64 (B,)

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from . import __version__
 from .core import MirrorError
-from .features import GapClassifier
+from .features import Classifier
 
 # %% ../nbs/08_storage.ipynb #5a0e0003
 def expand(path    # file or folder, str or Path; may begin with ~
@@ -359,7 +359,7 @@ def write_nets(folder:Path,   # an existing one
 
 def read_about(path,                       # folder that `write_nets` filled
                kind:str,                   # the method
-               classifier:GapClassifier    # the network it shall explain
+               classifier:Classifier       # the network it shall explain
               )->dict:
     "Return the description; `MirrorError` for another method or another classifier."
     file = expand(path)/'about.json'

@@ -13,36 +13,38 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
-from .core import MirrorError
+from .core import MirrorError, height_width
 from .data import ImageSet, TensorLoader
 from .explainer import MirrorCFE
-from .images import UnreadableImage, find_images, from_bytes, printable, read_square, to_bytes
+from .images import UnreadableImage, check_fit, find_images, from_bytes, printable, read_fitted, to_bytes
 from .storage import (CannotWrite, DamagedFile, MissingFile, atomic, check_files, expand, json_hash, read_json,
                                read_tensors, reading, run_lock, sweep, tensors_hash, write_checksums,
                                write_json, write_tensors)
 
 # %% ../nbs/32_stream.ipynb #743be7f8
 class Files:
-    "Image files, read when they are needed: the square in the middle, scaled."
+    "Image files, read when they are needed, and cut or padded to one size."
     def __init__(self,
                  files:list,   # paths
-                 size:int,     # pixels wanted
+                 size,         # pixels wanted: the side of a square, or (height, width)
                  channels:int, # 1 grey, 3 colour
-                 root=None     # names are relative to it
+                 root=None,    # names are relative to it
+                 fit='middle'  # as for `read_fitted`
                 ):
         self.files = [Path(f) for f in files]
-        self.size, self.channels = size, channels
+        self.size, self.channels, self.fit = size, channels, check_fit(fit)
         self.names = [printable(os.path.relpath(f, root) if root else f) for f in self.files]
 
     def __len__(self): return len(self.files)
 
     def key(self):
-        "A hash of the names, sizes and dates of the files."
+        "A hash of the names, sizes and dates of the files, and of how they are brought to one size."
         def state(f):
             try: found = os.stat(f)
             except OSError: return None
             return found.st_size, found.st_mtime_ns
-        return json_hash([(n, state(f)) for n, f in zip(self.names, self.files)])
+        states = [(n, state(f)) for n, f in zip(self.names, self.files)]
+        return json_hash(states if self.fit == 'middle' else [self.fit, states])
 
     def read(self,
              start:int,   # first image
@@ -53,10 +55,10 @@ class Files:
         numbers = []
         bad = {}
         for i in range(start, stop):
-            try: images.append(read_square(self.files[i], self.size, self.channels))
+            try: images.append(read_fitted(self.files[i], self.size, self.channels, self.fit))
             except UnreadableImage as e: bad[i] = e.reason
             else: numbers.append(i)
-        x = from_bytes(torch.stack(images)) if images else torch.zeros(0, self.channels, self.size, self.size)
+        x = from_bytes(torch.stack(images)) if images else torch.zeros(0, self.channels, *height_width(self.size))
         return x, numbers, bad
 
 # %% ../nbs/32_stream.ipynb #46ef67bc
@@ -73,16 +75,17 @@ class InMemory:
     def read(self, start, stop): return self.images[slice(start, stop)][0], list(range(start, min(stop, len(self)))), {}
 
 def as_source(source,        # folder, list of files, `ImageSet` or `TensorLoader`
-              size:int=32,   # pixels, for files
-              channels:int=3 # 1 or 3, for files
+              size=32,       # for files, pixels: the side of a square, or (height, width)
+              channels:int=3,# 1 or 3, for files
+              fit='middle'   # for files, as for `read_fitted`
              ):              # `Files` or `InMemory`
     "Return a source of images."
     if isinstance(source, (Files, InMemory)): return source
     if isinstance(source, TensorLoader): source = source.dataset
     if isinstance(source, ImageSet): return InMemory(source)
-    if isinstance(source, (str, os.PathLike)): return Files(find_images(source), size, channels, expand(source))
+    if isinstance(source, (str, os.PathLike)): return Files(find_images(source), size, channels, expand(source), fit)
     if isinstance(source, (list, tuple)) and source and all(isinstance(f, (str, os.PathLike)) for f in source):
-        return Files(source, size, channels)
+        return Files(source, size, channels, fit=fit)
     found = type(source).__name__
     raise MirrorError(f"source must be a folder, a list of files, an ImageSet or a TensorLoader: found {found}")
 
@@ -232,12 +235,13 @@ def explain_folder(self:MirrorCFE,
                    bs:int=32,             # images explained at once: memory grows with bs times steps
                    chunk:int=256,         # images in a chunk
                    closed_loop:bool=True, # as for `explain`
-                   progress=True          # print a line a chunk; a function (done, total) is called instead
+                   progress=True,         # print a line a chunk; a function (done, total) is called instead
+                   fit:str='middle'       # files of other proportions: their 'middle', or 'whole' ones, padded
                   )->Streamed:
     "Explain any number of images into `out`, in the memory of one batch."
     if self.model is None:
         raise MirrorError("this explainer has no generator yet: call fit(dls), or MirrorCFE.load(path, classifier)")
-    source = as_source(source, self.model.size, self.model.channels)
+    source = as_source(source, self.model.size, self.model.channels, fit)
     out = expand(out)
     ks = self.grid(torch.linspace(0, 1, 21) if ks is None else ks)
     self._check_stream(source, target, keep, bs, chunk)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from fastprogress.fastprogress import progress_bar
 from .core import MirrorError
 from .classifiers import fast_bf16
-from .features import GapClassifier
+from .features import Classifier
 from .images import from_bytes
 from .augmentation import heavy_augment
 from .losses import cls_loss, gaussian_blur
@@ -46,7 +46,7 @@ class Student(nn.Module):
         return self.head(self.body(x).amax((2, 3)))
 
 # %% ../nbs/27_student.ipynb #60e789cd
-def train_student(classifier:GapClassifier,  # answers; not changed
+def train_student(classifier:Classifier,     # answers; not changed
                   x:Tensor,                  # training images, uint8 (n, C, H, W)
                   steps:int=600,             # optimiser steps
                   bs:int=64,                 # images in a step
@@ -109,7 +109,7 @@ def usual_steps(n:int   # training images
     "Return how long a student is trained: 600 steps, or 300 for fewer than 5,000 images."
     return 600 if n >= 5000 else 300
 
-def get_student(classifier:GapClassifier,  # answers; not changed
+def get_student(classifier:Classifier,     # answers; not changed
                 x:Tensor,                  # training images, uint8 (n, C, H, W)
                 steps:int|None=None,       # optimiser steps; None: `usual_steps`
                 progress:bool=False        # show a bar while training

@@ -16,7 +16,7 @@ from fastai.learner import Learner
 from fastcore.basics import AttrDict, patch, store_attr
 from .core import Mirror, MirrorError, check_pair, height_width, short_size
 from .multiclass import ClosedFormSolver, LBFGSSolver, NaiveSolver
-from .features import GapClassifier, check_images, frozen_copy, kfe_features
+from .features import Classifier, check_images, frozen_copy, kfe_features
 from .autoencoder import autoencoder_form, check_autoencoder, get_autoencoder
 from .classifiers import fast_bf16, shift
 from .data import ImageSet, as_loaders
@@ -93,7 +93,7 @@ def get_recipe(preset:str|Recipe='default', # 'default', 'paper', or a recipe
 class MirrorModel(nn.Module):
     "The frozen classifier, the mirror, and the generator that draws what lies on the path through it."
     def __init__(self,
-                 classifier:GapClassifier,  # frozen here; gradients flow through it
+                 classifier:Classifier,     # frozen here; gradients flow through it
                  shapes:list,               # (channels, size) of its maps, shallow to deep
                  channels:int,              # of the images
                  size,                      # their pixels: the side of a square, or (height, width)
@@ -130,7 +130,7 @@ class MirrorModel(nn.Module):
 
 # %% ../nbs/30_training.ipynb #735cecc2
 def get_solver(name:str,                   # 'closed', 'prob', 'naive' or 'lbfgs'
-               classifier:GapClassifier    # whose head is solved
+               classifier:Classifier       # whose head is solved
               ):                           # solver(z, source, target, k) -> z_k
     "Return the solver that moves latents."
     kinds = dict(closed=ClosedFormSolver, prob=partial(ClosedFormSolver, mode='prob'),
@@ -376,7 +376,7 @@ def _no_longer(steps, recipe):
     "At most four times the steps of the generator, so that a quick trial is quick."
     return steps if recipe.epochs else min(steps, 4*recipe.steps)
 
-def painting_networks(classifier:GapClassifier,  # the network to explain
+def painting_networks(classifier:Classifier,     # the network to explain
                       dls,                       # DataLoaders of (x in [-1, 1], y int64)
                       recipe:Recipe,             # decides which are needed
                       autoencoder=None,          # one to draw with; None: trained on the images, or cached
@@ -400,7 +400,7 @@ def painting_networks(classifier:GapClassifier,  # the network to explain
     return autoencoder, student
 
 # %% ../nbs/30_training.ipynb #cb62e4bc
-def mirror_game(classifier:GapClassifier,  # the network to explain; copied
+def mirror_game(classifier:Classifier,     # the network to explain; copied
                 x:Tensor,                  # some of the images, (B, C, H, W)
                 recipe:Recipe,             # see `get_recipe`
                 pair:tuple|None=None,      # two classes, or None for all pairs in one model
@@ -431,7 +431,7 @@ def mirror_game(classifier:GapClassifier,  # the network to explain; copied
     return game.to(x.device, memory_format=memory)
 
 # %% ../nbs/30_training.ipynb #f2d97738
-def mirror_learner(classifier:GapClassifier,       # the network to explain; copied
+def mirror_learner(classifier:Classifier,          # the network to explain; copied
                    dls,                            # DataLoaders of (x in [-1, 1], y), see `as_loaders`
                    preset:str|Recipe='default',    # 'default', 'paper' or a `Recipe`
                    pair:tuple|None=None,           # two classes, or None for all pairs in one model

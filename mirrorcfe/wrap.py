@@ -22,7 +22,7 @@ from fastai.data.transforms import IntToFloatTensor, Normalize
 from fastai.learner import Learner
 from fastcore.basics import patch
 from .core import MirrorError
-from .features import GapClassifier, Normalise, as_normalise, check_images, copy_network, usual_torch
+from .features import Classifier, Normalise, as_normalise, check_images, copy_network, usual_torch
 
 # %% ../nbs/04_wrap.ipynb #2e2cc443
 class _ModuleCall(NamedTuple):
@@ -131,7 +131,7 @@ def _to_nchw(o, layout, x):
 
 # %% ../nbs/04_wrap.ipynb #c6165729
 _ADVICE = ("Mirror-CFE needs logits = Linear(mean of a map over h and w): mirrorcfe.wrap.gap_head(model, dls) "
-           "gives the network such a head and trains it, or build GapClassifier(stages, head) from its parts")
+           "gives the network such a head and trains it, or build Classifier(stages, head) from its parts")
 
 def _refuse(found): raise MirrorError(f"{found}. {_ADVICE}")
 
@@ -583,16 +583,16 @@ def _feed(normalise, x):
 # %% ../nbs/04_wrap.ipynb #c19253c2
 @patch(cls_method=True)
 @usual_torch(train=True)
-def wrap(cls:GapClassifier,
+def wrap(cls:Classifier,
          model,                     # network of the form Linear(mean(map)), copied, not changed; or a fastai `Learner`
          sample:Tensor|None=None,   # a few images in [-1, 1] of the size to explain, (B, C, H, W); None: of the Learner
          classes:list|None=None,    # names of the classes; None: those of the Learner, else numbers
          normalise=None,            # callable from [-1, 1] images to what `model` was trained on, such as `Normalise()`
          stages:list|None=None      # names of the modules whose maps feed the skips; None: one map for each resolution
-        )->GapClassifier:           # a frozen copy, opened
+        )->Classifier:              # a frozen copy, opened
     "Find stages, pooling and head of `model` by running it; raises `MirrorError` naming the layer that does not fit."
     model, x, classes, normalise = _prepare(model, sample, classes, normalise)
-    if isinstance(model, GapClassifier): return model.freeze()
+    if isinstance(model, Classifier): return model.freeze()
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)*2 - 1
     probes = [('the sample', x), ('its first image alone', x[:1]), ('noise', noise)]
     logits = _reference_logits(model, [_feed(normalise, images) for _, images in probes])
@@ -723,7 +723,7 @@ def _with_new_head(model, x, dls, read, names, normalise, last, stages, wd):
     c = len(names) if names else int(y.max()) + 1
     accuracy = _accuracy(lambda x: model(feed(x)), dls.valid, read, x.device, c)
     if taps.stop: taps = _remove_unreached(taps, calls, feed(x))
-    gap = GapClassifier(taps, _fit_linear(z, y, c, wd), names, normalise, size=tuple(x.shape[2:])).freeze()
+    gap = Classifier(taps, _fit_linear(z, y, c, wd), names, normalise, size=tuple(x.shape[2:])).freeze()
     gap.in_channels = x.shape[1]
     return gap, accuracy
 
@@ -740,7 +740,7 @@ def gap_head(model,                 # any classifier with maps inside, copied, n
              normalise=None,        # callable from [-1, 1] images to what `model` takes; None: as `dls` normalises
              seed:int=0,            # of the training of `epochs`
              verbose:bool=True      # print how accurate the network was and is
-            )->GapClassifier:       # frozen; `.accuracy` on `dls.valid`, and `.accuracy_before`, None for other classes
+            )->Classifier:          # frozen; `.accuracy` on `dls.valid`, and `.accuracy_before`, None for other classes
     "Replace what follows the last map by an average and one linear layer, fitted to `dls.train`."
     if dls is None: dls = getattr(model, 'dls', None)
     if not (hasattr(dls, 'train') and hasattr(dls, 'valid')):

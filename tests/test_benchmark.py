@@ -20,7 +20,7 @@ from mirrorcfe.data import ImageSet, TensorLoader, get_dls
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.storage import CannotWrite
 from tiny import hash_of
-from mirrorcfe.features import GapClassifier
+from mirrorcfe.features import Classifier
 from mirrorcfe.judges import Judge, Panel
 
 class Pixels(nn.Module):
@@ -33,7 +33,7 @@ class Pixels(nn.Module):
         return torch.cat([left, right], 1)
 
 def network(gain):
-    net = GapClassifier([Pixels()], nn.Linear(2, 2), ['left', 'right'])
+    net = Classifier([Pixels()], nn.Linear(2, 2), ['left', 'right'])
     net.head.weight.data = gain*torch.tensor([[1., -1], [-1, 1]])
     net.head.bias.data = torch.zeros(2)
     return net.freeze()

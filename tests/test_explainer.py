@@ -304,7 +304,7 @@ def test_save_load(cfe, clf, x, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['e']
 
 class Plain(nn.Module):
-    "A network as people have it: no `GapClassifier`, only GAP and a linear layer."
+    "A network as people have it: no `Classifier`, only GAP and a linear layer."
     def __init__(self):
         super().__init__()
         self.a, self.b = nn.Conv2d(1, 8, 3, 2, 1), nn.Conv2d(8, 16, 3, 2, 1)

@@ -6,7 +6,7 @@ import numpy as np, pytest, torch
 from torch import nn
 from mirrorcfe.core import MirrorError
 from mirrorcfe.explanation import _ADDED_BY, Explanation, TargetConfidence, _tensors, two_ended
-from mirrorcfe.features import GapClassifier
+from mirrorcfe.features import Classifier
 from mirrorcfe.storage import write_tensors
 from tiny import tiny
 
@@ -132,7 +132,7 @@ def bright():
     head = nn.Linear(1, 3)
     head.weight.data = torch.tensor([[-4.], [4.], [0.]])
     head.bias.data = torch.tensor([0., 0., -1.])
-    return GapClassifier([nn.Identity()], head, ["dark", "bright", "grey"]).freeze()
+    return Classifier([nn.Identity()], head, ["dark", "bright", "grey"]).freeze()
 
 def test_two_ended():
     clf, x = bright(), torch.full((3, 1, 4, 4), -.5)

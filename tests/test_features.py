@@ -5,7 +5,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 from mirrorcfe.core import Mirror, MirrorError
-from mirrorcfe.features import GapClassifier, Normalise, cams, check_images, check_target, intended_probs, kfe_features
+from mirrorcfe.features import Classifier, Normalise, cams, check_images, check_target, intended_probs, kfe_features
 from mirrorcfe.multiclass import ClosedFormSolver, NaiveSolver, path_logits
 
 axioms = settings(deadline=None, max_examples=25)
@@ -133,7 +133,7 @@ def conv(c_in, c_out, stride=2):
 
 def make(seed=0, bias=True, **kw):
     torch.manual_seed(seed)
-    return GapClassifier([conv(1, 8), conv(8, 12)], nn.Linear(12, 5, bias=bias), **kw)
+    return Classifier([conv(1, 8), conv(8, 12)], nn.Linear(12, 5, bias=bias), **kw)
 
 x = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))*2 - 1
 
@@ -151,7 +151,7 @@ def test_encode_is_the_network():
 def test_stages_in_every_form():
     net = make().eval()
     for stages in (list(net.stages), tuple(net.stages), nn.Sequential(*net.stages)):
-        near(GapClassifier(stages, net.head).eval()(x), net(x), 1e-6)
+        near(Classifier(stages, net.head).eval()(x), net(x), 1e-6)
 
 def test_a_head_without_bias():
     net = make(bias=False).eval()
@@ -187,7 +187,7 @@ def test_fingerprint():
     again.load_state_dict(net.state_dict())
     assert again.fingerprint() == mark == net.double().fingerprint()
     torch.manual_seed(0)
-    wider = GapClassifier([conv(1, 9), conv(9, 12)], make().head)
+    wider = Classifier([conv(1, 9), conv(9, 12)], make().head)
     assert wider.fingerprint() != mark
 
 def test_the_fingerprint_covers_statistics_and_layers_without_weights():
@@ -237,12 +237,12 @@ REFUSED = {
     "target a fraction": (lambda: check_target(2.5, predicted, 10), "target must be an int"),
     "target a word": (lambda: check_target("nine", predicted, 10), "found 'nine'"),
     "normalise, channels": (lambda: Normalise()(x), "Normalise has 3 means, the images have 1 channel(s)"),
-    "head of two layers": (lambda: GapClassifier([conv(1, 8)], two_layers),
+    "head of two layers": (lambda: Classifier([conv(1, 8)], two_layers),
                            "the head must be one nn.Linear: found Sequential"),
     "too few class names": (lambda: make(classes=["a", "b"]), "2 class names for a head of 5 classes"),
-    "head of another network": (lambda: GapClassifier([conv(1, 8)], nn.Linear(12, 5))(x),
+    "head of another network": (lambda: Classifier([conv(1, 8)], nn.Linear(12, 5))(x),
                                 "the head reads 12 features, the last stage gives a map of shape (3, 8, 8, 8)"),
-    "stages that flatten": (lambda: GapClassifier([conv(1, 8), nn.Flatten()], nn.Linear(512, 5))(x),
+    "stages that flatten": (lambda: Classifier([conv(1, 8), nn.Flatten()], nn.Linear(512, 5))(x),
                             "gives a map of shape (3, 512)"),
     "cams of another map": (lambda: cams(f[:, :3], W), "found (2, 3, 4, 4) and (5, 12)"),
     "kfe, shapes": (lambda: kfe_features(f, z[:, :3]), "found (2, 12, 4, 4) and (2, 3)"),

@@ -12,7 +12,7 @@ from fastai.vision.data import ImageDataLoaders
 from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls, get_folder_dls
-from mirrorcfe.images import from_bytes, read_square
+from mirrorcfe.images import from_bytes, read_fitted
 from mirrorcfe.learner import learner_dls
 from mirrorcfe.wrap import to_images
 
@@ -99,7 +99,7 @@ def test_pictures_for_data_without_transforms(folder, tmp_path):
     cfe = learn.mirror(steps=1, bs=8, progress=False, **SHORT)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 24, 3), np.uint8)).save(tmp_path/"wide.png")
     ask = lambda x: learn.explain(x, mirror=cfe, ks=[0], closed_loop=False, on_same="mark")
-    assert torch.equal(ask(tmp_path/"wide.png").x[0], from_bytes(read_square(tmp_path/"wide.png", 16, 3)))
+    assert torch.equal(ask(tmp_path/"wide.png").x[0], from_bytes(read_fitted(tmp_path/"wide.png", 16, 3)))
     with pytest.raises(MirrorError, match="pictures must be files: found bytes"): ask(b"x")
 
 def test_the_mirror_that_was_made_is_used_and_made_again_alike(learn):
@@ -128,6 +128,6 @@ def test_what_cannot_be_is_refused(learn):
     with pytest.raises(MirrorError, match="Linear"): flat.explain()
 
 def test_a_range_that_is_not_understood_is_noticed(learn):
-    "A `GapClassifier` takes [-1, 1] as it is; trained on normalised batches it would be asked in the wrong range."
+    "A `Classifier` takes [-1, 1] as it is; trained on normalised batches it would be asked in the wrong range."
     with pytest.raises(MirrorError, match="off by .* in its logits"):
         Learner(learn.dls, small_resnet(2, 3, (8, 16), 32), loss_func=CrossEntropyLossFlat()).mirror(steps=2)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 from mirrorcfe.core import MirrorError
-from mirrorcfe.features import GapClassifier
+from mirrorcfe.features import Classifier
 from mirrorcfe.losses import gaussian_blur
 from mirrorcfe import metrics as m
 
@@ -20,7 +20,7 @@ def images(n=6, c=1, size=8, seed=0):
 
 def classifier(c=1, seed=0):
     torch.manual_seed(seed)
-    return GapClassifier([nn.Sequential(nn.Conv2d(c, 8, 3, padding=1), nn.ReLU())], nn.Linear(8, 3)).freeze()
+    return Classifier([nn.Sequential(nn.Conv2d(c, 8, 3, padding=1), nn.ReLU())], nn.Linear(8, 3)).freeze()
 
 def features(n=200, d=6, seed=0):
     "Normal features with one and the same covariance."

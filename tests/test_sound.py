@@ -17,7 +17,7 @@ from mirrorcfe.classifiers import classifier_learner, predict, small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import ImageSet, TensorLoader, as_loaders, get_dls, get_folder_dls
 from mirrorcfe.explainer import MirrorCFE
-from mirrorcfe.features import GapClassifier, Normalise, copy_network, describe, frozen_copy, pair_index
+from mirrorcfe.features import Classifier, Normalise, copy_network, describe, frozen_copy, pair_index
 from mirrorcfe.metrics import kid, oracle_features
 from mirrorcfe.own import class_pair, read_names, read_weights
 from mirrorcfe.runs import Progress, echo, load_network, save_network
@@ -38,7 +38,7 @@ def made(seed=0, kind=Net, **kw):
     torch.manual_seed(seed)
     return kind(**kw)
 
-def own(): return GapClassifier([made().a, made().b], made().fc, size=(16, 16)).freeze()
+def own(): return Classifier([made().a, made().b], made().fc, size=(16, 16)).freeze()
 
 images = torch.rand(24, 3, 16, 16, generator=torch.Generator().manual_seed(1))*2 - 1
 labels = torch.arange(24) % 4
@@ -50,8 +50,8 @@ def loaders(x=images, y=labels):
 def fitted(classifier, dls=None, **kw):
     return MirrorCFE(classifier, "paper", amp=False, **{"steps": 1, "width": 16} | kw).fit(dls or loaders(), 1, progress=False)
 
-KINDS = {"wrapped": lambda: GapClassifier.wrap(made(), images[:4]), "own": own,
-         "by functions": lambda: GapClassifier.wrap(made(kind=ByFunction), images[:4])}
+KINDS = {"wrapped": lambda: Classifier.wrap(made(), images[:4]), "own": own,
+         "by functions": lambda: Classifier.wrap(made(kind=ByFunction), images[:4])}
 
 class ByFunction(Net):
     "Its last map is no module's output."
@@ -83,7 +83,7 @@ def test_a_thread_does_not_hear_another():
             return x
     armed = []
     net = nn.Sequential(made().a, Waits(), made().b, nn.AdaptiveAvgPool2d(1), nn.Flatten(), made().fc)
-    gap = GapClassifier.wrap(net, images[:4])
+    gap = Classifier.wrap(net, images[:4])
     wanted = gap.encode(images[:2])
     armed.append(1)
     with ThreadPoolExecutor(1) as pool:
@@ -104,7 +104,7 @@ def everything(net):
 
 def same(a, b): return a[1:] == b[1:] and all(torch.equal(v, b[0][n]) for n, v in a[0].items())
 
-def parts(net): return GapClassifier([net.a, net.b], net.fc, size=(16, 16))
+def parts(net): return Classifier([net.a, net.b], net.fc, size=(16, 16))
 
 @pytest.mark.parametrize("use", [
     lambda net: fitted(net), lambda net: fitted(parts(net)), lambda net: gap_head(net, loaders(), verbose=False),
@@ -174,7 +174,7 @@ def with_parametrization():
 def test_networks_that_hold_results_are_opened(make):
     net = make().eval()
     wanted = net(images)
-    gap = GapClassifier.wrap(net, images[:4])
+    gap = Classifier.wrap(net, images[:4])
     torch.testing.assert_close(gap(images), wanted, rtol=1e-4, atol=1e-5)
     assert type(gap.head) is nn.Linear and torch.equal(copy_network(gap)(images), gap(images))
 
@@ -183,7 +183,7 @@ def test_what_cannot_be_copied_is_named(value, says):
     net = made()
     net.b.held = value
     with pytest.raises(MirrorError, match=f"attribute b.held, of {says}, cannot be copied"):
-        GapClassifier.wrap(net, images[:4])
+        Classifier.wrap(net, images[:4])
     with pytest.raises(MirrorError, match=f"attribute stages.1.held, of {says}"): frozen_copy(parts(net))
 
 # --- precision ------------------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def test_what_cannot_be_copied_is_named(value, says):
 def test_half_precision_is_named(kind):
     for x in (images, images.to(kind)):
         with pytest.raises(MirrorError, match=r"the weights are torch\..*call model.float\(\) first"):
-            GapClassifier.wrap(made().to(kind), x)
+            Classifier.wrap(made().to(kind), x)
 
 class Auto(Net):
     def forward(self, x):
@@ -200,12 +200,12 @@ class Auto(Net):
 
 def test_autocast_inside_is_named():
     with pytest.raises(MirrorError, match="gives torch.bfloat16: the network runs under autocast"):
-        GapClassifier.wrap(made(kind=Auto), images[:4])
+        Classifier.wrap(made(kind=Auto), images[:4])
 
 def test_double_networks_and_images_of_another_type_are_opened():
-    gap = GapClassifier.wrap(made().double(), images[:4])
+    gap = Classifier.wrap(made().double(), images[:4])
     assert gap(images.double()).dtype == torch.float64
-    for x in (images.double(), images.half()): assert GapClassifier.wrap(made(), x[:4])(images).dtype == torch.float32
+    for x in (images.double(), images.half()): assert Classifier.wrap(made(), x[:4])(images).dtype == torch.float32
 
 # --- normalisation --------------------------------------------------------------------------------------------------
 
@@ -214,7 +214,7 @@ STATISTICS = (.485, .456, .406), (.229, .224, .225)
 @pytest.mark.parametrize("foreign", [transforms.Normalize, v2.Normalize])
 def test_foreign_normalisation_is_of_images_from_0_to_1(foreign):
     net = made().eval()
-    gap = GapClassifier.wrap(net, images[:4], normalise=foreign(*STATISTICS))
+    gap = Classifier.wrap(net, images[:4], normalise=foreign(*STATISTICS))
     torch.testing.assert_close(gap(images), net(foreign(*STATISTICS)((images + 1)/2)), rtol=1e-4, atol=1e-5)
 
 @pytest.mark.parametrize("normalise, says", [
@@ -224,7 +224,7 @@ def test_foreign_normalisation_is_of_images_from_0_to_1(foreign):
     (nn.Sequential(transforms.Normalize(*STATISTICS)), "is a chain with a Normalize"),
     (lambda x: x["image"], "normalise= fails on images of shape"), (lambda x: [x], "normalise= returns list")])
 def test_what_normalises_nothing_is_refused(normalise, says):
-    with pytest.raises(MirrorError, match=says): GapClassifier.wrap(made(), images[:4], normalise=normalise)
+    with pytest.raises(MirrorError, match=says): Classifier.wrap(made(), images[:4], normalise=normalise)
 
 # --- fingerprints ---------------------------------------------------------------------------------------------------
 
@@ -240,7 +240,7 @@ class Steeper(Net):
     def forward(self, x): return self.fc(F.leaky_relu(self.b(self.a(x)), .3).mean((2, 3)))
 Steeper.__name__ = "Leaky"
 
-def wrapped(net=None, **kw): return GapClassifier.wrap(net or made(), images[:4], **kw).fingerprint()
+def wrapped(net=None, **kw): return Classifier.wrap(net or made(), images[:4], **kw).fingerprint()
 def changed(change):
     net = made()
     change(net)
@@ -275,7 +275,7 @@ def test_a_fingerprint_covers_what_decides_the_answer(monkeypatch):
     assert OTHERS["a function"]() != found["a function"]
 
 def test_running_does_not_change_a_fingerprint():
-    gap = GapClassifier.wrap(made(kind=Remembers), images[:4])
+    gap = Classifier.wrap(made(kind=Remembers), images[:4])
     mark = gap.fingerprint()
     gap(images)
     gap.accuracy = .9
@@ -288,10 +288,10 @@ def test_what_refers_to_itself_is_described():
 
 def test_an_explainer_is_refused_for_other_taps_and_another_normalisation(tmp_path):
     "Before anything is drawn."
-    fitted(GapClassifier.wrap(made(), images[:4], normalise=lambda x: 2*x)).save(tmp_path/"e")
+    fitted(Classifier.wrap(made(), images[:4], normalise=lambda x: 2*x)).save(tmp_path/"e")
     for kw in (dict(normalise=lambda x: 3*x), dict(normalise=lambda x: 2*x, stages=["b"])):
         with pytest.raises(MirrorError, match="trained for classifier"):
-            MirrorCFE.load(tmp_path/"e", GapClassifier.wrap(made(), images[:4], **kw))
+            MirrorCFE.load(tmp_path/"e", Classifier.wrap(made(), images[:4], **kw))
 
 # --- names ----------------------------------------------------------------------------------------------------------
 
@@ -300,19 +300,19 @@ def test_an_explainer_is_refused_for_other_taps_and_another_normalisation(tmp_pa
     {"dog": 1, "cat": 0, "owl": 3, "eel": 2}, {np.int64(i): n for i, n in enumerate(["cat", "dog", "eel", "owl"])},
     np.array(["cat", "dog", "eel", "owl"])])
 def test_names_are_in_the_order_of_their_numbers(classes):
-    assert GapClassifier.wrap(made(), images[:4], classes).classes == ["cat", "dog", "eel", "owl"]
+    assert Classifier.wrap(made(), images[:4], classes).classes == ["cat", "dog", "eel", "owl"]
 
 @pytest.mark.parametrize("classes, says", [
     (["a", "b", "a", "c"], "two classes have the name a"), ({0: "a", 1: "b", 2: "a", 3: "c"}, "have the name a"),
     ({1: "a", 2: "b", 3: "c", 4: "d"}, "must number them from 0 to 3"), ({"a": 0, "b": 0, "c": 1, "d": 2}, "from 0 to 3"),
     ({"a": "x", "b": "y", "c": "z", "d": "w"}, "from 0 to 3"), ("abcd", "put it into brackets"), ({0: "a"}, "1 class names")])
 def test_names_that_do_not_name_the_classes(classes, says):
-    with pytest.raises(MirrorError, match=says): GapClassifier.wrap(made(), images[:4], classes)
+    with pytest.raises(MirrorError, match=says): Classifier.wrap(made(), images[:4], classes)
 
 def test_a_name_is_a_name_before_it_is_a_number():
-    cfe = fitted(GapClassifier.wrap(made(), images[:4], ["1", "2", "3", "4"]), pair=("1", "2"))
+    cfe = fitted(Classifier.wrap(made(), images[:4], ["1", "2", "3", "4"]), pair=("1", "2"))
     assert cfe.pair == (0, 1)
-    cfe = fitted(GapClassifier.wrap(made(), images[:4], ["1", "2", "3", "4"]))
+    cfe = fitted(Classifier.wrap(made(), images[:4], ["1", "2", "3", "4"]))
     x = images[cfe.classifier(images).argmax(1) != 2]
     by_name, by_tensor = (cfe.explain(x, t, ks=[0, 1]).target for t in ("3", torch.tensor(2)))
     assert by_name.tolist() == by_tensor.tolist() == cfe.explain(x, np.array(["3"]*len(x)), ks=[1]).target.tolist() == [2]*len(x)
@@ -552,5 +552,5 @@ def test_names_that_are_numbers_mean_the_same_everywhere(tmp_path):
     assert dls.pair == class_pair(["1", "2"], names) == pair_index(("1", "2"), names) == (0, 1)
     with pytest.raises(MirrorError, match="class 1 may be the one called 1"): get_folder_dls(tmp_path/"d", pair=(1, 2))
     with pytest.raises(MirrorError, match="class 1 may be"): get_folder_dls(tmp_path/"d", without=1)
-    method = CycleGAN(GapClassifier([made().a, made().b], made().fc, names, size=(16, 16)), pair=("1", "2"))
+    method = CycleGAN(Classifier([made().a, made().b], made().fc, names, size=(16, 16)), pair=("1", "2"))
     assert method.pair == (0, 1)

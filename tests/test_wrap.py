@@ -18,7 +18,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet, resnet18
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 from mirrorcfe.core import MirrorError
 from mirrorcfe.explainer import MirrorCFE
-from mirrorcfe.features import GapClassifier, Normalise
+from mirrorcfe.features import Classifier, Normalise
 from mirrorcfe.wrap import Tap, Taps, gap_head, plain_tensor, to_images
 
 SHORT = dict(autoencoder_steps=2, student_steps=2)   # networks that hardly know anything, made in no time
@@ -93,7 +93,7 @@ def row(library, name):
     "One line of the table."
     model = build(library, name).eval()
     x = F.interpolate(images, 128) if name == "inception_v3" else images
-    try: net = GapClassifier.wrap(model, x)
+    try: net = Classifier.wrap(model, x)
     except MirrorError as e:
         reason = str(e).split(". Mirror-CFE")[0].split(" (without it")[0]
         return f"| {library} | {name} | refused | | | | {reason} |"
@@ -105,7 +105,7 @@ def row(library, name):
     last = net.stages.names[-1]
     return f"| {library} | {name} | opened | {stages} | {net.n_features} | {error} | last map: `{last}` |"
 
-HEADING = """# What `GapClassifier.wrap` opens
+HEADING = """# What `Classifier.wrap` opens
 
 `python tests/test_wrap.py` writes this page and `tests/test_wrap.py` compares it.
 The networks have random weights (seed 0) and ten classes, since only their structure is tried; they see two images of
@@ -195,7 +195,7 @@ def test_wrap(name, n):
     model = GOOD[name]()
     state = copy.deepcopy(model.state_dict())
     mode = model.training
-    net = GapClassifier.wrap(model, rgb[:n], classes=list("abcde"))
+    net = Classifier.wrap(model, rgb[:n], classes=list("abcde"))
     maps, z, logits = net.encode(rgb)
     near(logits, copy.deepcopy(model).eval()(rgb), 1e-5)
     near(net.logits_of(maps[-1].mean((2, 3))), logits, 1e-5)
@@ -214,7 +214,7 @@ def test_opened_as_a_module(name):
     "Gradients reach the image as in the network itself, bf16 and batches of one agree, and so does an unpickled copy."
     torch.manual_seed(0)
     model = GOOD[name]().eval()
-    net = GapClassifier.wrap(model, rgb)
+    net = Classifier.wrap(model, rgb)
     a = rgb.clone().requires_grad_()
     b = rgb.clone().requires_grad_()
     net(a).square().sum().backward()
@@ -234,16 +234,16 @@ def test_opened_as_a_module(name):
 
 def test_wrap_keeps_the_normalisation():
     model = GOOD["pooling a module"]().eval()
-    near(GapClassifier.wrap(model, rgb, normalise=Normalise())(rgb), model(Normalise()(rgb)), 1e-5)
+    near(Classifier.wrap(model, rgb, normalise=Normalise())(rgb), model(Normalise()(rgb)), 1e-5)
 
 def test_grey_images_for_a_network_of_colours():
     def repeat(x): return x.expand(-1, 3, -1, -1)
-    net = GapClassifier.wrap(sequential(*GAP, nn.Linear(12, 5)), rgb[:, :1], normalise=repeat)
+    net = Classifier.wrap(sequential(*GAP, nn.Linear(12, 5)), rgb[:, :1], normalise=repeat)
     assert net.in_channels == 1 and net(rgb[:, :1]).shape == (3, 5)
 
 def test_the_same_twice():
-    net = GapClassifier.wrap(Functional(), rgb)
-    again = GapClassifier.wrap(net, rgb)
+    net = Classifier.wrap(Functional(), rgb)
+    again = Classifier.wrap(net, rgb)
     assert again is not net and torch.equal(again(rgb), net(rgb)) and again.n_features == 12
 
 def test_not_square():
@@ -251,7 +251,7 @@ def test_not_square():
     x = torch.rand(2, 3, 16, 24)*2 - 1
     for name in ("pooling a module", "channels last", "tokens", "tokens behind a class token"):
         model = GOOD[name]().eval()
-        maps = GapClassifier.wrap(model, x).features(x)
+        maps = Classifier.wrap(model, x).features(x)
         assert maps[-1].shape == (2, 12, 4, 6)
         last = Taps(model, ["1" if name == "pooling a module" else "two"])(x)[0]
         near(maps[-1], last.tanh() if name in ("channels last", "tokens") else last, 1e-5)
@@ -267,22 +267,22 @@ STAGES = {
 def test_stages(name):
     "Stages end between blocks, not inside the first bottleneck of the next."
     torch.manual_seed(0)
-    net = GapClassifier.wrap(torchvision_model(name), images[:1])
+    net = Classifier.wrap(torchvision_model(name), images[:1])
     assert net.stages.names == STAGES[name].split()
     heights = [f.shape[2] for f in net.features(images[:1])]
     assert heights == sorted(heights, reverse=True)
 
 def test_stages_by_hand():
     model = ResNet(BasicBlock, [1]*4, 10)
-    def names(*stages): return GapClassifier.wrap(model, images, stages=list(stages)).stages.names
+    def names(*stages): return Classifier.wrap(model, images, stages=list(stages)).stages.names
     assert names("layer3", "layer1") == ["layer1", "layer3", "layer4"]
     assert names() == ["layer4"]
     assert names("layer2", "layer4") == ["layer2", "layer4"]
 
 def test_the_head_is_taken_out_of_the_stages():
     "It is in `net.head`; only a head that runs at every place stays, where the layers behind it need its map."
-    assert isinstance(GapClassifier.wrap(Functional(), rgb).stages.model.fc, nn.Identity)
-    net = GapClassifier.wrap(sequential(nn.Conv2d(12, 5, 1), *GAP), rgb)
+    assert isinstance(Classifier.wrap(Functional(), rgb).stages.model.fc, nn.Identity)
+    net = Classifier.wrap(sequential(nn.Conv2d(12, 5, 1), *GAP), rgb)
     assert isinstance(net.stages.model[2], nn.Conv2d)
 
 class Fails(nn.Module):
@@ -348,9 +348,9 @@ UNFIT = {
 def test_wrap_names_the_layer_and_the_way_out(name):
     torch.manual_seed(0)
     make, says = UNFIT[name]
-    with pytest.raises(MirrorError) as e: GapClassifier.wrap(make(), rgb)
+    with pytest.raises(MirrorError) as e: Classifier.wrap(make(), rgb)
     message = str(e.value)
-    assert says in message and "gap_head(model, dls)" in message and "GapClassifier(stages, head)" in message
+    assert says in message and "gap_head(model, dls)" in message and "Classifier(stages, head)" in message
 
 class Turns(Functional):
     "Its logits change their sign where `turned(x)` holds."
@@ -365,12 +365,12 @@ TURNED = {"its first image alone": lambda x: len(x) == 1, "noise": lambda x: x.s
 def test_what_is_found_must_hold_beyond_the_sample(where):
     torch.manual_seed(0)
     with pytest.raises(MirrorError, match=f"do not give the network's logits on {where}: they differ by up to"):
-        GapClassifier.wrap(Turns(TURNED[where]), rgb*.1)
+        Classifier.wrap(Turns(TURNED[where]), rgb*.1)
 
 def test_the_errors_without_a_norm_are_right():
     torch.manual_seed(0)
     model = sequential(*GAP, nn.LayerNorm(12), nn.Linear(12, 5)).eval()
-    with pytest.raises(MirrorError) as e: GapClassifier.wrap(model, rgb)
+    with pytest.raises(MirrorError) as e: Classifier.wrap(model, rgb)
     with torch.no_grad():
         f = model[:2](rgb)
         out = model(rgb)
@@ -382,7 +382,7 @@ def test_the_errors_without_a_norm_are_right():
 good = sequential(*GAP, nn.Linear(12, 5))
 deep = ResNet(BasicBlock, [1]*4, 10)
 googlenet = partial(torchvision_model, "googlenet", init_weights=False)
-wrap = GapClassifier.wrap
+wrap = Classifier.wrap
 REFUSED = {
     "no sample": (lambda: wrap(good, rgb[:0]), "the sample is empty"),
     "no sample at all": (lambda: wrap(good), "give a few images of the size to explain"),
@@ -473,11 +473,11 @@ def test_a_map_that_is_changed_in_place_is_read_as_the_network_reads_it():
 def test_a_learner():
     "Network, images and names from the Learner; its batches turned back where it normalises them."
     dls = digits()
-    net = GapClassifier.wrap(Learner(dls, sequential(*GAP, nn.Linear(12, 10)), loss_func=F.cross_entropy))
+    net = Classifier.wrap(Learner(dls, sequential(*GAP, nn.Linear(12, 10)), loss_func=F.cross_entropy))
     assert net.classes == dls.vocab and net.size == (32, 32) and net.normalise is None
     assert to_images(dls)[1] is None
     with pytest.raises(MirrorError, match="gap_head"):
-        GapClassifier.wrap(Learner(dls, flattened(), loss_func=F.cross_entropy))
+        Classifier.wrap(Learner(dls, flattened(), loss_func=F.cross_entropy))
 
 def test_a_plain_tensor_has_no_subclass():
     class Marked(torch.Tensor): pass
@@ -498,7 +498,7 @@ def test_the_generator_takes_the_maps(name):
     dls = digits(n=16, size=64)
     model = FOR_THE_GENERATOR[name]()
     if name == "function": model[0].fc = nn.Linear(12, 10)
-    net = GapClassifier.wrap(model, dls.train.one_batch()[0])
+    net = Classifier.wrap(model, dls.train.one_batch()[0])
     dls.train.n_inp = 1
     cfe = MirrorCFE(net, amp=False, **SHORT).fit(dls, 1, progress=False)
     x, _ = dls.valid.one_batch()

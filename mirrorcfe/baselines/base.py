@@ -20,7 +20,7 @@ from .. import __version__
 from ..core import MirrorError, height_width, short_size
 from ..storage import (expand, json_hash, new_folder, read_about, read_nets, read_tensors, tensors_hash,
                                write_nets, write_tensors)
-from ..features import GapClassifier, check_images, check_target, frozen_copy, pair_index, usual_torch
+from ..features import Classifier, check_images, check_target, frozen_copy, pair_index, usual_torch
 from ..data import TensorLoader
 from ..explanation import Explanation, two_ended
 from ..game import BaseRecipe, Game, game_learner, pick_recipe
@@ -30,7 +30,7 @@ from ..ssc import halvings, stride_of, strided_conv
 class Baseline:
     "A method that explains a frozen classifier."
     def __init__(self,
-                 classifier:GapClassifier   # the network explained; copied
+                 classifier:Classifier      # the network explained; copied
                 ): self.classifier = frozen_copy(classifier)
 
     def fit(self, dls=None, **kwargs):
@@ -53,7 +53,7 @@ class PreparedBaseline(Baseline):
     "A baseline with presets whose `fit` computes tensors that can be kept in a file."
     presets = {}   # name -> constants, a frozen dataclass that checks itself
     def __init__(self,
-                 classifier:GapClassifier,  # the network explained; copied
+                 classifier:Classifier,     # the network explained; copied
                  preset:str='paper',        # 'paper' or 'cpu'
                  **changes                  # constants to replace
                 ):
@@ -92,7 +92,7 @@ def _read_file(path):
 @patch(cls_method=True)
 def load(cls:PreparedBaseline,
          path:str|Path,             # file that `save` wrote
-         classifier:GapClassifier   # the network it was fitted for
+         classifier:Classifier      # the network it was fitted for
         )->PreparedBaseline:
     "Return the method as it was saved; a file of another method or for another classifier is refused."
     path = expand(path)
@@ -151,7 +151,7 @@ class GameMethod:
     nested = {}      # name of an attribute -> class of the `GameMethod` that this one is made of
     of_pair = True   # whether the pair of the data is the method's
     def __init__(self,
-                 classifier:GapClassifier,     # the network explained; copied
+                 classifier:Classifier,        # the network explained; copied
                  preset='paper',               # name of a preset, or a recipe
                  pair:tuple|None=None,         # two classes; None: that of the data given to `fit`
                  seed:int=0,                   # of weights, order and noise
@@ -237,7 +237,7 @@ def save(self:GameMethod,
 @patch(cls_method=True)
 def load(cls:GameMethod,
          path,                       # folder that `save` made
-         classifier:GapClassifier    # the network it was trained for
+         classifier:Classifier       # the network it was trained for
         ):                           # as it was when saved
     "Read a trained method; one of another kind or for another classifier is refused."
     about = read_about(path, cls.__name__, classifier)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from fastcore.basics import AttrDict, patch
 from ..core import MirrorError
-from ..features import GapClassifier
+from ..features import Classifier
 from ..game import SCHEDULES, Game
 from .base import (GameMethod, ImageDecoder, ImageEncoder, MethodRecipe, ToImage, TrainedBaseline,
                                       by_class, gan_loss)
@@ -62,7 +62,7 @@ class DCGAN(GameMethod):
         return game.G.G(torch.randn(n, self.recipe.z, generator=rng, device=device))
 
 # %% ../../nbs/54_c3lt.ipynb #f1457073
-def map_distance(classifier:GapClassifier,  # whose maps are compared
+def map_distance(classifier:Classifier,     # whose maps are compared
                  a:Tensor,                  # images, (B, C, H, W)
                  b:Tensor                   # images of the same shape
                 )->Tensor:                  # scalar
@@ -70,7 +70,7 @@ def map_distance(classifier:GapClassifier,  # whose maps are compared
     maps = zip(classifier.features(a)[:2], classifier.features(b)[:2])
     return sum((u - v).abs().mean() for u, v in maps)/2
 
-def perceptual(classifier:GapClassifier, a:Tensor, b:Tensor)->Tensor:
+def perceptual(classifier:Classifier, a:Tensor, b:Tensor)->Tensor:
     "Return the mean of the L1 distances in pixels and at two depths."
     return ((a - b).abs().mean() + 2*map_distance(classifier, a, b))/3
 
@@ -106,7 +106,7 @@ class GanAutoencoder(GameMethod):
     presets = ENCODERS
     nested = dict(gan=DCGAN)
     def __init__(self,
-                 classifier:GapClassifier,   # the network explained; frozen
+                 classifier:Classifier,      # the network explained; frozen
                  preset='paper',             # name of a preset, for the DCGAN too, or the encoder's recipe
                  pair:tuple|None=None,       # two classes; None: that of the data given to `fit`, else all
                  seed:int=0,                 # of weights, order and noise
@@ -254,7 +254,7 @@ class C3LT(TrainedBaseline):
     presets = C3LTS
     nested = dict(autoencoder=GanAutoencoder)
     def __init__(self,
-                 classifier:GapClassifier,              # the network explained; frozen
+                 classifier:Classifier,                 # the network explained; frozen
                  preset='paper',                        # name of a preset, for DCGAN and encoder too, or a recipe
                  pair:tuple|None=None,                  # two classes; None: that of the autoencoder, or of the data
                  seed:int=0,                            # of weights, order and noise

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from fastcore.basics import patch
 from ..core import MirrorError
-from ..features import GapClassifier, check_images
+from ..features import Classifier, check_images
 from ..explanation import Explanation, two_ended
 from .base import Baseline
 
@@ -18,7 +18,7 @@ from .base import Baseline
 class Floor(Baseline):
     "A method without training: `explain(x, target)` returns what costs nothing."
     def __init__(self,
-                 classifier:GapClassifier   # the network explained; frozen
+                 classifier:Classifier      # the network explained; frozen
                 ):
         super().__init__(classifier)
         self.real = None    # training images, after `fit`

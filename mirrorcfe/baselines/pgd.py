@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from ..core import MirrorError
-from ..features import GapClassifier, usual_torch
+from ..features import Classifier, usual_torch
 from ..explanation import Explanation, two_ended
 from .base import Baseline
 
@@ -20,7 +20,7 @@ from .base import Baseline
 class PGD(Baseline):
     "Targeted projected gradient descent (Madry et al., 2018)."
     def __init__(self,
-                 classifier:GapClassifier,  # the network explained; frozen
+                 classifier:Classifier,     # the network explained; frozen
                  eps:float=64/255,          # radius of the ball: largest change of a pixel, in units of [0, 1] images
                  alpha:float=1/255,         # change of a pixel in a step, in units of [0, 1] images
                  steps:int=1000,            # number of steps
