@@ -31,7 +31,8 @@ def open_explainer_and_data(explainer,    # folder that `demo` or `train` wrote
     model, oracle, about = load_explainer(explainer, device)
     classes = about['classes']
     source = data or about['dataset']
-    try: dls = match_classes(open_data(source, about['size'], about['in_channels'], device=device), classes)
+    fit = about.get('fit')
+    try: dls = match_classes(open_data(source, about['size'], about['in_channels'], device=device, fit=fit), classes)
     except MirrorError as e:
         if data: raise
         raise MirrorError(f"{e}; the explainer was trained on {source}: give the images by --data") from None

@@ -9,8 +9,8 @@ from mirrorcfe.benchmark import markdown_table
 from mirrorcfe.core import MirrorError
 from mirrorcfe.runs import md_table
 from mirrorcfe.stream import Files
-from mirrorcfe.images import (SUFFIXES, UnreadableImage, find_images, fit_image, from_bytes, images_below, in_markdown,
-                              cut_middle, look_of, oddities, printable, read_image, read_images, read_fitted,
+from mirrorcfe.images import (SUFFIXES, UnreadableImage, cut_middle, find_images, fit_image, from_bytes, images_below,
+                              in_markdown, look_of, oddities, printable, read_fitted, read_image, read_images,
                               to_bytes, to_picture, to_tensor)
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs links, pipes and names of POSIX")
