@@ -29,8 +29,8 @@ from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
 from .core import MirrorError, check_class, height_width, short_size, whole_number
 from .features import class_index, pair_index
-from .images import (UnreadableImage, check_fit, frame_around, from_bytes, images_below, printable,
-                              read_fitted)
+from .images import (UnreadableImage, check_fit, check_levels, frame_around, from_bytes, images_below,
+                              printable, read_fitted)
 from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, expand, json_hash, read_tensors,
                                reading, tensor_bytes, tensors_hash, workspace, write_tensors, writing)
 
@@ -460,14 +460,15 @@ def _file_state(file):
     except OSError: return os.path.realpath(file), None, None
     return os.path.realpath(file), found.st_size, found.st_mtime_ns
 
-def _decode(file, size, channels, fit):
-    try: return read_fitted(file, size, channels, fit)
+def _decode(file, size, channels, fit, levels):
+    try: return read_fitted(file, size, channels, fit, levels)
     except UnreadableImage as e: return e
 
 def decode_files(files:list,    # paths
                  size,          # pixels wanted: the side of a square, or (height, width)
                  channels:int,  # 1 grey, 3 colour
                  progress=None, # function (done, total), called now and then
+                 levels=None,   # as for `read_image`
                  fit='middle'   # as for `read_fitted`
                 )->tuple:       # images, uint8 (N, C, H, W); list of (position, `UnreadableImage`)
     "Read many image files, cut or padded to one size."
@@ -475,7 +476,9 @@ def decode_files(files:list,    # paths
     h, w = height_width(size)
     shape = (len(files), channels, h, w)
     bad = []
-    key = [2, channels, [_file_state(f) for f in files]] + (['whole'] if fit == 'whole' else [])
+    levels = check_levels(levels)
+    key = [2, channels, [_file_state(f) for f in files]] + ([levels] if levels else [])
+    if fit == 'whole': key.append(fit)
     kept = cache_dir()/'images'/f"{h if h == w else f'{h}x{w}'}px-{json_hash(key)}.safetensors"
     if len(files) >= KEEP_FROM:
         try:
@@ -484,10 +487,11 @@ def decode_files(files:list,    # paths
         except MissingFile: pass
         except (MirrorError, KeyError) as e: warnings.warn(f"the images are decoded again: {e}")
     x = torch.zeros(shape, dtype=torch.uint8)
+    decode = partial(_decode, size=size, channels=channels, fit=fit, levels=levels)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(files), 256):
             some = files[start:start + 256]
-            for i, image in enumerate(pool.map(partial(_decode, size=size, channels=channels, fit=fit), some), start):
+            for i, image in enumerate(pool.map(decode, some), start):
                 if isinstance(image, UnreadableImage): bad.append((i, image))
                 else: x[i] = image
             if progress: progress(start + len(some), len(files))
@@ -551,7 +555,7 @@ def _read_faces(root=None, attribute='Mouth_Slightly_Open', size=64, progress=No
         raise MirrorError(f"{len(lost):,} of {len(files):,} images are not in {folder}: {', '.join(lost[:3])} ...")
     ids = np.array([int(Path(f).stem) for f in files])
     order = np.argsort(ids)
-    x, bad = decode_files([folder/files[i] for i in order], size, 3, progress, fit)
+    x, bad = decode_files([folder/files[i] for i in order], size, 3, progress, fit=fit)
     if bad: raise DamagedFile(f"{bad[0][1].file} is damaged: {bad[0][1].reason}; delete it and fetch it again")
     y = torch.from_numpy(has[order, names.index(attribute)].astype(np.int64))
     return [(x[i], y[i]) for i in block_split(ids[order])]
@@ -609,11 +613,11 @@ def _left_out(path, files, bad, most=5):
     if len(bad) > most: some += ' ...'
     return f"{len(bad):,} of {len(files):,} images cannot be read and are left out: {some}"
 
-def _read_folder(root=None, path=None, channels=3, size=64, progress=None, fit='middle'):
+def _read_folder(root=None, path=None, channels=3, size=64, progress=None, levels=None, fit='middle'):
     "Images and labels of a folder, uint8 (N, C, H, W) and int64 (N,): training, validation, test."
     classes, parts = _folder_parts(path)
     files = [f for part, _ in parts for f in part]
-    x, bad = decode_files(files, size, channels, progress, fit)
+    x, bad = decode_files(files, size, channels, progress, levels, fit)
     readable = np.ones(len(files), bool)
     readable[[i for i, _ in bad]] = False
     start = 0
@@ -629,16 +633,17 @@ def _read_folder(root=None, path=None, channels=3, size=64, progress=None, fit='
     if bad: warnings.warn(_left_out(path, files, bad))
     return out
 
-def _folder_spec(path, channels=3, root=None):
+def _folder_spec(path, channels=3, root=None, levels=None):
     "The `DataSpec` of a folder; a relative one is looked for here, then below `root`."
     if channels not in (1, 3): raise MirrorError(f"channels must be 1 (grey) or 3 (colour): found {channels!r}")
+    levels = check_levels(levels)
     places = [expand(path), _data_folder(root)[0]/path] if str(path) else []
     for found in places:
         if not found.is_dir(): continue
         classes = tuple(_folder_parts(found)[0])
-        read = partial(_read_folder, path=found.resolve(), channels=channels)
+        read = partial(_read_folder, path=found.resolve(), channels=channels, levels=levels)
         return DataSpec('folder', found.name, classes, read, channels=channels, native=0, size=64, sized=True,
-                        fit='middle', source=f'images in the folder {found.name}')
+                        fit='middle', levels=levels, source=f'images in the folder {found.name}')
     raise MirrorError(f"no folder {path!r}: it must have a subfolder of images for each class, "
                       "or train/, val/ and test/ with them")
 
@@ -664,6 +669,7 @@ class DataSpec:
     sized:bool=False      # `read` takes size=, progress= and fit= too and gives images of that size
     fit:str='whole'       # images of other proportions: 'whole' ones with a border, or their 'middle'
     attribute:str=''      # what the two classes are about, where they are chosen from many
+    levels:tuple|None=None # numbers that are black and white in files of more than 8 bits; None: by their format
 
 # %% ../nbs/10_data.ipynb #32932394
 _digit_names = tuple('0123456789')
@@ -807,10 +813,11 @@ def get_dls(name:str='digits',       # a name in `DATASETS`, 'celeba_hq:ATTRIBUT
 
 def get_folder_dls(path,             # folder with one subfolder for each class, or with train/, val/ and test/
                    channels:int=3,   # 3 colour, 1 grey
+                   levels=None,      # black and white in files of more than 8 bits; None: by the format
                    **kwargs          # as for `get_dls`: size, fit, bs, seed, n_train, steps, pair, device, progress, without
                   )->DataLoaders:    # as `get_dls` returns
     "Load a folder of images, in grey if wanted."
-    return _loaders(_folder_spec(path, channels), **kwargs)
+    return _loaders(_folder_spec(path, channels, levels=levels), **kwargs)
 
 # %% ../nbs/10_data.ipynb #e1ab9e2d
 def data_fingerprint(dls:DataLoaders   # as `get_dls` returns

@@ -177,6 +177,26 @@ def _invert(measured, wanted):
     low, high = measured.gather(1, right - 1), measured.gather(1, right)
     return right - 1 + ((wanted - low)/(high - low).clamp_min(1e-6)).clamp(0, 1)
 
+# %% ../nbs/31_explainer.ipynb #611e2668
+@patch
+@torch.no_grad()
+def latent_probs(self:MirrorCFE,
+                 encoded:Encoded,   # the sources, looked at by the classifier
+                 source:Tensor,     # classes moved away from, int64 (B,)
+                 target:Tensor,     # classes moved to, int64 (B,)
+                 ks:Tensor          # steps, (K,)
+                )->tuple[Tensor,Tensor]: # (B, K, n_classes); residual at k = 1 in logits, (B,), 0: reached
+    "Return the probabilities that the latents have at every step, and by how much they miss the swap at the last."
+    model = self.model
+    probs = intended_probs(encoded.logits, source, target, ks)
+    residual = model.solve.residual(encoded.z, source, target).to(probs)
+    missed = residual > 1e-3*encoded.logits.abs().amax(1).clamp_min(1)   # more than rounding
+    if missed.any():
+        steps = (model.solve(encoded.z, source, target, k.expand(len(source))) for k in ks)
+        of_latents = torch.stack([model.F.logits_of(z).softmax(-1) for z in steps], 1)
+        probs = torch.where(missed[:, None, None], of_latents.to(probs), probs)
+    return probs, residual
+
 # %% ../nbs/31_explainer.ipynb #3a1e000e
 def _first_true(hits, none):
     "Position of the first true of each row, (B, 1); `none` where there is none."
@@ -204,7 +224,7 @@ def calibrate(self:MirrorCFE,
     "Return, for each image, the steps whose drawn images have the confidences that `ks` intend."
     grid = torch.linspace(0, reach, 1 + round((coarse - 1)*reach), dtype=ks.dtype, device=source.device)
     path, logits = self.draw_path(encoded, source, target, grid.expand(len(source), -1), bs)
-    intended = intended_probs(encoded.logits, source, target, ks).clamp_min(1e-30).log()
+    intended = self.latent_probs(encoded, source, target, ks)[0].clamp_min(1e-30).log()
     drawn_ks = (grid[1]*_invert(_log_odds(logits, target), _log_odds(intended, target))).clamp(max=1)
     if blur_sigma and len(source):
         flipped = _leads(logits, target)
@@ -379,12 +399,13 @@ def explain(self:MirrorCFE,
     moves = source != target
     part = _rows(encoded, moves)
     s, t = source[moves], target[moves]
+    probs, residual = self.latent_probs(part, s, t, ks)
     drawn_ks = self.calibrate(part, s, t, ks, blur_sigma, bs=bs) if closed_loop else ks.expand(len(s), -1)
     path, logits = self.draw_path(part, s, t, drawn_ks, bs, progress)
     ex = Explanation(x=x, source=source, target=target, ks=ks, path=_fill_rows(path, moves),
-                     intended_probs=_fill_rows(intended_probs(part.logits, s, t, ks), moves),
+                     intended_probs=_fill_rows(probs, moves),
                      achieved_probs=_fill_rows(logits.softmax(2), moves), classes=self.model.F.classes,
-                     truth=truth, drawn_ks=_fill_rows(drawn_ks, moves))
+                     truth=truth, drawn_ks=_fill_rows(drawn_ks, moves), residual=_fill_rows(residual, moves))
     if requested is not None:
         at = self.draw_at_confidence(part, s, t, requested[moves], closed_loop, bs)
         filled = {name: _fill_rows(v, moves) for name, v in vars(at).items() if name not in ('p', 'tol')}

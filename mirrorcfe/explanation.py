@@ -35,6 +35,7 @@ class Explanation:
     target_confidence:object=None        # `TargetConfidence`: images drawn at requested confidences, if any were
     believed:Tensor|None=None   # share of a panel's votes for the target: first CFE, last image, (B, 2)
     unlike:Tensor|None=None     # distance of `x` from the training images; above 1: unlike them, (B,)
+    residual:Tensor|None=None   # distance of the latents' logits at `k = 1` from the exact swap, (B,); 0: reached
 
     __hash__ = None             # its tensors may change, so it cannot be a key
 
@@ -198,6 +199,14 @@ def _on_source(one):
     if one.unlike is not None and one.unlike[0] > 1:
         yield f'the source is unlike the training images ({one.unlike[0]:.1f} times as far from them as is usual)'
 
+def _on_latents(one):
+    "What is wrong with the latents' own path, if anything."
+    if not (one.ks[0] == 0 and one.ks[-1] == 1): return
+    swapped = pick_class(one.intended_probs, one.source)[0, 0].item()   # what the target has after an exact swap
+    meant = one.intended[0, -1].item()
+    if swapped - meant > SHORT_BY:
+        yield f'the swap has no latent: the nearest gives the target {meant:.2f} instead of {swapped:.2f}'
+
 @patch(as_prop=True)
 def verdict(self:Explanation)->list: # B strings
     "What is to be known of each result beside its status."
@@ -207,6 +216,7 @@ def verdict(self:Explanation)->list: # B strings
         says = [reason if reason else _on_belief(one, self.classes[one.target[0]]), *_on_source(one)]
         meant = one.intended[0, -1].item()
         reached = one.achieved[0, -1].item()
+        says += _on_latents(one)
         if status == 'found' and meant - reached > SHORT_BY:
             says.append(f'found, not fully reflected: {reached:.2f} where {meant:.2f} was meant')
         out.append('; '.join(says))
@@ -234,6 +244,7 @@ def table(self:Explanation):  # a pandas DataFrame, B rows
     if self.believed is not None:
         columns |= dict(believed_first=self.believed[:, 0].tolist(), believed_last=self.believed[:, 1].tolist())
     if self.unlike is not None: columns['unlike'] = self.unlike.tolist()
+    if self.residual is not None: columns['residual'] = self.residual.tolist()
     columns |= dict(confidence_first=at_first(self.achieved).tolist(), l1_first=at_first(self.difference).tolist(),
                     confidence_last=self.achieved[:, -1].tolist(), l1_last=self.difference[:, -1].tolist(),
                     confidence_error=(self.intended - self.achieved).abs().mean(1).tolist(), reason=self.reason)
@@ -375,7 +386,8 @@ def _misfit(v, n):
     if v['ks'].ndim != 1: return 'ks'
     B, K = len(v['x']), len(v['ks'])
     shapes = dict(source=(B,), target=(B,), truth=(B,), path=(B, K, *v['x'].shape[1:]), intended_probs=(B, K, n),
-                  achieved_probs=(B, K, n), drawn_ks=(B, K), believed=(B, 2), unlike=(B,))
+                  achieved_probs=(B, K, n), drawn_ks=(B, K), believed=(B, 2), unlike=(B,),
+                  residual=(B,))
     for name, shape in shapes.items():
         if name in v and tuple(v[name].shape) != shape: return name
     for name in ('source', 'target', 'truth'):

@@ -138,9 +138,10 @@ def _through_transforms(learn, items):
                           f"({type(e).__name__}: {e}): give files or pictures that learn.predict takes, or images as a "
                           "tensor (B, C, H, W) in [-1, 1]") from e
 
-def _without_transforms(files, gap, fit):
+def _without_transforms(files, gap, spec):
     "Picture files for a learner whose data have no item transforms, such as those of `get_dls`."
-    return from_bytes(torch.stack([read_fitted(f, gap.size, gap.in_channels, fit) for f in files]))
+    how = getattr(spec, 'fit', 'whole'), getattr(spec, 'levels', None)
+    return from_bytes(torch.stack([read_fitted(f, gap.size, gap.in_channels, *how) for f in files]))
 
 def _as_images(learn, x, gap):
     "Images (B, C, H, W) in [-1, 1], and their labels or None."
@@ -157,7 +158,7 @@ def _as_images(learn, x, gap):
     if not all(isinstance(f, (str, os.PathLike)) for f in items):
         raise MirrorError("these data have no item transforms, so pictures must be files: "
                           f"found {type(items[0]).__name__}")
-    return _without_transforms(items, gap, getattr(getattr(learn.dls, 'spec', None), 'fit', 'whole')), None
+    return _without_transforms(items, gap, getattr(learn.dls, 'spec', None)), None
 
 # %% ../nbs/33_learner.ipynb #d91b0f7e
 @patch

@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from .core import MirrorError, height_width
 from .data import ImageSet, TensorLoader
 from .explainer import MirrorCFE
-from .images import UnreadableImage, check_fit, find_images, from_bytes, printable, read_fitted, to_bytes
+from .images import (UnreadableImage, check_fit, check_levels, find_images, from_bytes, printable,
+                              read_fitted, to_bytes)
 from .storage import (CannotWrite, DamagedFile, MissingFile, atomic, check_files, expand, json_hash, read_json,
                                read_tensors, reading, run_lock, sweep, tensors_hash, write_checksums,
                                write_json, write_tensors)
@@ -29,22 +30,26 @@ class Files:
                  size,         # pixels wanted: the side of a square, or (height, width)
                  channels:int, # 1 grey, 3 colour
                  root=None,    # names are relative to it
+                 levels=None,  # numbers that are black and white in files of more than 8 bits; None: by the format
                  fit='middle'  # as for `read_fitted`
                 ):
         self.files = [Path(f) for f in files]
-        self.size, self.channels, self.fit = size, channels, check_fit(fit)
+        self.size = size
+        self.channels = channels
+        self.levels = check_levels(levels)
+        self.fit = check_fit(fit)
         self.names = [printable(os.path.relpath(f, root) if root else f) for f in self.files]
 
     def __len__(self): return len(self.files)
 
     def key(self):
-        "A hash of the names, sizes and dates of the files, and of how they are brought to one size."
+        "A hash of the names, sizes and dates of the files, of the levels, and of how they are brought to one size."
         def state(f):
             try: found = os.stat(f)
             except OSError: return None
             return found.st_size, found.st_mtime_ns
-        states = [(n, state(f)) for n, f in zip(self.names, self.files)]
-        return json_hash(states if self.fit == 'middle' else [self.fit, states])
+        files = [(n, state(f)) for n, f in zip(self.names, self.files)]
+        return json_hash([files, self.levels] + ([self.fit] if self.fit == 'whole' else []))
 
     def read(self,
              start:int,   # first image
@@ -55,7 +60,7 @@ class Files:
         numbers = []
         bad = {}
         for i in range(start, stop):
-            try: images.append(read_fitted(self.files[i], self.size, self.channels, self.fit))
+            try: images.append(read_fitted(self.files[i], self.size, self.channels, self.fit, self.levels))
             except UnreadableImage as e: bad[i] = e.reason
             else: numbers.append(i)
         x = from_bytes(torch.stack(images)) if images else torch.zeros(0, self.channels, *height_width(self.size))
@@ -77,21 +82,23 @@ class InMemory:
 def as_source(source,        # folder, list of files, `ImageSet` or `TensorLoader`
               size=32,       # for files, pixels: the side of a square, or (height, width)
               channels:int=3,# 1 or 3, for files
+              levels=None,   # black and white, as for `Files`
               fit='middle'   # for files, as for `read_fitted`
              ):              # `Files` or `InMemory`
     "Return a source of images."
     if isinstance(source, (Files, InMemory)): return source
     if isinstance(source, TensorLoader): source = source.dataset
     if isinstance(source, ImageSet): return InMemory(source)
-    if isinstance(source, (str, os.PathLike)): return Files(find_images(source), size, channels, expand(source), fit)
+    if isinstance(source, (str, os.PathLike)):
+        return Files(find_images(source), size, channels, expand(source), levels, fit)
     if isinstance(source, (list, tuple)) and source and all(isinstance(f, (str, os.PathLike)) for f in source):
-        return Files(source, size, channels, fit=fit)
+        return Files(source, size, channels, levels=levels, fit=fit)
     found = type(source).__name__
     raise MirrorError(f"source must be a folder, a list of files, an ImageSet or a TensorLoader: found {found}")
 
 # %% ../nbs/32_stream.ipynb #0d62cc08
 _COLUMNS = ('image', 'source', 'target', 'status', 'first_k', 'confidence_first', 'l1_first',
-            'confidence_last', 'l1_last', 'confidence_error', 'reason')
+            'confidence_last', 'l1_last', 'confidence_error', 'residual', 'reason')
 
 @torch.no_grad()
 def _predicted(cfe, x):
@@ -235,19 +242,22 @@ def explain_folder(self:MirrorCFE,
                    bs:int=32,             # images explained at once: memory grows with bs times steps
                    chunk:int=256,         # images in a chunk
                    closed_loop:bool=True, # as for `explain`
+                   levels=None,           # black and white in files of more than 8 bits; None: by the format
                    progress=True,         # print a line a chunk; a function (done, total) is called instead
                    fit:str='middle'       # files of other proportions: their 'middle', or 'whole' ones, padded
                   )->Streamed:
     "Explain any number of images into `out`, in the memory of one batch."
-    if self.model is None:
+    model = self.model
+    if model is None:
         raise MirrorError("this explainer has no generator yet: call fit(dls), or MirrorCFE.load(path, classifier)")
-    source = as_source(source, self.model.size, self.model.channels, fit)
+    source = as_source(source, model.size, model.channels, levels, fit)
     out = expand(out)
     ks = self.grid(torch.linspace(0, 1, 21) if ks is None else ks)
     self._check_stream(source, target, keep, bs, chunk)
     n = len(source)
-    about = dict(format=3, images=source.key(), n=n, classifier=self.classifier.fingerprint(),
-                 generator=tensors_hash(self.model.G), recipe=json_hash(asdict(self.recipe)), pair=self.pair,
+    about = dict(format=4, images=source.key(), n=n, classifier=self.classifier.fingerprint(),
+                 generator=tensors_hash(model.G), recipe=json_hash(asdict(self.recipe)), pair=self.pair,
+                 autoencoder=None if model.autoencoder is None else tensors_hash(model.autoencoder),
                  ks=[round(k, 6) for k in ks.tolist()], target=repr(target), keep=keep, chunk=int(chunk),
                  closed_loop=bool(closed_loop))
     about = json.loads(json.dumps(about))   # as it will be read back
