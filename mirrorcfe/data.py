@@ -199,7 +199,7 @@ def read_labels(y,            # numbers (B,) or (B, 1), one-hot (B, C), or names
 
 # %% ../nbs/10_data.ipynb #2f031b5a
 class LabelledLoader:
-    "A loader of anybody's, whose batches are images in single precision and class numbers."
+    "Wraps any loader: its batches become images in single precision and class numbers."
     def __init__(self,
                  dl,            # torch or fastai `DataLoader`, or any iterable of batches with a length
                  names:list,    # of the classes
@@ -832,7 +832,7 @@ def data_fingerprint(dls:DataLoaders   # as `get_dls` returns
 
 # %% ../nbs/10_data.ipynb #bf6e8509
 def _contents(dataset):
-    "Return what tells a dataset from another: all of its images and labels where they are in memory, else its files."
+    "Return what identifies a dataset: all of its images and labels where they are in memory, else its files."
     if isinstance(dataset, ImageSet): return tensors_hash(dict(x=dataset.x, y=dataset.y))
     if tensors := getattr(dataset, 'tensors', None): return tensors_hash({str(i): v for i, v in enumerate(tensors)})
     items = getattr(dataset, 'samples', None) or getattr(dataset, 'items', None)
