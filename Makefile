@@ -21,7 +21,7 @@ endif
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 8 ] && n=8; echo $$n)
 NBTEST  := OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS)
 
-.PHONY: help install demo test export sync nbtest pytest slow notebooks readme docs clean distclean
+.PHONY: help install demo test export sync nbtest pytest slow notebooks readme docs look clean distclean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -77,6 +77,9 @@ readme: $(STAMP)  ## README.md from nbs/index.ipynb
 
 docs: $(STAMP)  ## the documentation site into _docs (with Quarto where it is installed)
 	@$(BIN)/python tools/docs.py
+
+look: $(STAMP)  ## a sheet for each data set: the best, median and worst three results by the panel of judges
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/look.py
 
 clean:  ## what a run leaves behind, but not .venv
 	@rm -rf _docs _proc build dist out mirrorcfe-out* .pytest_cache .hypothesis

@@ -59,6 +59,9 @@ def train(
     pair:list=None,
     # image size in pixels; without it, that of the classifier or of the dataset, 64 for a folder
     size:int=None,
+    # numbers that are black and white in image files of more than 8 bits, such as --levels 0 4095;
+    # without it, as their format says
+    levels:list=None,
     steps:int=800,            # optimiser steps
     preset:str='default',     # preset of the training: default or paper
     seed:int=0,               # seed of weights, data order and noise
@@ -85,6 +88,8 @@ def explain(
     out:str='mirrorcfe-out-explain',  # folder for the results; if it is not empty, a number is added to its name
     invert:bool=False,                # swap dark and bright first
     crop:bool=False,                  # cut the margin off first, so that the content is as large as in training
+    # numbers that are black and white in image files of more than 8 bits; without it, those of the training
+    levels:list=None,
     device:str='auto',                # cpu, cuda or mps; auto takes the best there is
 ):
     "Explain your own image files with a saved explainer, and write pictures and numbers into a folder."
@@ -102,6 +107,8 @@ def evaluate(
     pair:list=None,
     n:int=300,                         # images in each direction, at most
     steps:int=100,                     # steps from source to reflection; the first counterfactual is one of them
+    # numbers that are black and white in image files of more than 8 bits; without it, those of the training
+    levels:list=None,
     out:str='mirrorcfe-out-evaluate',  # folder for the results; if it is not empty, a number is added to its name
     device:str='auto',                 # cpu, cuda or mps; auto takes the best there is
 ):
@@ -139,8 +146,8 @@ class UsageError(ValueError):
 
 # What stands for the value of an option in the help; N for the others
 PLACEHOLDERS = dict(out='FOLDER', explainer='FOLDER', data='DATA', classifier='FILE', classes='FILE', images='IMAGE',
-                    pair='CLASS', target='CLASS', target_confidence='P', arch='NAME', normalise='INPUT', preset='NAME',
-                    device='NAME', format='FORMAT')
+                    pair='CLASS', target='CLASS', target_confidence='P', levels='LEVEL', arch='NAME',
+                    normalise='INPUT', preset='NAME', device='NAME', format='FORMAT')
 
 def parse(name:str,   # of a command
           argv:list   # words behind it

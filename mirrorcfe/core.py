@@ -20,7 +20,7 @@ def whole_number(value,        # an integer of Python, NumPy or torch
                  low:int=1,    # least value
                  name:str='n'  # what the message calls it
                 )->int:        # Python's
-    "Return `value` as an int, or raise `MirrorError` if it is none of `low` or more."
+    "Return `value` as an int, or raise `MirrorError` unless it is a whole number of at least `low`."
     try: n = None if isinstance(value, bool) else operator.index(value)
     except TypeError: n = None
     if n is None or n < low: raise MirrorError(f"{name} must be a whole number of {low} or more: found {value!r}")

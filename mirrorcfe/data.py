@@ -29,7 +29,7 @@ from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
 from .core import MirrorError, check_class, whole_number
 from .features import class_index, pair_index
-from .images import UnreadableImage, from_bytes, images_below, printable, read_square
+from .images import UnreadableImage, check_levels, from_bytes, images_below, printable, read_square
 from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, expand, json_hash, read_tensors,
                                reading, tensor_bytes, tensors_hash, workspace, write_tensors, writing)
 
@@ -198,7 +198,7 @@ def read_labels(y,            # numbers (B,) or (B, 1), one-hot (B, C), or names
 
 # %% ../nbs/10_data.ipynb #2f031b5a
 class LabelledLoader:
-    "A loader of anybody's, whose batches are images in single precision and class numbers."
+    "Wraps any loader: its batches become images in single precision and class numbers."
     def __init__(self,
                  dl,            # torch or fastai `DataLoader`, or any iterable of batches with a length
                  names:list,    # of the classes
@@ -440,20 +440,23 @@ def _file_state(file):
     except OSError: return os.path.realpath(file), None, None
     return os.path.realpath(file), found.st_size, found.st_mtime_ns
 
-def _decode(file, size, channels):
-    try: return read_square(file, size, channels)
+def _decode(file, size, channels, levels):
+    try: return read_square(file, size, channels, levels)
     except UnreadableImage as e: return e
 
 def decode_files(files:list,    # paths
                  size:int,      # pixels wanted
                  channels:int,  # 1 grey, 3 colour
-                 progress=None  # function (done, total), called now and then
+                 progress=None, # function (done, total), called now and then
+                 levels=None    # as for `read_image`
                 )->tuple:       # images, uint8 (N, C, size, size); list of (position, `UnreadableImage`)
     "Read the square in the middle of many image files."
     _check_memory(len(files), channels, size)
     shape = (len(files), channels, size, size)
     bad = []
-    kept = cache_dir()/'images'/f'{size}px-{json_hash([2, channels, [_file_state(f) for f in files]])}.safetensors'
+    levels = check_levels(levels)
+    key = [2, channels, [_file_state(f) for f in files]] + ([levels] if levels else [])
+    kept = cache_dir()/'images'/f'{size}px-{json_hash(key)}.safetensors'
     if len(files) >= KEEP_FROM:
         try:
             x = read_tensors(kept)[1]['x']
@@ -461,10 +464,11 @@ def decode_files(files:list,    # paths
         except MissingFile: pass
         except (MirrorError, KeyError) as e: warnings.warn(f"the images are decoded again: {e}")
     x = torch.zeros(shape, dtype=torch.uint8)
+    decode = partial(_decode, size=size, channels=channels, levels=levels)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(files), 256):
             some = files[start:start + 256]
-            for i, image in enumerate(pool.map(partial(_decode, size=size, channels=channels), some), start):
+            for i, image in enumerate(pool.map(decode, some), start):
                 if isinstance(image, UnreadableImage): bad.append((i, image))
                 else: x[i] = image
             if progress: progress(start + len(some), len(files))
@@ -586,11 +590,11 @@ def _left_out(path, files, bad, most=5):
     if len(bad) > most: some += ' ...'
     return f"{len(bad):,} of {len(files):,} images cannot be read and are left out: {some}"
 
-def _read_folder(root=None, path=None, channels=3, size=64, progress=None):
+def _read_folder(root=None, path=None, channels=3, size=64, progress=None, levels=None):
     "Images and labels of a folder, uint8 (N, C, size, size) and int64 (N,): training, validation, test."
     classes, parts = _folder_parts(path)
     files = [f for part, _ in parts for f in part]
-    x, bad = decode_files(files, size, channels, progress)
+    x, bad = decode_files(files, size, channels, progress, levels)
     readable = np.ones(len(files), bool)
     readable[[i for i, _ in bad]] = False
     start = 0
@@ -606,16 +610,17 @@ def _read_folder(root=None, path=None, channels=3, size=64, progress=None):
     if bad: warnings.warn(_left_out(path, files, bad))
     return out
 
-def _folder_spec(path, channels=3, root=None):
+def _folder_spec(path, channels=3, root=None, levels=None):
     "The `DataSpec` of a folder; a relative one is looked for here, then below `root`."
     if channels not in (1, 3): raise MirrorError(f"channels must be 1 (grey) or 3 (colour): found {channels!r}")
+    levels = check_levels(levels)
     places = [expand(path), _data_folder(root)[0]/path] if str(path) else []
     for found in places:
         if not found.is_dir(): continue
         classes = tuple(_folder_parts(found)[0])
-        read = partial(_read_folder, path=found.resolve(), channels=channels)
+        read = partial(_read_folder, path=found.resolve(), channels=channels, levels=levels)
         return DataSpec('folder', found.name, classes, read, channels=channels, native=0, size=64, sized=True,
-                        source=f'images in the folder {found.name}')
+                        levels=levels, source=f'images in the folder {found.name}')
     raise MirrorError(f"no folder {path!r}: it must have a subfolder of images for each class, "
                       "or train/, val/ and test/ with them")
 
@@ -640,6 +645,7 @@ class DataSpec:
     edge:bool=False       # the border of `pad` repeats the outermost pixels
     sized:bool=False      # `read` takes size= and progress= too and gives images of that size
     attribute:str=''      # what the two classes are about, where they are chosen from many
+    levels:tuple|None=None # numbers that are black and white in files of more than 8 bits; None: by their format
 
 # %% ../nbs/10_data.ipynb #32932394
 _digit_names = tuple('0123456789')
@@ -779,10 +785,11 @@ def get_dls(name:str='digits',       # a name in `DATASETS`, 'celeba_hq:ATTRIBUT
 
 def get_folder_dls(path,             # folder with one subfolder for each class, or with train/, val/ and test/
                    channels:int=3,   # 3 colour, 1 grey
+                   levels=None,      # black and white in files of more than 8 bits; None: by the format
                    **kwargs          # as for `get_dls`: size, bs, seed, n_train, steps, pair, device, progress, without
                   )->DataLoaders:    # as `get_dls` returns
     "Load a folder of images, in grey if wanted."
-    return _loaders(_folder_spec(path, channels), **kwargs)
+    return _loaders(_folder_spec(path, channels, levels=levels), **kwargs)
 
 # %% ../nbs/10_data.ipynb #e1ab9e2d
 def data_fingerprint(dls:DataLoaders   # as `get_dls` returns
@@ -797,7 +804,7 @@ def data_fingerprint(dls:DataLoaders   # as `get_dls` returns
 
 # %% ../nbs/10_data.ipynb #bf6e8509
 def _contents(dataset):
-    "Return what tells a dataset from another: all of its images and labels where they are in memory, else its files."
+    "Return what identifies a dataset: all of its images and labels where they are in memory, else its files."
     if isinstance(dataset, ImageSet): return tensors_hash(dict(x=dataset.x, y=dataset.y))
     if tensors := getattr(dataset, 'tensors', None): return tensors_hash({str(i): v for i, v in enumerate(tensors)})
     items = getattr(dataset, 'samples', None) or getattr(dataset, 'items', None)

@@ -288,7 +288,7 @@ def train(self:Classifier,
 @contextmanager
 def eval_mode(model:nn.Module   # any network
              ):                 # yields it
-    "Put a network in eval mode for a while."
+    "Put a network in eval mode inside a `with` block; each of its parts gets its own mode back."
     was = {m: m.training for m in model.modules()}
     model.eval()
     try: yield model
@@ -338,7 +338,7 @@ def frozen_copy(classifier:Classifier      # not changed
 @contextmanager
 def usual_torch(train:bool=False   # with gradients, and single precision as the default type
                ):
-    "Compute as PyTorch does before anything is switched; the caller finds his switches as they were."
+    "Compute with PyTorch's default switches inside a `with` block; the caller's own are restored afterwards."
     with ExitStack() as stack:
         for kind in ('cpu', 'cuda', 'mps'):
             if torch.is_autocast_enabled(kind): stack.enter_context(torch.autocast(kind, enabled=False))
@@ -398,7 +398,7 @@ _NO_PART_OF_THE_ANSWER = {'training', 'classes', 'size', 'in_channels', 'frozen'
                           'history'}
 
 def _own_code(cls):
-    "The methods of a class, and of those it inherits from, that no library brings."
+    "The methods of a class, and of those it inherits from, that come from no library."
     classes = [c for c in cls.__mro__ if c.__module__.partition('.')[0] not in _LIBRARIES]
     return [[n, f] for c in classes for n, f in sorted(vars(c).items())
             if isinstance(f, FunctionType) and (n == '__call__' or not n.startswith('__'))]

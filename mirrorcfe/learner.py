@@ -138,11 +138,13 @@ def _through_transforms(learn, items):
                           f"({type(e).__name__}: {e}): give files or pictures that learn.predict takes, or images as a "
                           "tensor (B, C, H, W) in [-1, 1]") from e
 
-def _without_transforms(files, gap, middle):
+def _without_transforms(files, gap, spec):
     "Picture files for a learner whose data have no item transforms, such as those of `get_dls`."
     height, width = gap.size
+    middle = getattr(spec, 'name', '') == 'folder'
+    levels = getattr(spec, 'levels', None)
     def fit(picture): return middle_square(picture, height) if middle else picture.resize((width, height))
-    pictures = [fit(read_image(f, gap.in_channels)) for f in files]
+    pictures = [fit(read_image(f, gap.in_channels, levels=levels)) for f in files]
     return from_bytes(torch.stack([to_tensor(p) for p in pictures]))
 
 def _as_images(learn, x, gap):
@@ -160,8 +162,7 @@ def _as_images(learn, x, gap):
     if not all(isinstance(f, (str, os.PathLike)) for f in items):
         raise MirrorError("these data have no item transforms, so pictures must be files: "
                           f"found {type(items[0]).__name__}")
-    middle = getattr(getattr(learn.dls, 'spec', None), 'name', '') == 'folder'
-    return _without_transforms(items, gap, middle), None
+    return _without_transforms(items, gap, getattr(learn.dls, 'spec', None)), None
 
 # %% ../nbs/33_learner.ipynb #d91b0f7e
 @patch

@@ -25,13 +25,15 @@ from .runs import (Progress, check_range, echo, get_judges, judges_table, load_e
 def open_explainer_and_data(explainer,    # folder that `demo` or `train` wrote
                             data,         # folder or dataset; None: what it was trained on
                             device,       # where both go
-                            pair=None     # two classes, by name or number; None: those of the explainer
+                            pair=None,    # two classes, by name or number; None: those of the explainer
+                            levels=None   # black and white in files of more than 8 bits; None: as in training
                            )->tuple:      # `MirrorCFE`, oracle, what was kept with it, DataLoaders, the pair as numbers
     "Read an explainer, and load images of its classes."
     model, oracle, about = load_explainer(explainer, device)
     classes = about['classes']
     source = data or about['dataset']
-    try: dls = match_classes(open_data(source, about['size'], about['in_channels'], device=device), classes)
+    how = dict(device=device, levels=levels or about.get('levels'))
+    try: dls = match_classes(open_data(source, about['size'], about['in_channels'], **how), classes)
     except MirrorError as e:
         if data: raise
         raise MirrorError(f"{e}; the explainer was trained on {source}: give the images by --data") from None
@@ -172,6 +174,7 @@ def evaluate(explainer='mirrorcfe-out',    # folder that `demo` or `train` wrote
              pair:list|None=None,          # two classes, by name or number; None: those of the explainer
              n:int=300,                    # images a direction, at most
              steps:int=100,                # from source to reflection; the first counterfactual is one of them
+             levels:list|None=None,        # black and white in files of more than 8 bits; None: as in training
              out='mirrorcfe-out-evaluate', # folder for the results
              device='auto'                 # cpu, cuda or mps; auto: the best there is
             ):
@@ -180,7 +183,7 @@ def evaluate(explainer='mirrorcfe-out',    # folder that `demo` or `train` wrote
     check_range('steps', steps, 2, 1000)
     new = results_folder(out)
     device = best_device(device)
-    model, oracle, about, dls, pair = open_explainer_and_data(explainer, data, device, pair)
+    model, oracle, about, dls, pair = open_explainer_and_data(explainer, data, device, pair, levels)
     panel = load_panel(explainer, device) or get_judges(dls)
     train = dls.train.dataset
     rows = []

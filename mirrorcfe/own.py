@@ -83,18 +83,18 @@ def open_classifier(file,                   # folder or file of mirrorcfe, .safe
     return open_network(arch, weights, classes, channels, size, normalise or 'imagenet')
 
 # %% ../nbs/91_own_images.ipynb #2803aa20
-def _colour_spread(file):
+def _colour_spread(file, levels):
     "Return the largest difference between the channels of one pixel, 0 to 255."
-    pixels = np.asarray(read_image(file, 3, near=32).resize((32, 32)), int)
+    pixels = np.asarray(read_image(file, 3, near=32, levels=levels).resize((32, 32)), int)
     return int(np.ptp(pixels, axis=2).max())
 
-def _is_grey(folder, most=50, tolerance=8):
+def _is_grey(folder, levels=None, most=50, tolerance=8):
     "Whether about `most` of a folder's images, those that can be read, are grey."
     spreads = []
     with warnings.catch_warnings(record=True):   # whoever reads all of them says what is doubtful
         files = images_below(folder)
         for f in files[::max(1, len(files)//most)]:
-            with contextlib.suppress(UnreadableImage): spreads.append(_colour_spread(f))
+            with contextlib.suppress(UnreadableImage): spreads.append(_colour_spread(f, levels))
     return bool(spreads) and max(spreads) <= tolerance
 
 def open_data(data:str,           # folder, or name of a dataset
@@ -102,7 +102,8 @@ def open_data(data:str,           # folder, or name of a dataset
               channels:int=0,     # 1 grey, 3 colour; 0: as the pictures are
               bs:int=64,          # images in a batch
               device='cpu',       # where the batches are
-              seed:int=0          # of their order
+              seed:int=0,         # of their order
+              levels=None         # black and white in files of more than 8 bits; None: by the format
              ):                   # DataLoaders, as `get_dls` returns
     "Load a folder or a dataset."
     kw = dict(size=size or None, bs=bs, device=device, seed=seed)
@@ -111,8 +112,8 @@ def open_data(data:str,           # folder, or name of a dataset
     folder = Path(str(data).removeprefix('folder:')).expanduser()
     if not folder.is_dir():
         raise MirrorError(f"{data} is neither a folder nor a dataset: the datasets are {', '.join(DATASETS)}")
-    channels = channels or (1 if _is_grey(folder) else 3)
-    return get_folder_dls(folder, channels, progress=Progress('reading images'), **kw)
+    channels = channels or (1 if _is_grey(folder, levels) else 3)
+    return get_folder_dls(folder, channels, levels, progress=Progress('reading images'), **kw)
 
 # %% ../nbs/91_own_images.ipynb #9ee9a3b5
 def match_classes(dls,           # as `open_data` returns; changed
@@ -189,17 +190,18 @@ def open_classifier_and_data(file,      # of the classifier; None: none is given
                              data,      # folder, or name of a dataset
                              bs,        # images in a batch
                              device,    # where both go
-                             seed       # of the order of the batches
+                             seed,      # of the order of the batches
+                             levels=None # black and white in files of more than 8 bits; None: by the format
                             )->tuple:   # the classifier or None, DataLoaders
     "Read a classifier and load images that fit it."
-    if not file: return None, open_data(data, size, 0, bs, device, seed)
+    if not file: return None, open_data(data, size, 0, bs, device, seed, levels)
     names = read_names(classes)
     if not arch:
         net = open_classifier(file)
-        dls = open_data(data, net.size[0], net.in_channels, bs, device, seed)
+        dls = open_data(data, net.size[0], net.in_channels, bs, device, seed, levels)
     else:
         channels = read_weights(file)['stages.0.0.0.weight'].shape[1] if arch == 'small_resnet' else 3
-        dls = open_data(data, size, channels, bs, device, seed)
+        dls = open_data(data, size, channels, bs, device, seed, levels)
         net = open_classifier(file, arch, names or dls.vocab, dls.spec.channels, dls.spec.size, normalise)
     match_classes(dls, net.classes)
     net.to(device).accuracy = accuracy(net, dls.test)
@@ -324,6 +326,7 @@ def train(data:str='digits',              # folder with a subfolder of images fo
           normalise:str|None=None,        # input it was trained on, a name in `NORMALISE`; None: 'imagenet'
           pair:list|None=None,            # two classes, by name or number; None: all pairs
           size:int|None=None,             # pixels; None: as the classifier or the dataset says, 64 for a folder
+          levels:list|None=None,          # black and white in files of more than 8 bits; None: by their format
           steps:int=800,                  # of the optimiser
           preset:str='default',           # of the training: default or paper
           seed:int=0,                     # of weights, data order and noise
@@ -339,7 +342,7 @@ def train(data:str='digits',              # folder with a subfolder of images fo
     new = results_folder(out)
     device = best_device(device)
     recipe = get_recipe(preset, steps=steps)
-    net, dls = open_classifier_and_data(classifier, arch, classes, size, normalise, data, bs, device, seed)
+    net, dls = open_classifier_and_data(classifier, arch, classes, size, normalise, data, bs, device, seed, levels)
     pair = class_pair(pair, dls.vocab)
     about = dict(dataset=str(data), preset=preset, seed=seed)
     request = dict(data=data_fingerprint(dls), classifier=net and net.fingerprint(), pair=pair, bs=dls.train.bs)
@@ -353,7 +356,8 @@ def train(data:str='digits',              # folder with a subfolder of images fo
         model = _train_explainer(net, dls, pair, recipe, seed, folder)
         fit = 'middle' if dls.spec.name == 'folder' else 'whole'   # how pictures of another shape become square
         with new:
-            results = finish_run(new, model, oracle, dls, n, measure, start, panel, fit=fit, **about)
+            about |= dict(fit=fit, levels=dls.spec.levels)
+            results = finish_run(new, model, oracle, dls, n, measure, start, panel, **about)
             shutil.copyfile(folder/'history.csv', new.tmp/'training.csv')
     echo_results(new, results)
 
@@ -361,7 +365,8 @@ def train(data:str='digits',              # folder with a subfolder of images fo
 def load_images(images,        # files and folders
                 about:dict,    # as `load_explainer` returns
                 invert=False,  # swap dark and bright
-                crop=False     # cut the margin off
+                crop=False,    # cut the margin off
+                levels=None    # black and white in files of more than 8 bits; None: as the training read its own
                )->tuple:       # files, pixels (B, C, H, W), what is odd about each, true classes (-1: not known)
     "Read images as the training read its own."
     look = about['look']
@@ -369,7 +374,9 @@ def load_images(images,        # files and folders
     paper = 255 if middle else round((look['border'] + 1)*127.5)   # shows through what is transparent
     extent = look['extent'] if crop else 0
     def fit(picture): return fit_image(picture, about['size'], invert, extent, middle)   # at once: photographs are big
-    files, squares = read_images(find_images(images), about['in_channels'], 255 - paper if invert else paper, fit)
+    if levels is None: levels = about.get('levels')
+    if invert: paper = 255 - paper
+    files, squares = read_images(find_images(images), about['in_channels'], paper, fit, levels)
     x = torch.stack(squares)
     number = {name: i for i, name in enumerate(about['classes'])}
     truth = torch.tensor([number.get(f.absolute().parent.name, -1) for f in files])
@@ -463,6 +470,7 @@ def explain(images,                            # image files or folders of them
             out='mirrorcfe-out-explain',       # folder for the results
             invert:bool=False,                 # swap dark and bright first
             crop:bool=False,                   # cut the margin off first
+            levels:list|None=None,             # black and white in files of more than 8 bits; None: as in training
             device='auto'                      # cpu, cuda or mps; auto: the best there is
            ):
     "Explain image files with a saved explainer, and write pictures and numbers into a folder."
@@ -474,7 +482,7 @@ def explain(images,                            # image files or folders of them
     model, oracle, about = load_explainer(explainer, device)
     panel = load_panel(explainer, device)
     if target not in ('closest', 'runner-up', 'all'): class_number(target, about['classes'])
-    files, x, odd, truth = load_images(images, about, invert, crop)
+    files, x, odd, truth = load_images(images, about, invert, crop, levels)
     keep = explainable(model, files, x)
     files = [files[i] for i in keep]
     x = x[keep]

@@ -7,8 +7,8 @@ __all__ = ['NORMALISE', 'FORMAT', 'RESULT_METRICS', 'RESULT_COLUMNS', 'JUDGES', 
            'results_folder', 'check_range', 'format_time', 'Progress', 'ProgressLine', 'training_progress',
            'open_network', 'save_network', 'load_network', 'save_explainer', 'load_explainer', 'load_panel',
            'results_of', 'measure_run', 'Explained', 'measure_explanation', 'summarise', 'slug', 'write_pictures',
-           'write_csv', 'md_table', 'judges_table', 'write_results', 'pick_test_images', 'finish_run', 'get_judges',
-           'relative', 'echo_results', 'prepare_demo', 'demo']
+           'write_csv', 'md_table', 'judges_table', 'write_results', 'pick_test_images', 'most_believed', 'finish_run',
+           'get_judges', 'relative', 'echo_results', 'prepare_demo', 'demo']
 
 # %% ../nbs/90_runs.ipynb #42c66657
 import csv, os, re, shutil, sys, tempfile, time, unicodedata
@@ -511,7 +511,8 @@ def write_results(folder,          # an existing one
                   pictures:dict,   # as `write_pictures` returns
                   names=None,      # of the samples
                   warnings=None,   # what is odd about each sample, '' for nothing
-                  panel=None       # the judges, to be listed
+                  panel=None,      # the judges, to be listed
+                  shown=''         # how the samples were chosen
                  ):
     "Write results.csv (the numbers), samples.csv (one row a sample) and results.md (both, with the pictures)."
     folder = Path(folder)
@@ -526,6 +527,7 @@ def write_results(folder,          # an existing one
             summarise(results) + '.',
             md_table([(k, v, RESULT_COLUMNS.get(k, '')) for k, v in short.items()], ['', 'value', 'what it is']),
             '## Samples',
+            *filter(None, [shown]),
             md_table([[r[k] for k in columns] for r in rows], columns),
             *_reading_aids(ex, panel)]
     if 'animation' in pictures: page += ['![Animation](animation.gif)', '![All samples](grid.png)']
@@ -555,6 +557,25 @@ def pick_test_images(model:MirrorCFE,  # fitted
     x, y = data[torch.from_numpy(i).to(data.x.device)]
     return x, y, left_out
 
+# %% ../nbs/90_runs.ipynb #90fdde86
+def most_believed(model:MirrorCFE,  # fitted
+                  x:Tensor,         # images, (B, C, H, W)
+                  y:Tensor,         # their classes, (B,)
+                  panel,            # a `Panel`
+                  oracle,           # a second classifier, which decides between equal numbers of votes
+                  n:int             # how many are wanted
+                 )->Tensor:         # positions in `x`, (n,): the best of each class, then the second best
+    "Rank images by the votes for their reflections, then by the oracle's confidence in them."
+    share, confidence = [], []
+    for images in x.split(50):
+        ex = model.explain(images, ks=[0, 1], on_same='mark')
+        share.append(panel.believed(ex.x_reflection, ex.target).share.nan_to_num(-1))
+        with torch.no_grad(): p = oracle(ex.x_reflection.nan_to_num(0)).softmax(1)
+        confidence.append(p.gather(1, ex.target[:, None])[:, 0].cpu())
+    order = np.lexsort((-torch.cat(confidence), -torch.cat(share)))
+    rank = class_rank(y.cpu()[order])
+    return torch.from_numpy(order[np.argsort(rank, kind='stable')[:n]])
+
 # %% ../nbs/90_runs.ipynb #23cd210c
 def finish_run(new:NewFolder,    # entered
                model:MirrorCFE,  # fitted
@@ -564,12 +585,19 @@ def finish_run(new:NewFolder,    # entered
                n_measured:int,   # images to measure, at most
                start:float,      # `time.monotonic()` before the training
                panel=None,       # the judges, or None
+               best:bool=False,  # show those that the judges believe most, not the first
                **about           # dataset, seed, preset, fit
               )->dict:           # the numbers
     "Explain and measure held-out images, and write pictures, tables and the explainer into the new folder."
     x, y, left_out = pick_test_images(model, dls, max(n, n_measured))
-    ex = model.explain(x[:n], truth=y[:n]).judged(panel)
     measured = slice(0, n_measured)
+    chosen, shown = torch.arange(min(n, len(x))), ''
+    if best and panel is not None:
+        chosen = most_believed(model, x, y, panel, oracle, n)
+        shown = (f"Shown are those {len(chosen)} of {len(x)} held-out images whose reflections the judges believe most, "
+                 "of each class in turn. The numbers above are those of all that were measured.")
+    chosen = chosen.to(x.device)
+    ex = model.explain(x[chosen], truth=y[chosen]).judged(panel)
     progress = Progress('measuring')
     results = measure_run(model, model.classifier, oracle, x[measured], y[measured], progress=progress,
                           panel=panel)
@@ -578,7 +606,7 @@ def finish_run(new:NewFolder,    # entered
     results |= {k: about[k] for k in ('seed', 'preset', 'dataset')}
     if left_out: echo(f"note: {left_out} held-out images are taken for a third class and left out")
     write_results(new.tmp, ex, results, f"Mirror-CFE on {dls.spec.title}", write_pictures(ex, new.tmp),
-                  panel=panel)
+                  panel=panel, shown=shown)
     look = look_of(dls.train.dataset[:1000][0])
     save_explainer(new.tmp, model, oracle, panel, look=look, pair=model.pair, **about)
     return results
@@ -642,6 +670,6 @@ def demo(out='mirrorcfe-out',    # folder for the results
         panel = get_judges(dls)
         start = time.monotonic()
         with training_progress('training explainer'): model.fit(dls, progress=False)
-        results = finish_run(new, model, oracle, dls, n, measure, start, panel, dataset='digits', preset=preset,
-                             seed=seed, fit='whole')
+        results = finish_run(new, model, oracle, dls, n, measure, start, panel, best=True, dataset='digits',
+                             preset=preset, seed=seed, fit='whole')
     echo_results(new, results)

@@ -43,7 +43,7 @@ def _changed_in_place(call):
 
 @contextmanager
 def _forward_hooks(modules, hook):
-    "While the context lasts, call `hook(key, module, inputs, output)` when one of `modules`, (key, module), returns."
+    "Inside a `with` block, call `hook(key, module, inputs, output)` when one of `modules`, (key, module), returns."
     handles = [m.register_forward_hook(partial(hook, key)) for key, m in modules]
     try: yield
     finally:
@@ -200,7 +200,7 @@ def _is_linear(m):
     return m.kernel_size == (1, 1) and m.stride == (1, 1) and m.groups == 1 and m.padding in ((0, 0), 'valid')
 
 def _mean_over_places(is_conv, o):
-    "Return what a layer took or gave, averaged over all places where there are several, (B, N)."
+    "Return an input or output of a layer, averaged over its places if it has several, (B, N)."
     if not isinstance(o, Tensor) or o.ndim < 2: return o
     if is_conv and o.ndim == 4: return o.flatten(2).mean(2)
     return o.flatten(1, -2).mean(1) if o.ndim > 2 else o
@@ -504,7 +504,7 @@ def _report_input(mark, name, module, inputs):
 
 @contextmanager
 def _listening(mark, returned):
-    "While the context lasts, call `returned(tap, output)` when a tapped module returns in this thread."
+    "Inside a `with` block, call `returned(tap, output)` when a tapped module returns in this thread."
     outer = getattr(_of_this_thread, 'runs', {})
     _of_this_thread.runs = outer | {mark: returned}
     try: yield
@@ -514,7 +514,7 @@ def _listening(mark, returned):
 class _StopRun(Exception): "Raised where all is read: the rest of the network need not run."
 
 class Taps(nn.Module):
-    "Runs a network and returns its maps at some `Tap`s. It hangs hooks on the network, which stay: give it a copy."
+    "Runs a network and returns its maps at some `Tap`s. Its hooks stay on the network, so give it a copy."
     heads = ()   # see `HeadTaps`
     def __init__(self,
                  model:nn.Module,   # any network, which nobody else uses
@@ -809,7 +809,7 @@ def _choose_rows(W, b, tail, attribute, classes):
 # %% ../nbs/04_wrap.ipynb #c06844dc
 def to_images(dls       # fastai `DataLoaders`, or anything with `train`
              )->tuple:  # function from its batches to images in [-1, 1]; one from there to its networks' range, or None
-    "Tell from the transforms of `dls` in which range its batches are, and return the two conversions."
+    "Return the two conversions that follow from the transforms of `dls`."
     transforms = list(getattr(getattr(dls.train, 'after_batch', None), 'fs', []))
     norm = next((t for t in transforms if isinstance(t, Normalize)), None)
     if norm is not None:
@@ -888,7 +888,7 @@ def _probe_images(x):
     "Images on which a network and its parts are compared, by name; the last are more than the sample, and others."
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)*2 - 1
     return [('the sample', x), ('its first image alone', x[:1]), ('noise', noise),
-            ('images and noise together', torch.cat([x[:1], noise]))]
+            ('images, negatives and noise', torch.cat([x[:1], -x, noise]))]
 
 @patch(cls_method=True)
 @usual_torch(train=True)
@@ -966,7 +966,7 @@ def _fit_linear(z, y, c, wd):
 
 # %% ../nbs/04_wrap.ipynb #da6a2d62
 def _batches(dl, read, device):
-    "Yield images and labels of all of `dl`, in order if it can be had."
+    "Yield images and labels of all of `dl`, in a fixed order where the loader has one."
     if hasattr(dl, 'new'): dl = dl.new(shuffle=False, drop_last=False)
     for x, y in dl: yield read(plain_tensor(x).to(device)), plain_tensor(y).to(device)
 

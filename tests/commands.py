@@ -38,4 +38,5 @@ def write_pets(folder, digits):
     return Path(folder)
 
 # What `trained` is made with, but for --data and --out.
-TRAIN = ["--size", "16", "--pair", "three", "ei ght", "--steps", "4", "--n", "2", "--measure", "4", "--device", "cpu"]
+TRAIN = ["--size", "16", "--pair", "three", "ei ght", "--steps", "4", "--n", "2", "--measure", "4", "--device", "cpu",
+         "--levels", "-1000", "1000"]

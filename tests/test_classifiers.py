@@ -1,5 +1,5 @@
 "The classifiers: their form, their training, their cache, and what they reach."
-import errno, json, os, subprocess, sys, warnings
+import errno, json, os, warnings
 import pytest, torch
 from torch.nn import functional as F
 from safetensors.torch import load_file
@@ -10,6 +10,7 @@ from mirrorcfe.storage import file_hash, read_json, write_json
 from mirrorcfe.classifiers import (EpochSeed, ResBlock, RECIPES, accuracy, class_table, classifier_learner,
                                    get_classifier, get_oracle, predict,
                                    random_translation, small_resnet, train_classifier)
+from processes import Started
 
 SMALL = dict(widths=(8, 16), epochs=1, n_train=200, device="cpu", progress=False)
 
@@ -236,13 +237,11 @@ def test_a_newer_version_trains_anew(cache, monkeypatch):
     get_classifier("digits", **SMALL)
     assert len(files(cache)) == 4
 
-def test_two_processes_train_once(cache, root):
+def test_two_processes_train_once(cache, tmp_path):
     code = "from mirrorcfe.classifiers import get_classifier\n" \
            "get_classifier('digits', widths=(8, 16), epochs=1, n_train=200, device='cpu')"
-    runs = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], cwd=root, stdout=subprocess.PIPE, text=True,
-                             env=os.environ | {"OMP_NUM_THREADS": "1"})
-            for _ in range(2)]
-    assert sum(r.communicate()[0].count("Training") for r in runs) == 1 and [r.returncode for r in runs] == [0, 0]
+    runs = [Started(code, [], tmp_path/f"said{i}") for i in range(2)]
+    assert [r.wait() for r in runs] == [0, 0] and sum(r.said.count("Training") for r in runs) == 1
 
 def test_wrong_names_and_settings(cache):
     with pytest.raises(MirrorError, match="choose one of"): get_classifier("minst")

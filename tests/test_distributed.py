@@ -1,5 +1,5 @@
 "Two processes with half of each batch train what one trains with the whole of it: Mirror-CFE and the baselines."
-import csv, os, socket, subprocess, sys
+import csv, socket
 import pytest, torch
 from mirrorcfe import game
 from mirrorcfe.classifiers import small_resnet
@@ -7,6 +7,7 @@ from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
 from mirrorcfe.distributed import ProcessGroup
 from mirrorcfe.training import mirror_learner
+from processes import Started
 
 SHORT = dict(autoencoder_steps=2, student_steps=2)   # networks that hardly know anything, made in no time
 
@@ -57,12 +58,10 @@ for kind, pair, sizes in kinds:
 def processes(script, n, out, how='env'):
     "Start the run in `n` processes, as a launcher does; return exit codes and what they said."
     with socket.create_server(('127.0.0.1', 0)) as s: port = str(s.getsockname()[1])
-    env = os.environ | dict(OMP_NUM_THREADS='1', MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE=str(n))
-    args = [sys.executable, '-W', 'ignore', '-c', script, how, str(folder(out)), str(out)]
-    ranks = [env | dict(RANK=str(i), LOCAL_RANK=str(i)) for i in range(n)]
-    runs = [subprocess.Popen(args, env=rank, stderr=subprocess.PIPE, text=True) for rank in ranks]
-    said = [r.communicate(timeout=300)[1] for r in runs]
-    return [r.returncode for r in runs], said
+    env = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE=n)
+    args = [how, folder(out), out]
+    runs = [Started(script, args, out.with_name(f'{out.name}.said.{i}'), RANK=i, LOCAL_RANK=i, **env) for i in range(n)]
+    return [r.wait() for r in runs], [r.said for r in runs]
 
 def folder(out): return out.with_name(f'{out.name}_folder')
 

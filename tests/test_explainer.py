@@ -7,6 +7,7 @@ from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
 from mirrorcfe.explainer import MirrorCFE, _flip_bounds, _invert, _leads, _log_odds
 from mirrorcfe.features import Encoded, intended_probs, kfe_features
+from mirrorcfe.multiclass import swap_logits
 from mirrorcfe.ssc import csp_mask
 from mirrorcfe.training import PRESETS, MirrorModel, get_recipe, mirror_learner
 
@@ -72,6 +73,7 @@ class Curve(MirrorCFE):
     def judge(self, x): return self.logits(x[:, 0, 0, 0], self.sturdy)
     def draw_path(self, encoded, source, target, k, bs=256, progress=False):
         return k[:, :, None, None, None].expand(*k.shape, 1, 8, 8), self.logits(k, self.middle)
+    def latent_probs(self, encoded, source, target, ks): return intended_probs(encoded.logits, source, target, ks), None
 
     def drawn(self, ks, **kw):
         encoded = Encoded([], torch.zeros(1, 1), self.logits(torch.zeros(1), .5))
@@ -179,6 +181,27 @@ def test_images_and_confidences_are_those_of_the_drawn_steps(cfe, clf, x, closed
     want = intended_probs(encoded.logits, e.source, e.target, [0, .3, .6, 1])
     assert torch.allclose(e.intended_probs, want, atol=1e-5)
     assert torch.equal(e.drawn_ks, e.ks.expand(3, 4)) == (not closed_loop)
+
+@pytest.mark.parametrize('n_classes, features, solver', [(10, 16, 'closed'), (10, 4, 'closed'), (10, 16, 'naive')])
+def test_what_is_intended_is_what_the_latents_have(x, n_classes, features, solver):
+    torch.manual_seed(0)
+    clf = small_resnet(n_classes, 1, (4, features), x.shape[-1]).freeze()
+    clf.head.weight.data *= 1500   # answers as sharp as those of a trained network
+    cfe = MirrorCFE(clf, 'paper', solver=solver)
+    shapes = [tuple(m.shape[1:3]) for m in clf.encode(x[:1]).maps]
+    cfe.model = MirrorModel(clf, shapes, 1, x.shape[-1], cfe.recipe)
+    e = cfe.explain(x[:6], ks=[0, .5, 1], closed_loop=False)
+    z = clf.encode(e.x).z
+    latents = [clf.logits_of(cfe.model.solve(z, e.source, e.target, k)) for k in (0., .5, 1.)]
+    torch.testing.assert_close(e.intended_probs, torch.stack(latents, 1).softmax(2), atol=1e-3, rtol=0)
+    off = (latents[2] - swap_logits(clf.logits_of(z), e.source, e.target)).norm(dim=1)
+    torch.testing.assert_close(e.residual, off, atol=1e-2, rtol=1e-3)
+    missed = features < n_classes or solver == 'naive'
+    assert (e.residual > .1).all() if missed else (e.residual < .1).all()
+    assert e.table().residual.tolist() == e.residual.tolist()
+    short = e.intended_probs[:, 0].gather(1, e.source[:, None])[:, 0] - e.intended[:, -1] > .1
+    assert ['the swap has no latent' in v for v in e.verdict] == short.tolist()
+    assert short.any() == (solver == 'closed' and missed) or solver == 'naive'
 
 def test_closing_the_loop_lowers_the_confidence_error(cfe, x):
     versions = [cfe.explain(x[:8], ks=torch.linspace(0, 1, 21), closed_loop=c) for c in (False, True)]

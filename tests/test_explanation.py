@@ -30,6 +30,7 @@ def ex():
     out.target_confidence = requests()
     out.believed = torch.tensor([[.4, .9], [torch.nan, .1], [torch.nan]*2])
     out.unlike = torch.tensor([.5, 1.5, .2])
+    out.residual = torch.tensor([0., .3, 2.])
     return out
 
 def requests(B=3, P=2):

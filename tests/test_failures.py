@@ -1,5 +1,5 @@
 "Full disks, damaged files, broken training: nothing half-written, nothing lost, a message that says what to do."
-import errno, json, os, re, subprocess, sys
+import errno, json, os, re
 from pathlib import Path
 import pytest, torch
 import mirrorcfe.game, mirrorcfe.storage
@@ -8,6 +8,7 @@ from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.storage import write_json, write_tensors
+from processes import Started
 
 SHORT = dict(autoencoder_steps=2, student_steps=2)   # networks that hardly know anything, made in no time
 
@@ -43,7 +44,6 @@ def test_a_full_disk_in_the_middle(cfe, tmp_path, monkeypatch):
 
 LIMITED = """
 import sys, resource, signal, torch
-sys.path.insert(0, 'tests')
 from test_failures import loaders, small_resnet, MirrorCFE
 torch.manual_seed(0)
 clf = small_resnet(10, 1, (4, 6, 8), 16).freeze()
@@ -63,10 +63,9 @@ def limited(tmp_path_factory, root):
     "A process whose files may not grow beyond 20 kB saves and trains: what a disk that fills up does, for real."
     pytest.importorskip('resource')
     folder = tmp_path_factory.mktemp('limited')
-    cmd = [sys.executable, '-W', 'ignore', '-c', LIMITED, str(folder)]
-    run = subprocess.run(cmd, cwd=root, text=True, capture_output=True, timeout=300)
-    assert run.returncode == 0, run.stderr
-    return folder, *run.stdout.splitlines()
+    run = Started(LIMITED, [folder], folder/'said')
+    assert run.wait() == 0, run.said
+    return folder, *run.said.splitlines()
 
 def test_a_file_that_cannot_grow(limited):
     folder, said, _ = limited

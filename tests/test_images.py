@@ -7,6 +7,7 @@ from PIL import Image, ImageOps
 from mirrorcfe import images
 from mirrorcfe.benchmark import markdown_table
 from mirrorcfe.core import MirrorError
+from mirrorcfe.own import load_images, open_data
 from mirrorcfe.runs import md_table
 from mirrorcfe.stream import Files
 from mirrorcfe.images import (SUFFIXES, UnreadableImage, find_images, fit_image, from_bytes, images_below, in_markdown,
@@ -42,9 +43,8 @@ def test_every_mode_is_read(tmp_path_factory, mode, w, h, turn, channels):
     exif[0x112] = turn
     grey = Image.new("RGB", (w, h), (100,)*3) if mode == "YCbCr" else Image.new("L", (w, h), 100)
     grey.convert(mode).save(file, exif=exif)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")   # 100 of 65,535 is dark
-        im = read_image(file, channels)
+    im = read_image(file, channels, levels=(0, 255))
+    if mode[0] in "IF": assert np.unique(np.asarray(im)).tolist() == [100]
     assert im.size == ((h, w) if 5 <= turn <= 8 else (w, h)) and im.mode == ("L" if channels == 1 else "RGB")
 
 @pytest.mark.parametrize("suffix", ["tif", "png", "jpg"])
@@ -107,25 +107,92 @@ def read_as(tmp_path, a, name="a.tif", **kw):
         im = np.asarray(read_image(tmp_path/name, **kw))
     return int(im.max()), int(im.min()), " ".join(str(w.message) for w in heard)
 
-@pytest.mark.parametrize("a, b", [((RAMP*250).astype(np.int32), (RAMP*260).astype(np.int32)),
-                                  (RAMP.astype(np.float32), (RAMP*1.02).astype(np.float32)),
-                                  ((RAMP*250).astype(np.float32), (RAMP*256).astype(np.float32))],
-                         ids=["int32", "float", "float to 255"])
-def test_pictures_of_one_series_are_read_alike(tmp_path, a, b):
-    (top_a, _, said_a), (top_b, _, said_b) = read_as(tmp_path, a), read_as(tmp_path, b)
-    assert abs(top_a - top_b) < 10 and said_a == said_b == ""
+INT32 = (RAMP*2000 - 1000).astype(np.int32)
 
-@pytest.mark.parametrize("a, says", [((RAMP*4095).astype(np.uint16), "less than an eighth of the range 0 to 65,535"),
-                                     ((RAMP*1000).astype(np.float32), "less than an eighth"),
-                                     ((RAMP*2000 - 1000).astype(np.int32), "numbers below 0"),
-                                     ((RAMP*300).astype(np.float32), "numbers above 255"),
-                                     ((RAMP*80_000).astype(np.int32), "numbers above 65,535")],
-                         ids=["12 bits", "fractions to 1000", "Hounsfield", "above a byte", "above 16 bits"])
-def test_what_is_doubtful_is_said(tmp_path, a, says):
-    _, _, said = read_as(tmp_path, a)
-    assert says in said and str(tmp_path) in said and "levels=(black, white)" in said
-    top, low, said = read_as(tmp_path, a, levels=(a.min(), a.max()))
-    assert (top, low, said) == (255, 0, "")
+@pytest.mark.parametrize("a, b, levels", [((RAMP*250).astype(np.int32), (RAMP*260).astype(np.int32), (0, 260)),
+                                          ((RAMP*.9).astype(np.float32), (RAMP*1.02).astype(np.float32), (0, 1.02)),
+                                          (INT32, INT32//2, (-1000, 1000))], ids=["int32", "float", "Hounsfield"])
+def test_one_picture_does_not_change_the_scale_of_another(tmp_path, a, b, levels):
+    top_a, low_a, said = read_as(tmp_path, a, levels=levels)
+    top_b, low_b, _ = read_as(tmp_path, b, levels=levels)
+    black, white = levels
+    want = [(v - black)/(white - black)*255 for v in (a.max(), a.min(), b.max(), b.min())]
+    assert [top_a, low_a, top_b, low_b] == pytest.approx(want, abs=.51) and said == ""
+    with pytest.raises(MirrorError, match=r"a\.tif holds .* which do not say .* levels=\(black, white\)"):
+        for picture in (a, b): read_as(tmp_path, picture)
+
+@pytest.mark.parametrize("a, levels", [((RAMP*1000).astype(np.float32), (0, 1000)), (INT32, (-1000, 1000)),
+                                       ((RAMP*80_000).astype(np.int32), (0, 80_000)),
+                                       (np.array([[0, 500], [np.nan, 1000]], np.float32), (0, 1000)),
+                                       (np.array([[0, .5], [np.inf, 1]], np.float32), (0, 1)),
+                                       ((RAMP*200).astype(np.int32), (0, 200))],
+                         ids=["to 1000", "Hounsfield", "above 16 bits", "NaN", "infinity", "bytes in 32 bits"])
+def test_numbers_without_a_known_range_ask_for_levels(tmp_path, a, levels):
+    with pytest.raises(MirrorError, match="give levels="): read_as(tmp_path, a)
+    assert read_as(tmp_path, a, levels=levels) == (255, 0, "")
+
+def test_fractions_from_0_to_1_are_as_they_are(tmp_path):
+    for high in (.25, .5, 1): assert read_as(tmp_path, (RAMP*high).astype(np.float32)) == (round(255*high + .01), 0, "")
+
+def test_twelve_bits_in_sixteen(tmp_path):
+    a = (RAMP*4095).astype(np.uint16)
+    top, _, said = read_as(tmp_path, a)
+    assert top == 16 and "less than an eighth of the range 0 to 65,535" in said and "levels=(black, white)" in said
+    assert read_as(tmp_path, a, levels=(0, 4095)) == (255, 0, "")
+
+def tiff(tmp_path, pixels, **tags):
+    "A little-endian TIFF of one strip, its tags by number, as a detector may write it."
+    height, width = pixels[1]
+    all_tags = {256: width, 257: height, 258: 16, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(pixels[0])}
+    all_tags |= {int(k[1:]): v for k, v in tags.items()}
+    body = pixels[0] + bytes(len(pixels[0]) % 2)
+    entries = b"".join(struct.pack("<HHIHH", k, 3, 1, v, 0) for k, v in sorted(all_tags.items()))
+    head = b"II*\0" + struct.pack("<I", 8 + len(body))
+    (tmp_path/"t.tif").write_bytes(head + body + struct.pack("<H", len(all_tags)) + entries + bytes(4))
+    return np.asarray(read_image(tmp_path/"t.tif")).tolist()
+
+def test_what_a_tiff_says_of_its_numbers(tmp_path):
+    sixteen = struct.pack("<4H", 0, 65535, 257, 0), (2, 2)
+    assert tiff(tmp_path, sixteen) == [[0, 255], [1, 0]]
+    assert tiff(tmp_path, sixteen, t262=0) == [[255, 0], [254, 255]], "0 is white"
+    twelve = bytes([0xff, 0xf0, 0x00, 0x80, 0x00, 0x00]), (2, 2)   # 4095 and 0, 2048 and 0
+    assert tiff(tmp_path, twelve, t258=12) == [[255, 0], [128, 0]]
+
+def test_sixteen_bits_of_a_pgm(tmp_path):
+    (tmp_path/"a.pgm").write_bytes(b"P5 3 1 4095\n" + struct.pack(">3H", 0, 2048, 4095))
+    assert np.asarray(read_image(tmp_path/"a.pgm")).tolist() == [[0, 128, 255]]
+
+def test_a_sixteen_bit_picture_is_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x112] = 3
+    up = np.zeros((4, 4), np.uint16)
+    up[:2] = 65535
+    Image.fromarray(up).save(tmp_path/"a.png", exif=exif)
+    assert np.asarray(read_image(tmp_path/"a.png"))[:, 0].tolist() == [0, 0, 255, 255]
+
+@pytest.mark.parametrize("levels", [5, (1,), (1, 0), (0, 0), ("a", "b"), (0, np.nan), (0, np.inf), "ab", (0, 1, 2)])
+def test_levels_are_two_numbers(tmp_path, levels):
+    with pytest.raises(MirrorError, match="levels must be two numbers"): images.check_levels(levels)
+
+def test_levels_reach_every_reader(tmp_path):
+    for c in "ab":
+        (tmp_path/"in"/c).mkdir(parents=True)
+        for i in range(5): Image.fromarray(np.full((9, 9), -1000 + 500*i, np.int32)).save(tmp_path/"in"/c/f"{i}.tif")
+    files = find_images(tmp_path/"in")
+    want = [0, 64, 128, 191, 255]
+    levels = ("-1000", "1000")   # as they come from a command line
+    assert [int(p.getpixel((0, 0))) for p in read_images(files, levels=levels)[1]] == want*2
+    assert to_bytes(Files(files, 9, 1, levels=levels).read(0, 5)[0])[:, 0, 0, 0].tolist() == want
+    assert Files(files, 9, 1).key() != Files(files, 9, 1, levels=levels).key()
+    dls = open_data(tmp_path/"in", 9, levels=levels)
+    assert dls.spec.levels == (-1000, 1000) and dls.spec.channels == 1
+    assert {v for l in dls.loaders for v in to_bytes(l.dataset[:][0]).unique().tolist()} == set(want)
+    about = dict(look=look_of(dls.train.dataset[:][0]), fit="middle", size=9, in_channels=1, classes=["a", "b"])
+    assert to_bytes(load_images(files[:5], about | dict(levels=list(dls.spec.levels)))[1])[:, 0, 4, 4].tolist() == want
+    readers = dict(images=lambda: read_images(files), stream=lambda: Files(files, 9, 1).read(0, 5),
+                   folder=lambda: open_data(tmp_path/"in", 9), explain=lambda: load_images(files, about))
+    for name, read in readers.items():
+        with pytest.raises(MirrorError, match=r"0\.tif holds integers .* give levels"): read()
 
 def test_sixteen_bits_are_scaled_exactly(tmp_path):
     a = np.arange(65536, dtype=np.uint16).reshape(256, 256)
@@ -135,9 +202,9 @@ def test_sixteen_bits_are_scaled_exactly(tmp_path):
 
 def test_strips_are_the_whole(monkeypatch):
     im = Image.fromarray(np.random.default_rng(0).integers(0, 65536, (13, 7), np.uint16))
-    whole = np.asarray(images._to_8_bits(im)[0])
+    whole = np.asarray(images._to_8_bits(im, 65535)[0])
     monkeypatch.setattr(images._strips, "__defaults__", (20,))
-    assert len(list(images._strips(im))) == 7 and np.array_equal(np.asarray(images._to_8_bits(im)[0]), whole)
+    assert len(list(images._strips(im))) == 7 and np.array_equal(np.asarray(images._to_8_bits(im, 65535)[0]), whole)
 
 def test_nan_is_black(tmp_path):
     a = np.full((4, 4), .5, np.float32)

@@ -142,6 +142,7 @@ def test_train_whole(trained):
     assert sorted(os.listdir(out.parent)) == ["out"], "the unfinished folder is gone"
     model, oracle, about = load_explainer(out)
     assert about["classes"] == ["ei ght", "three"] and model.pair == (1, 0) and about["fit"] == "middle"
+    assert about["levels"] == [-1000, 1000]
     assert about["in_channels"] == 1, "grey digits, some stored in colour"
     assert oracle.accuracy is not None
     assert {"results.md", "results.csv", "samples.csv", "training.csv", "explainer"} <= set(os.listdir(out))

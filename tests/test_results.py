@@ -1,5 +1,5 @@
 "What the result pages share, on made-up cells; numbers in prose; the README's lines as a stranger runs them."
-import json, os, re, subprocess, sys
+import json, re, sys
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from mirrorcfe.core import MirrorError
 from mirrorcfe import results as R
+from processes import Started
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT/"README.md"
@@ -222,20 +223,20 @@ def fences(lang):
     return re.findall(rf"```{lang}\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
 
 def test_readme_lines_run_from_an_empty_folder(tmp_path):
-    "Its Python in order, with an empty cache and nothing but what the lines say; one epoch where the README has six."
+    "Its Python in order, with nothing but what the lines say; one epoch where the README has six."
     source = "\n".join(fences("python"))
     assert source.count(".fit(dls, 6,") == 1
     source = source.replace(".fit(dls, 6,", ".fit(dls, 1,")
-    env = dict(os.environ, PYTHONPATH=str(ROOT), MIRRORCFE_CACHE=str(tmp_path/"cache"), OMP_NUM_THREADS="1")
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", source], cwd=tmp_path, env=env, text=True,
-                         capture_output=True)
-    assert run.returncode == 0, run.stderr[-2000:]
-    lines = run.stdout.splitlines()
+    empty = tmp_path/"empty"
+    empty.mkdir()
+    run = Started(f"import os\nos.chdir({str(empty)!r})\n{source}", [], tmp_path/"said")
+    assert run.wait() == 0, run.said[-2000:]
+    lines = run.said.splitlines()
     head = next(j for j, l in enumerate(lines) if "first_k" in l)
     assert lines[head].split() == ["source", "target", "status", "first_k", "confidence_last"]
     assert [l.split()[1:3] for l in lines[head + 1:head + 5]] == [["4", "9"], ["9", "4"], ["4", "9"], ["9", "4"]]
     assert "\n".join(lines[head + 5:]) in README.read_text(encoding="utf-8"), "the reflection, as the README shows it"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["cache"], "nothing else is left behind"
+    assert list(empty.iterdir()) == [], "nothing is left behind"
 
 def test_first_screen():
     "Two sentences, a figure, the lines with their output, the two commands: in this order, before the method."

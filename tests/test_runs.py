@@ -152,10 +152,11 @@ def test_judges_are_kept_with_the_explainer(small, panel, tmp_path, saved):
 def test_results_say_who_believes_them(small, panel, tmp_path):
     dls, net, oracle, model = small
     with NewFolder(tmp_path/"out") as new:
-        r = finish_run(new, model, oracle, dls, 2, 6, 0., panel, dataset="digits", preset="robust", seed=0)
+        r = finish_run(new, model, oracle, dls, 2, 6, 0., panel, True, dataset="digits", preset="default", seed=0)
     assert 0 <= r["believed"] <= 1 and r["believed_real"] > .8 and set(r) <= set(RESULT_COLUMNS)
     page = (tmp_path/"out"/"results.md").read_text()
     assert "| trees | 0." in page and "`first_k` is set by the mirror" in page and "No panel" not in page
+    assert "Shown are those 2 of 6 held-out images whose reflections the judges believe most" in page
     got = rows(tmp_path/"out"/"samples.csv")
     assert all(s["verdict"] for s in got) and {"believed_last", "unlike", "first_drawn_k"} <= set(got[0])
     assert load_panel(tmp_path/"out") is not None

@@ -1,0 +1,117 @@
+"""Draw what nobody picked: for every data set the best, the median and the worst three results by the panel of judges.
+
+    make look                                  (python benchmarks/look.py)
+    python benchmarks/look.py digits MNIST     those whose title has one of these words in it
+    python benchmarks/look.py --n 100          fewer images
+
+Each row of a sheet is one test image: the source, the first counterfactual, the reflection at k = 1, and what was
+changed. The results are ranked by the share of the judges' votes for the target at k = 1, and by the confidence of the
+oracle, which sits on no panel, where the votes are equal. Beside the sheet stand the numbers for artefacts, each next to that of differences between real images.
+Explainers and panels come from the cache, or are trained first, which takes minutes a data set.
+"""
+import argparse, json
+from pathlib import Path
+import matplotlib
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+import torch
+import mirrorcfe.show
+from mirrorcfe.benchmark import Task
+from mirrorcfe.metrics import high_frequency_share, lattice_score, nearest_pairs, variety
+from mirrorcfe.runs import md_table
+from pictures import save_small
+from reproduce import GREY, mirror
+
+RESULTS = Path(__file__).parent/'results'
+SHEET = Path(__file__).parent.parent/'nbs'/'images'
+KEYS = ('high-frequency share', 'lattice', 'variety')
+TASKS = [Task('digits'), *GREY, Task('bloodmnist', (2, 4))]
+
+def explain(model, src, bs=50):
+    "Explain sources in batches; return first counterfactuals and reflections."
+    ends = []
+    for i in torch.arange(len(src.x)).split(bs):
+        ex = model.explain(src.x[i], src.target[i], on_same='mark')
+        ends.append((ex.x_cf, ex.x_reflection))
+    return [torch.cat(e) for e in zip(*ends)]
+
+def artefacts(task, src, drawn):
+    "The numbers for artefacts, of what was drawn and of real images: two dicts."
+    x, y = task.dls.train.dataset[:6000]
+    ours = {'high-frequency share': [], 'lattice': [], 'variety': []}
+    real = {k: [] for k in ours}
+    for target in src.target.unique():
+        of_target = x[y == target]
+        i = src.target == target
+        if i.sum() < 2: continue
+        for got, images, change in ((ours, drawn[i], drawn[i] - src.x[i]),
+                                    (real, of_target[:i.sum()], nearest_pairs(src.x[i], of_target))):
+            got['high-frequency share'].append(high_frequency_share(change).item())
+            got['lattice'].append(lattice_score(change))
+            got['variety'].append(variety(of_target[:500], images))
+    return [{k: sum(v)/len(v) for k, v in got.items()} for got in (ours, real)]
+
+def choose(share, confidence, each=3):
+    "Positions of the best, the median and the worst results."
+    order = sorted(range(len(share)), key=lambda i: (-share[i].item(), -confidence[i].item()))
+    middle = (len(order) - each)//2
+    return order[:each] + order[middle:middle + each] + order[-each:]
+
+def draw(task, src, ends, share, rows, file):
+    "Draw the chosen results, one a column, and keep the sheet."
+    first, last = ends
+    change = last - src.x
+    fig, axs = plt.subplots(4, len(rows), figsize=(.95*len(rows) + .6, 4.3), layout='constrained')
+    names = task.classifier.classes
+    for column, j in enumerate(rows):
+        kind = ('best', 'median', 'worst')[column//3]
+        title = f'{names[src.source[j]]} to {names[src.target[j]]}' if len(names[0]) < 3 else ''
+        for ax, image, text in zip(axs[:, column], (src.x[j], first[j], last[j], change[j].mean(0)),
+                                   (f'{kind}\n{title}', '', f'{share[j]:.0%} believe', '')):
+            signed = image.dim() == 2
+            if signed: ax.imshow(image, cmap='RdBu_r', vmin=-1, vmax=1)
+            else: ax.imshow(((image + 1)/2).clamp(0, 1).permute(1, 2, 0).nan_to_num(0), cmap='gray', vmin=0, vmax=1)
+            ax.set(xticks=[], yticks=[])
+            ax.set_title(text, fontsize=7)
+    for ax, text in zip(axs[:, 0], ('source', 'first CFE', 'k = 1', 'change')): ax.set_ylabel(text, fontsize=8)
+    fig.suptitle(f'{task.title}: ranked by the panel, {len(src.x)} test images', fontsize=9)
+    save_small(fig, file, dpi=80)
+    plt.close(fig)
+
+def look(task):
+    "Explain, rank, draw; return the row of the table."
+    model = mirror(task, pair=task.pair is not None)
+    src = task.sources()
+    ends = explain(model, src)
+    share = task.panel.believed(ends[1], src.target).share.nan_to_num(0)
+    with torch.no_grad(): p = task.oracle(ends[1].nan_to_num(0)).softmax(1)
+    rows = choose(share, p.gather(1, src.target[:, None])[:, 0])
+    name = task.title.lower().replace(' ', '-').replace('/', '-').replace(',', '')
+    draw(task, src, ends, share, rows, SHEET/f'look-{name}.png')
+    ours, real = artefacts(task, src, ends[1])
+    at_first = task.panel.believed(ends[0], src.target).share.nanmean().item()
+    x, y = task.test[:1000]
+    row = dict(task=task.title, images=len(src.x), believed_first=at_first, believed=share.mean().item(),
+               believed_real=task.panel.believed(x, y).share.mean().item(),
+               half_of_the_votes=(share > .5).float().mean().item())
+    for k in KEYS: row |= {k: ours[k], f'{k} of real': real[k]}
+    return row
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('words', nargs='*', help='parts of titles; none: all data sets')
+    parser.add_argument('--n', type=int, default=200, help='test images of each task')
+    args = parser.parse_args(argv)
+    file = RESULTS/'look.json'
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    for task in TASKS:
+        if args.words and not any(w.lower() in task.title.lower() for w in args.words): continue
+        task = Task(task.data, task.pair, task.size, args.n)
+        kept[task.title] = row = look(task)
+        print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
+        file.write_text(json.dumps(kept, indent=1) + '\n')
+    columns = list(next(iter(kept.values())))
+    rows = [[f'{r[c]:.3f}' if isinstance(r[c], float) else r[c] for c in columns] for r in kept.values()]
+    (RESULTS/'look.md').write_text('# Ranked by the panel, not picked\n\n' + md_table(rows, columns) + '\n')
+
+if __name__ == '__main__': main()
