@@ -266,7 +266,9 @@ def _find_head(calls, out):
     for tail, before, up_to_a_constant in _undone_tails(out):
         for group in groups:
             factors = _factors([outputs[n] for n in group], before, up_to_a_constant)
-            if factors: return _Head(list(group)[::-1], factors[::-1], tail)
+            if not factors: continue
+            logits = sum(a*outputs[n] for a, n in zip(factors, group))
+            if _nearly_equal(_TAILS[tail](logits), out): return _Head(list(group)[::-1], factors[::-1], tail)
     linear = [n for n in leaves if _is_linear(calls[n].module)]
     if not linear: _refuse(f"no nn.Linear found: the network ends in {_describe(calls, leaves[-1])}")
     head = next(iter(outputs), linear[-1])

@@ -76,7 +76,7 @@ def test_wrong_network(networks, arch, message):
     with pytest.raises(MirrorError, match=message): open_classifier(networks[0]/"net.pth", arch)
 
 def test_network_that_does_not_end_in_a_linear_layer(monkeypatch):
-    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3*64*64, 2), torch.nn.ReLU()).eval()
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3*64*64, 2), torch.nn.Softplus()).eval()
     monkeypatch.setattr(runs, "_torchvision_network", lambda *a: net)
     with pytest.raises(MirrorError, match="comes after it"): open_network("flat", net.state_dict())
 
