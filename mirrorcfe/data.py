@@ -612,7 +612,8 @@ def _read_folder(root=None, path=None, channels=3, size=64, progress=None, level
 
 def _folder_spec(path, channels=3, root=None, levels=None):
     "The `DataSpec` of a folder; a relative one is looked for here, then below `root`."
-    if channels not in (1, 3): raise MirrorError(f"channels must be 1 (grey) or 3 (colour): found {channels!r}")
+    if not isinstance(channels, (int, np.integer)) or channels not in (1, 3):
+        raise MirrorError(f"channels must be 1 (grey) or 3 (colour): found {channels!r}")
     levels = check_levels(levels)
     places = [expand(path), _data_folder(root)[0]/path] if str(path) else []
     for found in places:
