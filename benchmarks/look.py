@@ -5,8 +5,8 @@
     python benchmarks/look.py --n 100          fewer images
 
 Each row of a sheet is one test image: the source, the first counterfactual, the reflection at k = 1, and what was
-changed. The results are ranked by the share of the judges' votes for the target at k = 1; of equal ones the nearer is
-the better. Beside the sheet stand the numbers for artefacts, each next to that of differences between real images.
+changed. The results are ranked by the share of the judges' votes for the target at k = 1, and by the confidence of the
+oracle, which sits on no panel, where the votes are equal. Beside the sheet stand the numbers for artefacts, each next to that of differences between real images.
 Explainers and panels come from the cache, or are trained first, which takes minutes a data set.
 """
 import argparse, json
@@ -51,9 +51,9 @@ def artefacts(task, src, drawn):
             got['variety'].append(variety(of_target[:500], images))
     return [{k: sum(v)/len(v) for k, v in got.items()} for got in (ours, real)]
 
-def choose(share, distance, each=3):
+def choose(share, confidence, each=3):
     "Positions of the best, the median and the worst results."
-    order = sorted(range(len(share)), key=lambda i: (-share[i].item(), distance[i].item()))
+    order = sorted(range(len(share)), key=lambda i: (-share[i].item(), -confidence[i].item()))
     middle = (len(order) - each)//2
     return order[:each] + order[middle:middle + each] + order[-each:]
 
@@ -84,8 +84,8 @@ def look(task):
     src = task.sources()
     ends = explain(model, src)
     share = task.panel.believed(ends[1], src.target).share.nan_to_num(0)
-    distance = (ends[1] - src.x).abs().mean((1, 2, 3)).nan_to_num(9)
-    rows = choose(share, distance)
+    with torch.no_grad(): p = task.oracle(ends[1].nan_to_num(0)).softmax(1)
+    rows = choose(share, p.gather(1, src.target[:, None])[:, 0])
     name = task.title.lower().replace(' ', '-').replace('/', '-').replace(',', '')
     draw(task, src, ends, share, rows, SHEET/f'look-{name}.png')
     ours, real = artefacts(task, src, ends[1])

@@ -44,16 +44,14 @@ def some(tasks, n=400):
     return [Task(task.data, task.pair, task.size, n) for task in tasks]
 
 paper = partial(mirror, preset='paper', steps=1600)
+SEEDS = {'Mirror-CFE': mirror, 'Mirror-CFE, seed 1': partial(mirror, seed=1), 'Mirror-CFE, seed 2': partial(mirror, seed=2)}
 FLOORS = {
     'Identity': partial(floor, kind=Identity),
     'Nearest real image': partial(floor, kind=NearestNeighbour),
     'Pixel blend': partial(floor, kind=PixelBlend)}
 TRIANGULATION = {'none': partial(mirror, tri=0.)} | {f'a = {a}': partial(mirror, a=a) for a in (0., .2, .4, .6)}
 MASKS = {'full': mirror, 'skip only': partial(mirror, mode='skip'), 'no CSP': partial(mirror, mode='no-csp')}
-PAINTER = {
-    'Mirror-CFE': mirror,
-    'Mirror-CFE, seed 1': partial(mirror, seed=1),
-    'Mirror-CFE, seed 2': partial(mirror, seed=2),
+PAINTER = SEEDS | {
     'draws all pixels': partial(mirror, painter='pixels', image=True, rec=10., at_source=.25),
     'no student': partial(mirror, student=0.),
     'no augmentation': partial(mirror, augmented=0.),
@@ -65,7 +63,7 @@ PAINTER = {
     '200 steps': partial(mirror, steps=200),
     '800 steps': partial(mirror, steps=800)}
 GROUPS = dict(
-    main=(some(GREY), {'Mirror-CFE': mirror}),
+    main=(GREY, SEEDS),
     colour=(some(COLOUR), {'Mirror-CFE': mirror}),
     painter=(some([MNIST[1]]), PAINTER),
     paper=(some(GREY + COLOUR), {'Mirror-CFE paper': paper}),
@@ -94,7 +92,8 @@ def run(group, only=None):
         if only and only not in task.title: continue
         run_benchmark(methods, [task], OUT/group)
         if group in ('floors', 'pgd') or task.data.startswith('celeba'): continue   # no face is kept
-        for label, make in methods.items(): draw_strips(task, label, make(task))
+        for label, make in methods.items():
+            if ', seed ' not in label: draw_strips(task, label, make(task))
 
 if __name__ == '__main__':
     (OUT/'pictures').mkdir(parents=True, exist_ok=True)

@@ -381,7 +381,7 @@ def good_calls(home):
         'metrics.bootstrap_interval': (metrics.bootstrap_interval, (torch.ones(9),), lambda v: tuple(v) == (1, 1, 1)),
         'metrics.variety': (metrics.variety, (z, z), always),
         'images.read_image': (images.read_image, (picture, 1, 255, 0), lambda im: im.getpixel((0, 0)) == 200),
-        'images.read_square': (images.read_square, (picture, 8, 1), near(torch.full((1, 8, 8), 200))),
+        'images.read_fitted': (images.read_fitted, (picture, 8, 1, 'middle'), near(torch.full((1, 8, 8), 200))),
         'images.find_images': (images.find_images, (picture,), equal([picture])),
         'images.check_levels': (images.check_levels, ((0, 4095),), equal((0, 4095))),
         'data.get_dls': (lambda *a: get_dls('digits', None, *a, device='cpu').vocab, ((3, 8), 16, 8), always),

@@ -39,8 +39,7 @@ def _check_range(x, tol):
 def check_images(x:Tensor,                          # images, (B, C, H, W), floating point
                  channels:int|None=None,            # C expected; None: any
                  size:tuple[int,int]|None=None,     # (H, W) expected; None: any
-                 tol:float=1e-3,                    # how far past [-1, 1] rounding may go
-                 square:bool=False                  # whether height and width must be the same
+                 tol:float=1e-3                     # how far past [-1, 1] rounding may go
                 )->Tensor:                          # `x` itself
     "Return `x` if it is a batch of images in [-1, 1], else raise `MirrorError`."
     if not isinstance(x, Tensor): raise MirrorError(f"images must be a tensor (B, C, H, W): found {type(x).__name__}")
@@ -53,9 +52,6 @@ def check_images(x:Tensor,                          # images, (B, C, H, W), floa
     if size is not None and tuple(x.shape[2:]) != tuple(size):
         raise MirrorError(f"the classifier takes {size[0]}x{size[1]} pixels, "
                           f"the images have {x.shape[2]}x{x.shape[3]}: resize or pad them")
-    if square and x.shape[2] != x.shape[3]:
-        raise MirrorError("what is trained here draws square images, "
-                          f"the images have {x.shape[2]}x{x.shape[3]} pixels: pad or crop them, and let the classifier take such squares")
     if x.numel(): _check_range(x, tol)
     return x
 
@@ -287,7 +283,7 @@ def train(self:Classifier,
 @contextmanager
 def eval_mode(model:nn.Module   # any network
              ):                 # yields it
-    "Put a network in eval mode for a while."
+    "Put a network in eval mode inside a `with` block; each of its parts gets its own mode back."
     was = {m: m.training for m in model.modules()}
     model.eval()
     try: yield model
@@ -337,7 +333,7 @@ def frozen_copy(classifier:Classifier      # not changed
 @contextmanager
 def usual_torch(train:bool=False   # with gradients, and single precision as the default type
                ):
-    "Compute as PyTorch does before anything is switched; the caller finds his switches as they were."
+    "Compute with PyTorch's default switches inside a `with` block; the caller's own are restored afterwards."
     with ExitStack() as stack:
         for kind in ('cpu', 'cuda', 'mps'):
             if torch.is_autocast_enabled(kind): stack.enter_context(torch.autocast(kind, enabled=False))
@@ -397,7 +393,7 @@ _NO_PART_OF_THE_ANSWER = {'training', 'classes', 'size', 'in_channels', 'frozen'
                           'history'}
 
 def _own_code(cls):
-    "The methods of a class, and of those it inherits from, that no library brings."
+    "The methods of a class, and of those it inherits from, that come from no library."
     classes = [c for c in cls.__mro__ if c.__module__.partition('.')[0] not in _LIBRARIES]
     return [[n, f] for c in classes for n, f in sorted(vars(c).items())
             if isinstance(f, FunctionType) and (n == '__call__' or not n.startswith('__'))]

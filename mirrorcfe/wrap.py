@@ -38,7 +38,7 @@ def _changed_in_place(call):
 
 @contextmanager
 def _forward_hooks(modules, hook):
-    "While the context lasts, call `hook(key, module, inputs, output)` when one of `modules`, (key, module), returns."
+    "Inside a `with` block, call `hook(key, module, inputs, output)` when one of `modules`, (key, module), returns."
     handles = [m.register_forward_hook(partial(hook, key)) for key, m in modules]
     try: yield
     finally:
@@ -160,7 +160,7 @@ def _is_linear(m):
     return m.kernel_size == (1, 1) and m.stride == (1, 1) and m.groups == 1 and m.padding in ((0, 0), 'valid')
 
 def _mean_over_places(m, o):
-    "Return what the layer `m` took or gave, averaged over all places where there are several, (B, N)."
+    "Return an input or output of the layer `m` averaged over its places, if it has several, (B, N)."
     if not isinstance(o, Tensor) or o.ndim < 2: return o
     if isinstance(m, nn.Conv2d) and o.ndim == 4: return o.flatten(2).mean(2)
     return o.flatten(1, -2).mean(1) if o.ndim > 2 else o
@@ -387,7 +387,7 @@ def _report(mark, tap, module, inputs, output):
 
 @contextmanager
 def _listening(mark, returned):
-    "While the context lasts, call `returned(tap, output)` when a tapped module returns in this thread."
+    "Inside a `with` block, call `returned(tap, output)` when a tapped module returns in this thread."
     outer = getattr(_of_this_thread, 'runs', {})
     _of_this_thread.runs = outer | {mark: returned}
     try: yield
@@ -397,7 +397,7 @@ def _listening(mark, returned):
 class _StopRun(Exception): "Raised at the last map: the rest of the network need not run."
 
 class Taps(nn.Module):
-    "Runs a network and returns its maps at some `Tap`s. It hangs hooks on the network, which stay: give it a copy."
+    "Runs a network and returns its maps at some `Tap`s. Its hooks stay on the network, so give it a copy."
     def __init__(self,
                  model:nn.Module,   # any network, which nobody else uses
                  taps:list,         # each a `Tap`, or the name of a module as in `model.named_modules()`
@@ -512,7 +512,7 @@ def _remove_head(model, head, out):
 # %% ../nbs/04_wrap.ipynb #c06844dc
 def to_images(dls       # fastai `DataLoaders`, or anything with `train`
              )->tuple:  # function from its batches to images in [-1, 1]; one from there to its networks' range, or None
-    "Tell from the transforms of `dls` in which range its batches are, and return the two conversions."
+    "Return the two conversions that follow from the transforms of `dls`."
     transforms = list(getattr(getattr(dls.train, 'after_batch', None), 'fs', []))
     norm = next((t for t in transforms if isinstance(t, Normalize)), None)
     if norm is not None:
@@ -653,7 +653,7 @@ def _fit_linear(z, y, c, wd):
 
 # %% ../nbs/04_wrap.ipynb #da6a2d62
 def _batches(dl, read, device):
-    "Yield images and labels of all of `dl`, in order if it can be had."
+    "Yield images and labels of all of `dl`, in a fixed order where the loader has one."
     if hasattr(dl, 'new'): dl = dl.new(shuffle=False, drop_last=False)
     for x, y in dl: yield read(plain_tensor(x).to(device)), plain_tensor(y).to(device)
 

@@ -600,7 +600,7 @@ def sizes(root):
     dls = get_folder_dls(root, channels=1, size=8, bs=2, device="cpu")
     return [len(l.dataset) for l in dls.loaders], dls.vocab
 
-             ("seg_train/seg_train", "seg_test/seg_test"), ("train2017", "test2017"), ("train_images", "test-images")]
+SPELLINGS = [("Training", "testing"), ("training_set", "test_set"), ("seg_train", "seg_test"), ("Train Set", "TestSet"),
              ("seg_train/seg_train", "seg_test/seg_test"), ("train2017", "test2017"), ("train_images", "test-images")]
 
 @pytest.mark.parametrize("train, test", SPELLINGS)

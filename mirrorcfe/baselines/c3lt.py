@@ -85,7 +85,7 @@ class EncoderRecipe(MethodRecipe):
 ENCODERS = dict(paper=EncoderRecipe(epochs=50, bs=128, lr=1e-3), cpu=EncoderRecipe(steps=800, bs=64, width=16, lr=2e-3))
 
 class EncoderGame(Game):
-    "An encoder before a frozen generator."
+    "An encoder for a frozen generator."
     loss_names = ('l1', 'perc')
     score_names = ('agree',)
     def __init__(self, classifier, recipe, channels, size, gan, pair=None):
@@ -141,7 +141,7 @@ def rebuild(self:GanAutoencoder,
 def quality(self:GanAutoencoder,
             x:Tensor    # images in [-1, 1], (B, C, H, W)
            )->dict:     # `l1`: mean |x - G(E(x))|; `agree`: share whose prediction stays
-    "Return what the detour through the code costs."
+    "Return what is lost by encoding the images and drawing them again."
     r = self.rebuild(x)
     agree = self.classifier(x).argmax(1) == self.classifier(r).argmax(1)
     return dict(l1=(x - r).abs().mean().item(), agree=agree.float().mean().item())
@@ -222,7 +222,7 @@ class C3LTGame(Game):
 # %% ../../nbs/54_c3lt.ipynb #bd6908e3
 @patch
 def forward(self:C3LTGame, x, y, sampler):
-    "Encode, go to the other class, draw; and go back."
+    "Encode, step to the other class, draw; and step back."
     x, s = self.sources(x, y, sampler)
     t = self.opposite(s, sampler)
     with torch.no_grad(): z = self.fixed.E(x)
