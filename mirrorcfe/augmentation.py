@@ -41,7 +41,8 @@ def random_affine(x:Tensor,              # images, (B, C, H, W)
     dy = (2*draw() - 1)*2*shift
     cos = angle.cos()/size
     sin = angle.sin()/size
-    matrix = torch.stack([torch.stack([cos, -sin, dx], 1), torch.stack([sin, cos, dy], 1)], 1)
+    H, W = x.shape[2:]   # the coordinates below run from -1 to 1 along both sides, whatever their lengths
+    matrix = torch.stack([torch.stack([cos, -sin*(H/W), dx], 1), torch.stack([sin*(W/H), cos, dy], 1)], 1)
     grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, mode='bilinear', padding_mode='border', align_corners=False)
 

@@ -20,7 +20,7 @@ import fastai.callback.schedule  # adds Learner.fit_one_cycle
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.metrics import accuracy as fastai_accuracy
-from .core import MirrorError
+from .core import MirrorError, height_width, short_size
 from .features import Classifier, check_images, eval_mode, usual_torch
 from .data import TensorLoader, data_fingerprint, data_spec, get_dls
 from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, file_hash, file_lock, json_hash,
@@ -46,17 +46,18 @@ class ResBlock(nn.Module):
 def small_resnet(c:int=10,               # classes
                  in_channels:int=1,      # 1 grey, 3 colour
                  widths=(32, 64, 128),   # channels of the stages, shallow to deep
-                 size:int=32,            # pixels of the images
+                 size=32,                # of the images, pixels: the side of a square, or (height, width)
                  classes:list|None=None  # names of the classes
                 )->Classifier:           # untrained
     "Build a small residual network that ends in global average pooling and one linear layer."
     w = list(widths)
-    if not w or min(c, in_channels, *w) < 1 or size < 2**len(w):
+    sides = height_width(size)
+    if not w or min(c, in_channels, *w) < 1 or min(sides) < 2**len(w):
         raise MirrorError(f"{len(w)} stages halve the image {len(w)} times: "
                           f"not possible with c={c}, in_channels={in_channels}, widths={tuple(w)}, size={size}")
     stem = nn.Sequential(_conv(in_channels, w[0], 5, 2), nn.ReLU(), _conv(w[0], w[0]), nn.ReLU())
     blocks = [ResBlock(i, o) for i, o in zip(w, w[1:])]
-    return Classifier([stem, *blocks], nn.Linear(w[-1], c), classes, size=(size, size))
+    return Classifier([stem, *blocks], nn.Linear(w[-1], c), classes, size=sides)
 
 # %% ../nbs/11_classifiers.ipynb #4d80df82
 @torch.no_grad()
@@ -276,7 +277,7 @@ def _restore(model, file):
 # %% ../nbs/11_classifiers.ipynb #18037107
 def get_classifier(name:str='mnist',        # a name in `DATASETS`
                    root=None,               # folder with the files, as for `get_dls`
-                   size:int|None=None,      # pixels; None: 32
+                   size=None,               # pixels: the side of a square, or (height, width); None: 32
                    widths=(32, 64, 128),    # channels of the stages
                    seed:int=0,              # of weights, order and shifts
                    n_train:int|None=None,   # training images; None: all
@@ -284,12 +285,13 @@ def get_classifier(name:str='mnist',        # a name in `DATASETS`
                    force:bool=False,        # train even if the cache has it
                    progress:bool|None=None, # a bar while training; None: in a terminal
                    without=None,            # a class, by number or name, that it never sees in training
+                   fit:str|None=None,       # of the pictures, as for `get_dls`
                    **kwargs                 # bs, and settings of `train_classifier`
                   )->Classifier:            # trained and frozen, `.accuracy` on the test images
     "Return the classifier of a dataset, from the cache or after training it once."
     recipe = RECIPES.get(data_spec(name).name, _default) | kwargs
     bs = recipe.pop('bs')
-    dls = get_dls(name, root, size=size, bs=bs, seed=seed, n_train=n_train, device=device, without=without)
+    dls = get_dls(name, root, size=size, bs=bs, seed=seed, n_train=n_train, device=device, without=without, fit=fit)
     if recipe.get('bf16') is None: recipe['bf16'] = fast_bf16(dls.device)
     settings = dict(dataset=name, data=data_fingerprint(dls), size=dls.spec.size, n_train=n_train, widths=list(widths),
                     seed=seed, bs=dls.train.bs, **recipe)

@@ -57,8 +57,12 @@ def train(
     normalise:str=None,
     # two classes, by name or number: train only the path between them; without it, all pairs
     pair:list=None,
-    # image size in pixels; without it, that of the classifier or of the dataset, 64 for a folder
-    size:int=None,
+    # image size in pixels: 64 for squares, 96x64 for height x width; without it, that of the classifier or of the
+    # dataset, 64 for a folder
+    size:str=None,
+    # pictures of other proportions: middle cuts off what is too much, whole pads what is missing;
+    # without it, middle for picture files and whole for the other datasets
+    fit:str=None,
     # numbers that are black and white in image files of more than 8 bits, such as --levels 0 4095;
     # without it, as their format says
     levels:list=None,
@@ -146,8 +150,8 @@ class UsageError(ValueError):
 
 # What stands for the value of an option in the help; N for the others
 PLACEHOLDERS = dict(out='FOLDER', explainer='FOLDER', data='DATA', classifier='FILE', classes='FILE', images='IMAGE',
-                    pair='CLASS', target='CLASS', target_confidence='P', levels='LEVEL', arch='NAME',
-                    normalise='INPUT', preset='NAME', device='NAME', format='FORMAT')
+                    size='PIXELS', fit='HOW', pair='CLASS', target='CLASS', target_confidence='P', levels='LEVEL',
+                    arch='NAME', normalise='INPUT', preset='NAME', device='NAME', format='FORMAT')
 
 def parse(name:str,   # of a command
           argv:list   # words behind it

@@ -27,9 +27,10 @@ from torch.nn import functional as F
 from fastcore.basics import patch
 from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
-from .core import MirrorError, check_class, whole_number
+from .core import MirrorError, check_class, height_width, short_size, whole_number
 from .features import class_index, pair_index
-from .images import UnreadableImage, check_levels, from_bytes, images_below, printable, read_square
+from .images import (UnreadableImage, check_fit, check_levels, frame_around, from_bytes, images_below,
+                              printable, read_fitted)
 from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, expand, json_hash, read_tensors,
                                reading, tensor_bytes, tensors_hash, workspace, write_tensors, writing)
 
@@ -404,20 +405,37 @@ def stratified(y:Tensor,   # classes, (N,)
     return np.sort(order[:n]), np.sort(order[n:])
 
 # %% ../nbs/10_data.ipynb #6e0e3acd
-def to_size(x:Tensor,       # images, uint8 (N, C, h, w)
-            size:int,       # pixels wanted
-            pad:int=0,      # border before any resizing, unless the images have their size already
-            edge:bool=False # the border repeats the outermost pixels; False: it is black
-           )->Tensor:       # uint8 (N, C, size, size)
-    "Bring images to `size` by a border, then bicubic interpolation where that is not enough."
-    if x.shape[-1] == size: return x
-    if pad and edge:
-        nearest = torch.arange(-pad, x.shape[-1] + pad).clamp(0, x.shape[-1] - 1)
-        x = x[..., nearest, :][..., nearest]
-    elif pad: x = F.pad(x, (pad,)*4)
-    if x.shape[-1] == size: return x
+def _window(n, wanted):
+    "The positions, in a row of `n` pixels, of the `wanted` in the middle; those of a border lie outside of the row."
+    start = (n - wanted)//2
+    return torch.arange(start, start + wanted)
+
+def _cut_or_pad(x, h, w, edge):
+    "The middle of images, `h` x `w` pixels, with a border where they are smaller."
+    rows, columns = (_window(n, wanted) for n, wanted in zip(x.shape[2:], (h, w)))
+    out = x[..., rows.clamp(0, x.shape[2] - 1), :][..., columns.clamp(0, x.shape[3] - 1)]
+    if edge: return out
+    inside = ((rows >= 0) & (rows < x.shape[2]))[:, None] & (columns >= 0) & (columns < x.shape[3])
+    return torch.where(inside, out, 0)
+
+def to_size(x:Tensor,        # images, uint8 (N, C, h, w)
+            size,            # pixels wanted: the side of a square, or (height, width)
+            pad:int=0,       # border before any resizing, unless the images have their size already
+            edge:bool=False, # a border repeats the outermost pixels; False: it is black
+            fit:str='whole'  # images of other proportions: 'whole' ones with a border, or their 'middle'
+           )->Tensor:        # uint8 (N, C, H, W)
+    "Bring images to `size` by a border or a cut, then bicubic interpolation where that is not enough."
+    wanted = height_width(size)
+    shares = [n/have for n, have in zip(wanted, x.shape[2:])]
+    scale = min(shares) if check_fit(fit) == 'whole' else max(shares)
+    if pad and scale != 1: x = _cut_or_pad(x, x.shape[2] + 2*pad, x.shape[3] + 2*pad, edge)
+    h, w = x.shape[2:]
+    tall, wide = frame_around((h, w), wanted)
+    if fit == 'middle': tall, wide = h*w/wide, h*w/tall   # the largest part of these proportions
+    if (round(tall), round(wide)) != (h, w): x = _cut_or_pad(x, round(tall), round(wide), edge)
+    if tuple(x.shape[2:]) == wanted: return x
     def resize(some):
-        resized = F.interpolate(some.float(), (size, size), mode='bicubic', antialias=True)
+        resized = F.interpolate(some.float(), wanted, mode='bicubic', antialias=True)
         return resized.round().clamp(0, 255).byte()
     return torch.cat([resize(some) for some in x.split(4096)])
 
@@ -425,11 +443,13 @@ def to_size(x:Tensor,       # images, uint8 (N, C, h, w)
 MAX_BYTES = 4*2**30   # most bytes of images in memory
 
 def _check_memory(n, channels, size):
-    need = n*channels*size**2
+    h, w = height_width(size)
+    need = n*channels*h*w
     if need > MAX_BYTES:
-        raise MirrorError(f"{n:,} images of {channels} x {size} x {size} take {need/2**30:.1f} GiB of memory, "
-                          f"{MAX_BYTES/2**30:g} GiB is the limit: "
-                          f"choose size={int((MAX_BYTES/n/channels)**.5)} or less, or put fewer images into the folder")
+        most = [int((MAX_BYTES/n/channels*side/other)**.5) for side, other in ((h, w), (w, h))]
+        raise MirrorError(f"{n:,} images of {channels} x {h} x {w} take {need/2**30:.1f} GiB of memory, "
+                          f"{MAX_BYTES/2**30:g} GiB is the limit: choose size={most[0] if h == w else tuple(most)} "
+                          "or less, or put fewer images into the folder")
 
 # %% ../nbs/10_data.ipynb #379e353a
 KEEP_FROM = 2000   # files from which the decoded images are kept on disk
@@ -440,23 +460,26 @@ def _file_state(file):
     except OSError: return os.path.realpath(file), None, None
     return os.path.realpath(file), found.st_size, found.st_mtime_ns
 
-def _decode(file, size, channels, levels):
-    try: return read_square(file, size, channels, levels)
+def _decode(file, size, channels, fit, levels):
+    try: return read_fitted(file, size, channels, fit, levels)
     except UnreadableImage as e: return e
 
 def decode_files(files:list,    # paths
-                 size:int,      # pixels wanted
+                 size,          # pixels wanted: the side of a square, or (height, width)
                  channels:int,  # 1 grey, 3 colour
                  progress=None, # function (done, total), called now and then
-                 levels=None    # as for `read_image`
-                )->tuple:       # images, uint8 (N, C, size, size); list of (position, `UnreadableImage`)
-    "Read the square in the middle of many image files."
+                 levels=None,   # as for `read_image`
+                 fit='middle'   # as for `read_fitted`
+                )->tuple:       # images, uint8 (N, C, H, W); list of (position, `UnreadableImage`)
+    "Read many image files, cut or padded to one size."
     _check_memory(len(files), channels, size)
-    shape = (len(files), channels, size, size)
+    h, w = height_width(size)
+    shape = (len(files), channels, h, w)
     bad = []
     levels = check_levels(levels)
     key = [2, channels, [_file_state(f) for f in files]] + ([levels] if levels else [])
-    kept = cache_dir()/'images'/f'{size}px-{json_hash(key)}.safetensors'
+    if fit == 'whole': key.append(fit)
+    kept = cache_dir()/'images'/f"{h if h == w else f'{h}x{w}'}px-{json_hash(key)}.safetensors"
     if len(files) >= KEEP_FROM:
         try:
             x = read_tensors(kept)[1]['x']
@@ -464,7 +487,7 @@ def decode_files(files:list,    # paths
         except MissingFile: pass
         except (MirrorError, KeyError) as e: warnings.warn(f"the images are decoded again: {e}")
     x = torch.zeros(shape, dtype=torch.uint8)
-    decode = partial(_decode, size=size, channels=channels, levels=levels)
+    decode = partial(_decode, size=size, channels=channels, fit=fit, levels=levels)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(files), 256):
             some = files[start:start + 256]
@@ -521,8 +544,8 @@ def block_split(ids,            # numbers of the images, (N,)
     n = max(1, len(blocks)//10)
     return [np.flatnonzero(np.isin(block_of, some)) for some in (blocks[2*n:], blocks[:n], blocks[n:2*n])]
 
-def _read_faces(root=None, attribute='Mouth_Slightly_Open', size=64, progress=None):
-    "Images and labels of CelebA-HQ, uint8 (N, 3, size, size) and int64 (N,), 1 with the attribute: train, valid, test."
+def _read_faces(root=None, attribute='Mouth_Slightly_Open', size=64, progress=None, fit='middle'):
+    "Images and labels of CelebA-HQ, uint8 (N, 3, H, W) and int64 (N,), 1 with the attribute: train, valid, test."
     names, files, has = face_attributes(root)
     folder = _faces_folder(root)/'CelebA-HQ-img'
     if attribute not in names:
@@ -532,7 +555,7 @@ def _read_faces(root=None, attribute='Mouth_Slightly_Open', size=64, progress=No
         raise MirrorError(f"{len(lost):,} of {len(files):,} images are not in {folder}: {', '.join(lost[:3])} ...")
     ids = np.array([int(Path(f).stem) for f in files])
     order = np.argsort(ids)
-    x, bad = decode_files([folder/files[i] for i in order], size, 3, progress)
+    x, bad = decode_files([folder/files[i] for i in order], size, 3, progress, fit=fit)
     if bad: raise DamagedFile(f"{bad[0][1].file} is damaged: {bad[0][1].reason}; delete it and fetch it again")
     y = torch.from_numpy(has[order, names.index(attribute)].astype(np.int64))
     return [(x[i], y[i]) for i in block_split(ids[order])]
@@ -590,11 +613,11 @@ def _left_out(path, files, bad, most=5):
     if len(bad) > most: some += ' ...'
     return f"{len(bad):,} of {len(files):,} images cannot be read and are left out: {some}"
 
-def _read_folder(root=None, path=None, channels=3, size=64, progress=None, levels=None):
-    "Images and labels of a folder, uint8 (N, C, size, size) and int64 (N,): training, validation, test."
+def _read_folder(root=None, path=None, channels=3, size=64, progress=None, levels=None, fit='middle'):
+    "Images and labels of a folder, uint8 (N, C, H, W) and int64 (N,): training, validation, test."
     classes, parts = _folder_parts(path)
     files = [f for part, _ in parts for f in part]
-    x, bad = decode_files(files, size, channels, progress, levels)
+    x, bad = decode_files(files, size, channels, progress, levels, fit)
     readable = np.ones(len(files), bool)
     readable[[i for i, _ in bad]] = False
     start = 0
@@ -620,7 +643,7 @@ def _folder_spec(path, channels=3, root=None, levels=None):
         classes = tuple(_folder_parts(found)[0])
         read = partial(_read_folder, path=found.resolve(), channels=channels, levels=levels)
         return DataSpec('folder', found.name, classes, read, channels=channels, native=0, size=64, sized=True,
-                        levels=levels, source=f'images in the folder {found.name}')
+                        fit='middle', levels=levels, source=f'images in the folder {found.name}')
     raise MirrorError(f"no folder {path!r}: it must have a subfolder of images for each class, "
                       "or train/, val/ and test/ with them")
 
@@ -634,7 +657,7 @@ class DataSpec:
     read:object           # root -> [all], [train, test] or [train, valid, test], each x uint8 (N, C, h, w), y int64
     channels:int=1        # 1 grey, 3 colour
     native:int=28         # pixels of the originals
-    size:int=32           # pixels of the loaded images
+    size:object=32        # of the loaded images, pixels: the side of a square, or (height, width)
     pad:int=0             # black border that brings `native` near `size`
     n_valid:int=5000      # images set aside for validation
     n_test:int=0          # images set aside for testing, where the set has no test set of its own
@@ -643,7 +666,8 @@ class DataSpec:
     licence:str=''        # of the images
     range:tuple=(-1., 1.) # of the pixels
     edge:bool=False       # the border of `pad` repeats the outermost pixels
-    sized:bool=False      # `read` takes size= and progress= too and gives images of that size
+    sized:bool=False      # `read` takes size=, progress= and fit= too and gives images of that size
+    fit:str='whole'       # images of other proportions: 'whole' ones with a border, or their 'middle'
     attribute:str=''      # what the two classes are about, where they are chosen from many
     levels:tuple|None=None # numbers that are black and white in files of more than 8 bits; None: by their format
 
@@ -666,7 +690,7 @@ DATASETS = {s.name: s for s in (
              source='A. Acevedo et al., Hospital Clinic of Barcelona, as in MedMNIST v2 (J. Yang et al.)',
              licence='CC BY 4.0'),
     DataSpec('celeba_hq', 'CelebA-HQ', ('no Mouth_Slightly_Open', 'Mouth_Slightly_Open'), _read_faces,
-             channels=3, native=1024, size=64, sized=True,
+             channels=3, native=1024, size=64, sized=True, fit='middle',
              needs=_face_files, attribute='Mouth_Slightly_Open',
              source='T. Karras et al.; attributes: C.-H. Lee et al., CelebAMask-HQ', licence='non-commercial'))}
 
@@ -715,16 +739,19 @@ def _split(spec, parts):
     return _take(x, y, rest), _take(x, y, i), test
 
 def _check_size(size):
-    "Pixels as an int."
-    if isinstance(size, (int, np.integer)) and 8 <= size <= 1024: return int(size)
-    raise MirrorError(f"size must be 8 to 1024 pixels: found {size!r}")
+    "Pixels as an int, or as (height, width)."
+    try: sides = height_width(size)
+    except MirrorError: sides = (0, 0)
+    if all(8 <= side <= 1024 for side in sides): return short_size(size)
+    raise MirrorError(f"size must be 8 to 1024 pixels, or (height, width) of so many each: found {size!r}")
 
 def _image_sets(spec, root, size, progress=None):
     "The three `ImageSet`s of a dataset: train, valid, test."
     size = _check_size(size)
-    parts = spec.read(root, size=size, progress=progress) if spec.sized else spec.read(root)
+    how = dict(size=size, progress=progress, fit=check_fit(spec.fit)) if spec.sized else {}
+    parts = spec.read(root, **how)
     _check_memory(sum(len(y) for _, y in parts), spec.channels, size)
-    return [ImageSet(to_size(x, size, spec.pad, spec.edge), y, spec.classes) for x, y in _split(spec, parts)]
+    return [ImageSet(to_size(x, size, spec.pad, spec.edge, spec.fit), y, spec.classes) for x, y in _split(spec, parts)]
 
 # %% ../nbs/10_data.ipynb #400b90fb
 def _first(dataset, n):
@@ -745,11 +772,11 @@ def best_device(device=None     # 'cpu', 'cuda', 'cuda:1', 'mps' or a `torch.dev
 
 # %% ../nbs/10_data.ipynb #4b4c3738
 def _loaders(spec, root=None, pair=None, size=None, bs=64, seed=0, n_train=None, steps=None, device=None, progress=None,
-             without=None):
+             without=None, fit=None):
     "The `DataLoaders` of a `DataSpec`; arguments as for `get_dls`."
     device = best_device(device)
     if pair is not None: pair = pair_index(pair, spec.classes)
-    spec = replace(spec, size=spec.size if size is None else _check_size(size))
+    spec = replace(spec, size=spec.size if size is None else _check_size(size), fit=fit or spec.fit)
     train, valid, test = _image_sets(spec, root, spec.size, progress)
     if pair: train, valid, test = [s.subset((s.y == pair[0]) | (s.y == pair[1])) for s in (train, valid, test)]
     if without is not None:
@@ -769,7 +796,7 @@ def _loaders(spec, root=None, pair=None, size=None, bs=64, seed=0, n_train=None,
 def get_dls(name:str='digits',       # a name in `DATASETS`, 'celeba_hq:ATTRIBUTE' or 'folder:PATH'
             root=None,               # folder with the files; None: `$MIRRORCFE_DATA`, else a download to the cache
             pair:tuple|None=None,    # keep two classes, by number or name; labels keep their numbers
-            size:int|None=None,      # pixels; None: 32, for faces and folders 64
+            size=None,               # pixels, the side of a square or (height, width); None: 32, faces and folders 64
             bs:int=64,               # images in a batch
             seed:int=0,              # of the order of the training batches; the split never changes
             n_train:int|None=None,   # use only so many training images, balanced over the classes
@@ -777,16 +804,17 @@ def get_dls(name:str='digits',       # a name in `DATASETS`, 'celeba_hq:ATTRIBUT
             device=None,             # where the batches are; None: the GPU if there is one
             attribute:str|None=None, # which of its attributes makes the two classes of celeba_hq
             progress=None,           # function (done, total), called while picture files are decoded
-            without=None             # a class, by number or name, that is in the test images only
+            without=None,            # a class, by number or name, that is in the test images only
+            fit:str|None=None        # other proportions: 'middle' cuts, 'whole' pads; None: cut files, pad the others
            )->DataLoaders:           # train, valid and `.test`; `.vocab`, `.c`, `.spec`, `.pair`
     "Load a dataset by name."
     spec = data_spec(name, attribute, root)
-    return _loaders(spec, root, pair, size, bs, seed, n_train, steps, device, progress, without)
+    return _loaders(spec, root, pair, size, bs, seed, n_train, steps, device, progress, without, fit)
 
 def get_folder_dls(path,             # folder with one subfolder for each class, or with train/, val/ and test/
                    channels:int=3,   # 3 colour, 1 grey
                    levels=None,      # black and white in files of more than 8 bits; None: by the format
-                   **kwargs          # as for `get_dls`: size, bs, seed, n_train, steps, pair, device, progress, without
+                   **kwargs          # as for `get_dls`: size, fit, bs, seed, n_train, steps, pair, device, progress, without
                   )->DataLoaders:    # as `get_dls` returns
     "Load a folder of images, in grey if wanted."
     return _loaders(_folder_spec(path, channels, levels=levels), **kwargs)

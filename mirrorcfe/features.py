@@ -39,8 +39,7 @@ def _check_range(x, tol):
 def check_images(x:Tensor,                          # images, (B, C, H, W), floating point
                  channels:int|None=None,            # C expected; None: any
                  size:tuple[int,int]|None=None,     # (H, W) expected; None: any
-                 tol:float=1e-3,                    # how far past [-1, 1] rounding may go
-                 square:bool=False                  # whether height and width must be the same
+                 tol:float=1e-3                     # how far past [-1, 1] rounding may go
                 )->Tensor:                          # `x` itself
     "Return `x` if it is a batch of images in [-1, 1], else raise `MirrorError`."
     if not isinstance(x, Tensor): raise MirrorError(f"images must be a tensor (B, C, H, W): found {type(x).__name__}")
@@ -53,9 +52,6 @@ def check_images(x:Tensor,                          # images, (B, C, H, W), floa
     if size is not None and tuple(x.shape[2:]) != tuple(size):
         raise MirrorError(f"the classifier takes {size[0]}x{size[1]} pixels, "
                           f"the images have {x.shape[2]}x{x.shape[3]}: resize or pad them")
-    if square and x.shape[2] != x.shape[3]:
-        raise MirrorError("what is trained here draws square images, "
-                          f"the images have {x.shape[2]}x{x.shape[3]} pixels: pad or crop them, and let the classifier take such squares")
     if x.numel(): _check_range(x, tol)
     return x
 

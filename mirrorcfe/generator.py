@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from fastcore.basics import patch
+from .core import height_width, short_size
 from .classifiers import shift
-from .ssc import SSC, conv_block, resize_like, up_block
+from .ssc import SSC, conv_block, halvings, resize_like, stride_of, strided_conv, up_block
 
 # %% ../nbs/21_generator.ipynb #0c402fc6
 class DecoderBlock(nn.Module):
@@ -22,10 +23,11 @@ class DecoderBlock(nn.Module):
     def __init__(self,
                  c_in:int,    # channels of the input
                  c_skip:int,  # channels of the skip
-                 c_out:int    # channels of the output
+                 c_out:int,   # channels of the output
+                 factor=2     # of the enlargement, one number or (height, width)
                 ):
         super().__init__()
-        self.up = up_block(c_in, c_out)
+        self.up = up_block(c_in, c_out, factor)
         self.mix = conv_block(c_out + c_skip, c_out)
 
     def forward(self,
@@ -36,18 +38,24 @@ class DecoderBlock(nn.Module):
         return self.mix(torch.cat([resize_like(self.up(h), skip), skip], 1))
 
 # %% ../nbs/21_generator.ipynb #5e6e199e
-def decoder_blocks(shapes:list,   # (channels, height) of every map, shallow to deep; the last is where it starts
+def _growth(small, large):
+    "The factor from one map to the next: 2, or 2 and 1 where only one side grows."
+    grows = [b > a for a, b in zip(height_width(small), height_width(large))]
+    return 2 if grows[0] == grows[1] else tuple(1 + g for g in grows)
+
+def decoder_blocks(shapes:list,   # (channels, size) of every map, shallow to deep; the last is where it starts
                    width:int,     # channels after the start
                    floor:int      # fewest channels of a block
                   )->tuple:       # network of the start, `ModuleList` of blocks, channels after the last
     "Return the parts of a decoder up to the resolution of the shallowest map."
-    n, _ = shapes[-1]
+    n, last = shapes[-1]
     start = nn.Sequential(nn.BatchNorm2d(n), conv_block(n, width))
     blocks = nn.ModuleList()
-    for c_skip, _ in reversed(shapes[:-1]):
+    for c_skip, size in reversed(shapes[:-1]):
         c_out = max(floor, width//2)
-        blocks.append(DecoderBlock(width, c_skip, c_out))
+        blocks.append(DecoderBlock(width, c_skip, c_out, _growth(last, size)))
         width = c_out
+        last = size
     return start, blocks, width
 
 # %% ../nbs/21_generator.ipynb #b8ba2a2a
@@ -60,12 +68,18 @@ def blend_with_source(drawn:Tensor,   # output of the last layer, (B, C+1, H, W)
     return g*x_s + (1 - g)*p
 
 # %% ../nbs/21_generator.ipynb #4b9c0862
+def _doublings(first, size):
+    "The factors that lead from the resolution of the first map to about that of the image, one of them at least."
+    counts = [max(0, round(math.log2(b/a))) for a, b in zip(height_width(first), height_width(size))]
+    if not any(counts): counts = [1, 1]
+    return [stride_of(counts, n) for n in range(max(counts), 0, -1)]
+
 class MirrorGenerator(nn.Module):
     "A decoder with edited skips: draws an image from a moved map `f_k` and the maps of the source."
     def __init__(self,
-                 shapes:list,           # (channels, height) of every map of the classifier, shallow to deep
+                 shapes:list,           # (channels, size) of every map of the classifier, shallow to deep
                  channels:int,          # of the image: 1 grey, 3 colour
-                 size:int,              # height of the image, pixels
+                 size,                  # of the image, pixels: the side of a square, or (height, width)
                  mode:str='full',       # of the SSC: 'full', 'no-csp' or 'skip'
                  residual:bool=True,    # editors learn the change (True) or the pattern, as published (False)
                  image:bool=False,      # the source is a skip of its own, with a gate; `maps` then starts with it
@@ -76,12 +90,13 @@ class MirrorGenerator(nn.Module):
         # The names of the modules are those of stored weights.
         self.ssc = SSC(shapes, mode, residual=residual)
         self.start, self.climbs, width = decoder_blocks(shapes, width, floor)
-        doublings = max(1, round(math.log2(size/shapes[0][1])))   # from the first map to the image, one in `paint`
-        widths = [max(min(16, width), width >> i) for i in range(doublings)]
-        self.top = nn.Sequential(conv_block(width, width), *[up_block(a, b) for a, b in zip(widths, widths[1:])])
-        enlarge = nn.Upsample(scale_factor=2, mode='bilinear', align_corners=False)
+        *factors, last_factor = _doublings(shapes[0][1], size)   # the last one in `paint`
+        widths = [max(min(16, width), width >> i) for i in range(len(factors) + 1)]
+        climb = [up_block(a, b, f) for a, b, f in zip(widths, widths[1:], factors)]
+        self.top = nn.Sequential(conv_block(width, width), *climb)
+        enlarge = nn.Upsample(scale_factor=last_factor, mode='bilinear', align_corners=False)
         self.paint = nn.Sequential(enlarge, nn.Conv2d(widths[-1], channels + image, 3, 1, 1))
-        self.size = size
+        self.size = short_size(size)
         self.image = image
 
 # %% ../nbs/21_generator.ipynb #1e1d5ed9
@@ -96,7 +111,8 @@ def forward(self:MirrorGenerator,
     skips = maps[1:-1] if self.image else maps[:-1]
     for block, skip in zip(self.climbs, reversed(self.ssc(skips, f_k, mask))): h = block(h, skip)
     x = self.paint(self.top(h)).float()
-    if x.shape[-1] != self.size: x = F.interpolate(x, size=(self.size, self.size), mode='bilinear', antialias=True)
+    size = height_width(self.size)
+    if tuple(x.shape[2:]) != size: x = F.interpolate(x, size=size, mode='bilinear', antialias=True)
     return blend_with_source(x, maps[0].float()) if self.image else x.tanh()
 
 # %% ../nbs/21_generator.ipynb #de50bd66
@@ -111,7 +127,7 @@ class Discriminator(nn.Module):
     "Scores whether an image is a real one of the expected class."
     def __init__(self,
                  channels:int,      # of the image
-                 size:int,          # height of the image, pixels
+                 size,              # of the image, pixels: the side of a square, or (height, width)
                  n_classes:int,     # C
                  width:int=32,      # channels after the first halving; doubled by every other one
                  most:int=128       # most channels
@@ -119,9 +135,11 @@ class Discriminator(nn.Module):
         super().__init__()
         self.body = nn.Sequential()
         c = channels
-        for i in range(max(1, round(math.log2(size/4)))):
+        counts = halvings(size, 4, least=1)
+        for i in range(max(counts)):
             c_out = min(width*2**i, most)
-            self.body.extend([spectral_norm(nn.Conv2d(c, c_out, 4, 2, 1)), nn.LeakyReLU(.2, True)])
+            conv = strided_conv(c, c_out, stride_of(counts, i + 1))
+            self.body.extend([spectral_norm(conv), nn.LeakyReLU(.2, True)])
             c = c_out
         self.mix = spectral_norm(nn.Conv2d(c + 1, c, 3, 1, 1))
         self.whole = spectral_norm(nn.Linear(c*16, c))
@@ -137,7 +155,7 @@ def forward(self:Discriminator,
            )->Tensor:                       # scores, (B,): high for real
     "Return the score of each image as a real one of its class."
     h = F.leaky_relu(self.mix(batch_spread(self.body(x))), .2)
-    if h.shape[-1] != 4: h = F.adaptive_avg_pool2d(h, 4)
+    if tuple(h.shape[2:]) != (4, 4): h = F.adaptive_avg_pool2d(h, 4)
     h = F.leaky_relu(self.whole(h.flatten(1)), .2)
     return self.v(h).squeeze(1).float() + class_weight*(self.e(c)*h).sum(1).float()
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GIANT', 'SUFFIXES', 'LONGEST', 'from_bytes', 'to_bytes', 'to_tensor', 'to_picture', 'UnknownLevels', 'check_levels',
            'UnreadableImage', 'printable', 'in_markdown', 'read_image', 'images_below', 'find_images', 'read_images',
-           'middle_square', 'read_square', 'fit_image', 'look_of', 'oddities']
+           'cut_middle', 'frame_around', 'fit_image', 'check_fit', 'read_fitted', 'look_of', 'oddities']
 
 # %% ../nbs/09_images.ipynb #1dcb68f9
 import errno, os, stat, struct, warnings
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from .core import MirrorError
+from .core import MirrorError, height_width
 from .storage import expand
 
 # %% ../nbs/09_images.ipynb #6b0e0003
@@ -244,19 +244,12 @@ def read_images(files:list,      # paths
     return good, out
 
 # %% ../nbs/09_images.ipynb #1870bf2f
-def middle_square(im,        # PIL image
-                  size:int   # pixels wanted
-                 ):          # PIL image, size x size
-    "Cut the largest square out of the middle and scale it."
-    return ImageOps.fit(im, (size, size), Image.Resampling.BICUBIC)
-
-def read_square(file,          # image file
-                size:int,      # pixels wanted
-                channels:int=3,# 1 grey, 3 colour
-                levels=None    # as for `read_image`
-               )->Tensor:      # uint8 (C, size, size)
-    "Read the square in the middle of an image file."
-    return to_tensor(middle_square(read_image(file, channels, near=size, levels=levels), size))
+def cut_middle(im,     # PIL image
+               size    # pixels wanted: the side of a square, or (height, width)
+              ):       # PIL image of that size
+    "Cut the largest part of these proportions out of the middle and scale it."
+    h, w = height_width(size)
+    return ImageOps.fit(im, (w, h), Image.Resampling.BICUBIC)
 
 # %% ../nbs/09_images.ipynb #43e20a62
 def _border(a):
@@ -272,33 +265,63 @@ def _content(a):
     return (int(cols[0]), int(rows[0]), int(cols[-1]) + 1, int(rows[-1]) + 1) if len(rows) else None
 
 # %% ../nbs/09_images.ipynb #f911a770
-LONGEST = 8192   # pixels; a longer side is scaled down before the picture is padded to a square
+LONGEST = 8192   # pixels; what would be longer after padding is scaled down before
 
-def _padded(img, side, fill):
-    "A picture in the middle of a square of one colour."
-    square = Image.new(img.mode, (side, side), fill if len(fill) > 1 else fill[0])
-    square.paste(img, ((side - img.width)//2, (side - img.height)//2))
-    return square
+def frame_around(size,     # (height, width) of a picture
+                 shape     # (height, width) whose proportions are wanted
+                )->tuple:  # height and width, floats
+    "Return the smallest frame of these proportions around a picture."
+    (H, W), (h, w) = size, shape
+    return (H, H*w/h) if H*w >= W*h else (W*h/w, W)
 
-def fit_image(img,                # PIL image, mode L or RGB
-              size:int=32,        # pixels wanted
-              invert:bool=False,  # swap dark and bright
-              extent:float=0.,    # crop to the content and let it fill this share of the square; 0: no cropping
-              middle:bool=False   # take the square in the middle instead of padding
-             )->Tensor:           # (C, size, size) in [-1, 1]
-    "Make a picture square, by padding with the median of its border, and scale it."
-    if max(img.size) > LONGEST:
-        smaller = [max(1, round(n*LONGEST/max(img.size))) for n in img.size]
+def _padded(img, size, fill):
+    "A picture in the middle of another one of one colour, whose width and height are `size`."
+    out = Image.new(img.mode, size, fill if len(fill) > 1 else fill[0])
+    out.paste(img, ((size[0] - img.width)//2, (size[1] - img.height)//2))
+    return out
+
+def _fitted(img, size, invert=False, extent=0., middle=False):
+    "The picture as `fit_image` makes it."
+    h, w = height_width(size)
+    longest = max(frame_around(img.size[::-1], (h, w)))
+    if longest > LONGEST:
+        smaller = [max(1, round(n*LONGEST/longest)) for n in img.size]
         img = img.resize(smaller, Image.Resampling.BICUBIC)
     pixels = to_tensor(img).numpy()
     fill = tuple(int(v) for v in np.median(_border(pixels), 1))
     if extent and (box := _content(pixels)): img = img.crop(box)
-    elif middle: img = middle_square(img, size)
-    side = max(round(max(img.size)/(extent or 1)), *img.size)
-    if img.size != (side, side): img = _padded(img, side, fill)
+    elif middle: img = cut_middle(img, (h, w))
+    tall, wide = frame_around(img.size[::-1], (h, w))
+    frame = max(round(wide/(extent or 1)), img.width), max(round(tall/(extent or 1)), img.height)
+    if img.size != frame: img = _padded(img, frame, fill)
     if invert: img = ImageOps.invert(img)
-    if side != size: img = img.resize((size, size), Image.Resampling.BICUBIC)
-    return from_bytes(to_tensor(img))
+    return img if frame == (w, h) else img.resize((w, h), Image.Resampling.BICUBIC)
+
+def fit_image(img,                # PIL image, mode L or RGB
+              size=32,            # pixels wanted: the side of a square, or (height, width)
+              invert:bool=False,  # swap dark and bright
+              extent:float=0.,    # crop to the content and let it fill this share of the picture; 0: no cropping
+              middle:bool=False   # take the middle instead of padding
+             )->Tensor:           # (C, H, W) in [-1, 1]
+    "Bring a picture to a size: by padding with the median of its border to the right proportions, then by scaling."
+    return from_bytes(to_tensor(_fitted(img, size, invert, extent, middle)))
+
+# %% ../nbs/09_images.ipynb #4b744bb5
+def check_fit(fit    # 'middle' or 'whole'
+             )->str: # the same
+    "Return how pictures are brought to a size, or raise `MirrorError` if that is none of the two ways."
+    if fit in ('middle', 'whole'): return fit
+    raise MirrorError(f"fit must be 'middle' (the middle of the picture) or 'whole' (all of it, padded): found {fit!r}")
+
+def read_fitted(file,            # image file
+                size,            # pixels wanted: the side of a square, or (height, width)
+                channels:int=3,  # 1 grey, 3 colour
+                fit:str='middle',# 'middle': what is too much is cut off; 'whole': what is missing is padded
+                levels=None      # as for `read_image`
+               )->Tensor:        # uint8 (C, H, W)
+    "Read an image file and bring it to a size."
+    picture = read_image(file, channels, near=max(height_width(size)), levels=levels)
+    return to_tensor(_fitted(picture, size) if check_fit(fit) == 'whole' else cut_middle(picture, size))
 
 # %% ../nbs/09_images.ipynb #8b183441
 def _extent(x):
@@ -329,7 +352,7 @@ def oddities(x,            # image in [-1, 1], (C, H, W)
         its, theirs = ('bright', 'dark') if look['border'] < border else ('dark', 'bright')
         return [f"it looks inverted: its border is {its}, that of the training images {theirs}; try --invert"]
     if extent < look['least'] - .1:
-        return [f"it is small: it fills {extent:.0%} of the square, the training images {look['least']:.0%} or more; "
+        return [f"it is small: it fills {extent:.0%} of the picture, the training images {look['least']:.0%} or more; "
                 "try --crop"]
     slack = .5*(look['brightest'] - look['darkest'])
     if mean > look['brightest'] + slack or mean < look['darkest'] - slack:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastcore.basics import patch
-from .core import MirrorError, check_class
+from .core import MirrorError, check_class, height_width, short_size
 from .storage import (CannotWrite, MissingFile, cache_dir, expand, file_hash, file_lock, first_line, json_hash,
                                new_folder, read_json, read_tensors, reading, write_json, write_tensors)
 from .data import data_fingerprint, get_dls
@@ -39,7 +39,7 @@ class PlainConvNet(nn.Module):
     def __init__(self,
                  c:int,                # classes
                  channels:int,         # of the images
-                 side:int,             # height and width of the images it looks at, in pixels; others are resized
+                 side,                 # of the images it looks at, pixels: one number, or (height, width); others are resized
                  widths=(16, 32, 64)   # channels of the convolutions, each at half the size of the one before
                 ):
         super().__init__()
@@ -49,16 +49,17 @@ class PlainConvNet(nn.Module):
             kernel = 3 if n else 5
             conv = nn.Conv2d(i, o, kernel, padding=kernel//2, bias=False)
             layers += [conv, nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2)]
-        left = min(side//2**len(widths), 4)
+        left = tuple(min(n//2**len(widths), 4) for n in height_width(side))
         self.body = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(left), nn.Flatten())
-        self.head = nn.Sequential(nn.Linear(widths[-1]*left**2, 128), nn.ReLU(), nn.Dropout(.3), nn.Linear(128, c))
+        self.head = nn.Sequential(nn.Linear(widths[-1]*math.prod(left), 128), nn.ReLU(), nn.Dropout(.3), nn.Linear(128, c))
 
     def forward(self, x): return self.head(self.body(_resize(x, self.side)))
 
 def _resize(x, side):
-    "Images of `side` pixels."
-    if tuple(x.shape[2:]) == (side, side): return x
-    return F.interpolate(x, (side, side), mode='bilinear', antialias=True, align_corners=False)
+    "Images of `side` pixels, one number or (height, width)."
+    size = height_width(side)
+    if tuple(x.shape[2:]) == size: return x
+    return F.interpolate(x, size, mode='bilinear', antialias=True, align_corners=False)
 
 # %% ../nbs/14_judges.ipynb #11dd6a38
 class _Augment(Callback):
@@ -73,7 +74,7 @@ class _Augment(Callback):
         self.learn.xb = (random_flip(x, self.generator) if self.flip else x,)
 
 def train_plain_conv(dls,                  # as `get_dls` returns
-                     side:int,             # pixels it looks at
+                     side,                 # pixels it looks at, one number or (height, width)
                      widths=(16, 32, 64),  # channels of the blocks
                      steps:int|None=None,  # optimiser steps of 64 images; None: 1,500, or 500 below 5,000 images
                      seed:int=7,           # of weights, order and augmentation
@@ -100,7 +101,7 @@ def pixel_features(x:Tensor   # images in [-1, 1], (B, C, H, W)
 def edge_features(x:Tensor   # images in [-1, 1], (B, C, H, W)
                  )->np.ndarray: # float32 (B, 1764 + 32 C)
     "Return histograms of edge directions in 8 x 8 cells, and histograms of each channel in the four quarters."
-    x = _resize(x.cpu().float(), 64 if x.shape[-1] > 32 else 32).numpy()
+    x = _resize(x.cpu().float(), 64 if max(x.shape[2:]) > 32 else 32).numpy()
     cell = x.shape[-1]//8
     half = x.shape[-1]//2
     rows = []
@@ -169,8 +170,7 @@ def train_judge(name:str,            # in `KINDS`
     kind = KINDS[name]
     train = dls.train.dataset
     if isinstance(kind, Conv):
-        size = max(train.x.shape[2:])
-        side = max(size//kind.divide, 8)
+        side = short_size([max(n//kind.divide, 8) for n in train.x.shape[2:]])
         place = list(KINDS).index(name)
         model = train_plain_conv(dls, side, kind.widths, steps, seed + place, flip=train.x.shape[1] > 1)
     else:
@@ -416,10 +416,11 @@ def panel_of(dls,                # as `get_dls` returns, with `.test`
     return panel
 
 def get_panel(name:str='mnist',     # a name in `DATASETS`, 'celeba_hq:ATTRIBUTE' or 'folder:PATH'
-              size:int|None=None,   # pixels; None: as the dataset says
+              size=None,            # pixels, the side of a square or (height, width); None: as the dataset says
               root=None,            # folder with the files, as for `get_dls`
               device=None,          # where the networks are trained and returned; None: the GPU if there is one
+              fit:str|None=None,    # of the pictures, as for `get_dls`
               **kwargs              # further arguments of `panel_of`
              )->Panel:
     "Return the panel of a dataset by its name."
-    return panel_of(get_dls(name, root, size=size, device=device), **kwargs)
+    return panel_of(get_dls(name, root, size=size, device=device, fit=fit), **kwargs)

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from .core import MirrorError, whole_number
 from .features import Classifier, class_names, copy_network, pair_index, usual_torch
 from .data import ImageSet, TensorLoader, read_labels
-from .images import from_bytes, middle_square, read_image, to_bytes, to_tensor
+from .images import from_bytes, read_fitted, to_bytes
 from .explainer import MirrorCFE
 from .explanation import Explanation
 from .wrap import plain_tensor, to_images
@@ -140,12 +140,8 @@ def _through_transforms(learn, items):
 
 def _without_transforms(files, gap, spec):
     "Picture files for a learner whose data have no item transforms, such as those of `get_dls`."
-    height, width = gap.size
-    middle = getattr(spec, 'name', '') == 'folder'
-    levels = getattr(spec, 'levels', None)
-    def fit(picture): return middle_square(picture, height) if middle else picture.resize((width, height))
-    pictures = [fit(read_image(f, gap.in_channels, levels=levels)) for f in files]
-    return from_bytes(torch.stack([to_tensor(p) for p in pictures]))
+    how = getattr(spec, 'fit', 'whole'), getattr(spec, 'levels', None)
+    return from_bytes(torch.stack([read_fitted(f, gap.size, gap.in_channels, *how) for f in files]))
 
 def _as_images(learn, x, gap):
     "Images (B, C, H, W) in [-1, 1], and their labels or None."

@@ -32,7 +32,7 @@ def open_explainer_and_data(explainer,    # folder that `demo` or `train` wrote
     model, oracle, about = load_explainer(explainer, device)
     classes = about['classes']
     source = data or about['dataset']
-    how = dict(device=device, levels=levels or about.get('levels'))
+    how = dict(device=device, levels=levels or about.get('levels'), fit=about.get('fit'))
     try: dls = match_classes(open_data(source, about['size'], about['in_channels'], **how), classes)
     except MirrorError as e:
         if data: raise

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLASSIFIER_STEPS', 'CHECKPOINT_STEPS', 'read_weights', 'open_classifier', 'open_data', 'match_classes', 'keep_pair',
            'class_number', 'class_pair', 'read_names', 'open_classifier_and_data', 'train_network', 'get_network',
-           'UnfinishedRun', 'fill_validation', 'train', 'load_images', 'image_warnings', 'explainable',
+           'UnfinishedRun', 'parse_size', 'fill_validation', 'train', 'load_images', 'image_warnings', 'explainable',
            'explain_toward', 'parse_confidences', 'write_target_confidence', 'explain']
 
 # %% ../nbs/91_own_images.ipynb #c5c3a532
@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from safetensors.torch import load_file
 from .classifiers import accuracy, get_classifier, get_oracle, small_resnet, train_classifier
-from .core import MirrorError
+from .core import MirrorError, height_width, short_size
 from .data import DATASETS, best_device, data_fingerprint, get_dls, get_folder_dls
 from .explainer import MirrorCFE
 from .explanation import Explanation
@@ -67,7 +67,7 @@ def open_classifier(file,                   # folder or file of mirrorcfe, .safe
                     arch:str|None=None,     # the network, where the file does not say it
                     classes:list|None=None, # names, in the order of its outputs
                     channels:int=3,         # of the images
-                    size:int=64,            # pixels
+                    size=64,                # pixels: the side of a square, or (height, width)
                     normalise:str|None=None # input it was trained on, a name in `NORMALISE`; None: 'imagenet'
                    )->Classifier:           # frozen
     "Read a classifier."
@@ -98,15 +98,16 @@ def _is_grey(folder, levels=None, most=50, tolerance=8):
     return bool(spreads) and max(spreads) <= tolerance
 
 def open_data(data:str,           # folder, or name of a dataset
-              size:int|None=None, # pixels; None: as the dataset says, 64 for a folder
+              size=None,          # pixels, the side of a square or (height, width); None: as the dataset says
               channels:int=0,     # 1 grey, 3 colour; 0: as the pictures are
               bs:int=64,          # images in a batch
               device='cpu',       # where the batches are
               seed:int=0,         # of their order
-              levels=None         # black and white in files of more than 8 bits; None: by the format
+              levels=None,        # black and white in files of more than 8 bits; None: by the format
+              fit:str|None=None   # pictures of other proportions, as for `get_dls`
              ):                   # DataLoaders, as `get_dls` returns
     "Load a folder or a dataset."
-    kw = dict(size=size or None, bs=bs, device=device, seed=seed)
+    kw = dict(size=size or None, bs=bs, device=device, seed=seed, fit=fit)
     base = str(data).partition(':')[0]
     if base in DATASETS: return get_dls(str(data), **kw)
     folder = Path(str(data).removeprefix('folder:')).expanduser()
@@ -185,23 +186,24 @@ def _names_in_json(names):
 def open_classifier_and_data(file,      # of the classifier; None: none is given
                              arch,      # its network, where the file does not say it
                              classes,   # text file with its class names, or None
-                             size,      # pixels, or None
+                             size,      # pixels, the side of a square or (height, width); or None
                              normalise, # input it was trained on, or None
                              data,      # folder, or name of a dataset
                              bs,        # images in a batch
                              device,    # where both go
                              seed,      # of the order of the batches
-                             levels=None # black and white in files of more than 8 bits; None: by the format
+                             levels=None, # black and white in files of more than 8 bits; None: by the format
+                             fit=None   # pictures of other proportions, as for `get_dls`
                             )->tuple:   # the classifier or None, DataLoaders
     "Read a classifier and load images that fit it."
-    if not file: return None, open_data(data, size, 0, bs, device, seed, levels)
+    if not file: return None, open_data(data, size, 0, bs, device, seed, levels, fit)
     names = read_names(classes)
     if not arch:
         net = open_classifier(file)
-        dls = open_data(data, net.size[0], net.in_channels, bs, device, seed, levels)
+        dls = open_data(data, net.size, net.in_channels, bs, device, seed, levels, fit)
     else:
         channels = read_weights(file)['stages.0.0.0.weight'].shape[1] if arch == 'small_resnet' else 3
-        dls = open_data(data, size, channels, bs, device, seed, levels)
+        dls = open_data(data, size, channels, bs, device, seed, levels, fit)
         net = open_classifier(file, arch, names or dls.vocab, dls.spec.channels, dls.spec.size, normalise)
     match_classes(dls, net.classes)
     net.to(device).accuracy = accuracy(net, dls.test)
@@ -219,7 +221,8 @@ def train_network(dls,                     # as `open_data` returns
         torch.manual_seed(seed)
         net = small_resnet(dls.c, dls.spec.channels, widths, dls.spec.size, dls.vocab)
     epochs = max(10, -(-CLASSIFIER_STEPS//len(dls.train)))
-    return train_classifier(net, dls, epochs, shift=max(1, dls.spec.size//32), seed=seed, progress=False)
+    shift = max(1, min(height_width(dls.spec.size))//32)
+    return train_classifier(net, dls, epochs, shift=shift, seed=seed, progress=False)
 
 def get_network(dls,             # as `open_data` returns
                 role:str,        # 'classifier' or 'oracle'
@@ -233,7 +236,7 @@ def get_network(dls,             # as `open_data` returns
         if dls.spec.name in DATASETS:
             name = f'{dls.spec.name}:{dls.spec.attribute}' if dls.spec.attribute else dls.spec.name
             get = get_classifier if role == 'classifier' else get_oracle
-            return get(name, size=dls.spec.size, device=dls.device, progress=False)
+            return get(name, size=dls.spec.size, device=dls.device, progress=False, fit=dls.spec.fit)
         net = train_network(dls) if role == 'classifier' else train_network(dls, (24, 48, 96), 1)
     if folder: save_network(net, folder/role)
     return net
@@ -290,6 +293,16 @@ class UnfinishedRun:
                                     "the same command goes on from there") from None
 
 # %% ../nbs/91_own_images.ipynb #d5e858c9
+def parse_size(size    # a number, two, or text such as '64' or '96x64'; or None
+              ):       # pixels: an int for a square, else (height, width); None for None
+    "Return a size as a number or as height and width."
+    if not isinstance(size, str): return None if size is None else short_size(size)
+    sides = size.lower().split('x')
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise MirrorError(f"--size takes pixels, 64 for squares or 96x64 for height x width: found {size!r}")
+    return short_size([int(side) for side in (sides[0], sides[-1])])
+
+# %% ../nbs/91_own_images.ipynb #72c834af
 CHECKPOINT_STEPS = 50  # optimiser steps between two checkpoints
 
 def fill_validation(dls,     # as `open_data` returns; changed
@@ -325,7 +338,8 @@ def train(data:str='digits',              # folder with a subfolder of images fo
           classes:str|None=None,          # text file with its class names; None: the folders' names, sorted
           normalise:str|None=None,        # input it was trained on, a name in `NORMALISE`; None: 'imagenet'
           pair:list|None=None,            # two classes, by name or number; None: all pairs
-          size:int|None=None,             # pixels; None: as the classifier or the dataset says, 64 for a folder
+          size=None,                      # pixels: 64, (96, 64) or '96x64' (height x width); None: as the data say
+          fit:str|None=None,              # other proportions: 'middle' cuts, 'whole' pads; None: as the data say
           levels:list|None=None,          # black and white in files of more than 8 bits; None: by their format
           steps:int=800,                  # of the optimiser
           preset:str='default',           # of the training: default or paper
@@ -342,7 +356,8 @@ def train(data:str='digits',              # folder with a subfolder of images fo
     new = results_folder(out)
     device = best_device(device)
     recipe = get_recipe(preset, steps=steps)
-    net, dls = open_classifier_and_data(classifier, arch, classes, size, normalise, data, bs, device, seed, levels)
+    net, dls = open_classifier_and_data(classifier, arch, classes, parse_size(size), normalise, data, bs, device, seed,
+                                        levels, fit)
     pair = class_pair(pair, dls.vocab)
     about = dict(dataset=str(data), preset=preset, seed=seed)
     request = dict(data=data_fingerprint(dls), classifier=net and net.fingerprint(), pair=pair, bs=dls.train.bs)
@@ -354,9 +369,8 @@ def train(data:str='digits',              # folder with a subfolder of images fo
         _echo_accuracy(net, oracle, dls)
         folder = unfinished.path/'explainer'
         model = _train_explainer(net, dls, pair, recipe, seed, folder)
-        fit = 'middle' if dls.spec.name == 'folder' else 'whole'   # how pictures of another shape become square
         with new:
-            about |= dict(fit=fit, levels=dls.spec.levels)
+            about |= dict(fit=dls.spec.fit, levels=dls.spec.levels)
             results = finish_run(new, model, oracle, dls, n, measure, start, panel, **about)
             shutil.copyfile(folder/'history.csv', new.tmp/'training.csv')
     echo_results(new, results)
@@ -376,8 +390,8 @@ def load_images(images,        # files and folders
     def fit(picture): return fit_image(picture, about['size'], invert, extent, middle)   # at once: photographs are big
     if levels is None: levels = about.get('levels')
     if invert: paper = 255 - paper
-    files, squares = read_images(find_images(images), about['in_channels'], paper, fit, levels)
-    x = torch.stack(squares)
+    files, fitted = read_images(find_images(images), about['in_channels'], paper, fit, levels)
+    x = torch.stack(fitted)
     number = {name: i for i, name in enumerate(about['classes'])}
     truth = torch.tensor([number.get(f.absolute().parent.name, -1) for f in files])
     return files, x, ['; '.join(oddities(i, look)) for i in x], truth
@@ -447,8 +461,8 @@ def write_target_confidence(ex:Explanation,  # with a `.target_confidence`
     (folder/'target_confidence').mkdir()
     rows = ex.target_confidence.table().round(4).to_dict('records')
     n = len(rows)//len(ex)   # confidences for each sample
-    scale = max(1, 128//ex.x.shape[-1])
-    side = ex.x.shape[-1]*scale
+    scale = max(1, 128//max(ex.x.shape[2:]))
+    height, width = (n*scale for n in ex.x.shape[2:])
     for position, r in enumerate(rows):
         i, j = divmod(position, n)
         r['image'] = names[i]
@@ -456,7 +470,7 @@ def write_target_confidence(ex:Explanation,  # with a `.target_confidence`
         if r['status'] == 'already target': continue
         r['picture'] = f"target_confidence/{i + 1:02}_{slug(ex.classes[int(ex.target[i])])}_{r['p']:.2f}.png"
         picture = Image.fromarray(to_rgb(ex.target_confidence.x[i, j]))
-        picture.resize((side, side), Image.Resampling.NEAREST).save(folder/r['picture'])
+        picture.resize((width, height), Image.Resampling.NEAREST).save(folder/r['picture'])
     write_csv(folder/'target_confidence.csv', rows)
     shown = [r | dict(picture=r['picture'] and f"![{r['p']:g}]({r['picture']})") for r in rows]
     table = md_table([list(r.values()) for r in shown], list(rows[0]))
@@ -492,7 +506,7 @@ def explain(images,                            # image files or folders of them
         if warning: echo(f"note: {f.name}: {warning}")
     with new:
         start = time.monotonic()
-        ex, each = explain_toward(model, x, target, truth=truth, target_confidence=confidences)
+        ex, each = explain_toward(model, x, target, truth=truth, target_confidence=confidences, ks=100)
         names = [f.name for f in files for _ in range(each)]
         warned = [w for w in warned for _ in range(each)]
         ex = ex.judged(panel)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from fastcore.basics import patch
+from .core import height_width
 from .generator import decoder_blocks
 from .ssc import SSC, conv_block
 
@@ -17,19 +18,19 @@ from .ssc import SSC, conv_block
 class LatentPainter(nn.Module):
     "Draws the change of an image in the latent space of an autoencoder."
     def __init__(self,
-                 shapes:list,            # (channels, height) of every map of the classifier, shallow to deep
-                 latent:tuple,           # (channels, height) of the autoencoder's latents
+                 shapes:list,            # (channels, size) of every map of the classifier, shallow to deep
+                 latent:tuple,           # (channels, size) of the autoencoder's latents
                  mode:str='full',        # of the SSC: 'full', 'no-csp' or 'skip'
                  residual:bool=True,     # editors learn the change (True) or the pattern, as published (False)
                  width:int=128,          # channels at the deepest map, and of the last convolutions
-                 limit:int|None=None,    # height of the shallowest map that is used; None: that of the latents
+                 limit=None,             # size of the shallowest map that is used; None: that of the latents
                  floor:int=32            # fewest channels of a block
                 ):
         super().__init__()
-        c, side = latent
-        if limit is None: limit = side
-        heights = [h for _, h in shapes]
-        self.first = next((i for i, h in enumerate(heights) if h <= limit), len(shapes) - 1)
+        c, size = latent
+        most = height_width(size if limit is None else limit)
+        def is_small(size): return all(a <= b for a, b in zip(height_width(size), most))
+        self.first = next((i for i, (_, size) in enumerate(shapes) if is_small(size)), len(shapes) - 1)
         shapes = shapes[self.first:]
         self.ssc = SSC(shapes, mode, residual=residual)
         self.start, self.climbs, w = decoder_blocks(shapes, width, floor)

@@ -24,7 +24,8 @@ from fastcore.basics import patch
 from .core import MirrorError
 from .show import PALETTE, to_rgb
 from .baselines.c3lt import DCGAN, GanAutoencoder
-from .benchmark import METRICS, PUBLISHED, Task, get_baseline, load_cells, load_results, markdown_table, pooled
+from .benchmark import (METRICS, PUBLISHED, Task, cut_border, get_baseline, load_cells, load_results,
+                                 markdown_table, pooled)
 
 # %% ../nbs/62_results.ipynb #096a80fe
 class Results:
@@ -369,13 +370,16 @@ def strips(self:Results,
 # %% ../nbs/62_results.ipynb #8171b9a6
 def image_rows(rows,        # label -> images in [-1, 1], (n, C, H, W); NaN where there is no answer
                titles=(),   # above the first row
-               size=.75,    # of an image, in inches
+               size=.75,    # width of an image, in inches
                says=None    # label -> n words, above the images of that row
               ):            # a figure
     "Draw one row of images for each label."
     n = max(len(v) for v in rows.values())
     space = dict(wspace=.05, hspace=.05 if says is None else .3)
-    fig, axs = plt.subplots(len(rows), n, figsize=(size*n + 1.6, size*1.04*len(rows)), squeeze=False, gridspec_kw=space)
+    first = next(iter(rows.values()))
+    height = size*first.shape[2]/first.shape[3]
+    figsize = size*n + 1.6, height*1.04*len(rows)
+    fig, axs = plt.subplots(len(rows), n, figsize=figsize, squeeze=False, gridspec_kw=space)
     for ax in axs.flat: ax.axis('off')
     for row, (label, images) in zip(axs, rows.items()):
         row[0].text(-.15, .5, label, transform=row[0].transAxes, ha='right', va='center', fontsize=8)
@@ -410,8 +414,7 @@ def without_border(x,   # images of the task's data, (..., H, W)
                    task # a `Task`
                   ):
     "Return the images without the border that the data set adds to its originals."
-    b = task.border
-    return x[..., b:x.shape[-2] - b, b:x.shape[-1] - b]
+    return cut_border(x, task.border)
 
 # %% ../nbs/62_results.ipynb #a8e2c7ce
 @patch

@@ -24,7 +24,7 @@ from torch import Tensor
 import mirrorcfe.animate, mirrorcfe.show   # add the pictures and the animation to `Explanation`
 from .benchmark import is_adversarial, measure
 from .classifiers import get_classifier, get_oracle, predict, small_resnet
-from .core import MirrorError
+from .core import MirrorError, height_width, short_size
 from .data import best_device, class_rank, get_dls
 from .explainer import MirrorCFE
 from .explanation import Explanation
@@ -214,7 +214,7 @@ def open_network(arch:str,                # small_resnet, or a name of torchvisi
                  weights:dict,            # its state dict
                  classes:list|None=None,  # names, in the order of its outputs; None: numbers
                  channels:int=3,          # of the images
-                 size:int=64,             # pixels
+                 size=64,                 # pixels: the side of a square, or (height, width)
                  normalise:str='imagenet' # a name in `NORMALISE`
                 )->Classifier:            # frozen
     "Build a network around its weights and open it."
@@ -230,7 +230,7 @@ def open_network(arch:str,                # small_resnet, or a name of torchvisi
     except (RuntimeError, KeyError) as e:
         raise MirrorError(f"the weights are not those of {arch}: {' '.join(str(e).split())[:200]}") from None
     generator = torch.Generator().manual_seed(0)   # the same sample whenever the network is opened
-    sample = torch.rand(2, channels, size, size, generator=generator)*2 - 1
+    sample = torch.rand(2, channels, *height_width(size), generator=generator)*2 - 1
     settings = NORMALISE[normalise]
     net = Classifier.wrap(model, sample, classes, None if settings is None else Normalise(**settings))
     net.origin = dict(kind='torchvision', arch=arch, normalise=normalise)
@@ -255,7 +255,7 @@ def save_network(net,          # a `small_resnet`, or what `open_network` return
     path = Path(path)
     kind, weights = _describe(net)
     description = dict(format=FORMAT, weights=tensors_hash(weights), **kind, c=net.n_classes,
-                       in_channels=net.in_channels, size=net.size[0], classes=net.classes,
+                       in_channels=net.in_channels, size=short_size(net.size), classes=net.classes,
                        accuracy=getattr(net, 'accuracy', None))
     write_tensors(path.with_name(f'{path.name}.safetensors'), weights)
     write_json(path.with_name(f'{path.name}.json'), description | about)
@@ -597,7 +597,7 @@ def finish_run(new:NewFolder,    # entered
         shown = (f"Shown are those {len(chosen)} of {len(x)} held-out images whose reflections the judges believe most, "
                  "of each class in turn. The numbers above are those of all that were measured.")
     chosen = chosen.to(x.device)
-    ex = model.explain(x[chosen], truth=y[chosen]).judged(panel)
+    ex = model.explain(x[chosen], truth=y[chosen], ks=100).judged(panel)   # every step, for the films
     progress = Progress('measuring')
     results = measure_run(model, model.classifier, oracle, x[measured], y[measured], progress=progress,
                           panel=panel)

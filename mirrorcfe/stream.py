@@ -13,41 +13,43 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
-from .core import MirrorError
+from .core import MirrorError, height_width
 from .data import ImageSet, TensorLoader
 from .explainer import MirrorCFE
-from .images import (UnreadableImage, check_levels, find_images, from_bytes, printable, read_square,
-                              to_bytes)
+from .images import (UnreadableImage, check_fit, check_levels, find_images, from_bytes, printable,
+                              read_fitted, to_bytes)
 from .storage import (CannotWrite, DamagedFile, MissingFile, atomic, check_files, expand, json_hash, read_json,
                                read_tensors, reading, run_lock, sweep, tensors_hash, write_checksums,
                                write_json, write_tensors)
 
 # %% ../nbs/32_stream.ipynb #743be7f8
 class Files:
-    "Image files, read when they are needed: the square in the middle, scaled."
+    "Image files, read when they are needed, and cut or padded to one size."
     def __init__(self,
                  files:list,   # paths
-                 size:int,     # pixels wanted
+                 size,         # pixels wanted: the side of a square, or (height, width)
                  channels:int, # 1 grey, 3 colour
                  root=None,    # names are relative to it
-                 levels=None   # numbers that are black and white in files of more than 8 bits; None: by the format
+                 levels=None,  # numbers that are black and white in files of more than 8 bits; None: by the format
+                 fit='middle'  # as for `read_fitted`
                 ):
         self.files = [Path(f) for f in files]
         self.size = size
         self.channels = channels
         self.levels = check_levels(levels)
+        self.fit = check_fit(fit)
         self.names = [printable(os.path.relpath(f, root) if root else f) for f in self.files]
 
     def __len__(self): return len(self.files)
 
     def key(self):
-        "A hash of the names, sizes and dates of the files, and of the levels."
+        "A hash of the names, sizes and dates of the files, of the levels, and of how they are brought to one size."
         def state(f):
             try: found = os.stat(f)
             except OSError: return None
             return found.st_size, found.st_mtime_ns
         files = [(n, state(f)) for n, f in zip(self.names, self.files)]
-        return json_hash([files, self.levels])
+        return json_hash([files, self.levels] + ([self.fit] if self.fit == 'whole' else []))
 
     def read(self,
              start:int,   # first image
@@ -58,10 +60,10 @@ class Files:
         numbers = []
         bad = {}
         for i in range(start, stop):
-            try: images.append(read_square(self.files[i], self.size, self.channels, self.levels))
+            try: images.append(read_fitted(self.files[i], self.size, self.channels, self.fit, self.levels))
             except UnreadableImage as e: bad[i] = e.reason
             else: numbers.append(i)
-        x = from_bytes(torch.stack(images)) if images else torch.zeros(0, self.channels, self.size, self.size)
+        x = from_bytes(torch.stack(images)) if images else torch.zeros(0, self.channels, *height_width(self.size))
         return x, numbers, bad
 
 # %% ../nbs/32_stream.ipynb #46ef67bc
@@ -78,17 +80,19 @@ class InMemory:
     def read(self, start, stop): return self.images[slice(start, stop)][0], list(range(start, min(stop, len(self)))), {}
 
 def as_source(source,        # folder, list of files, `ImageSet` or `TensorLoader`
-              size:int=32,   # pixels, for files
+              size=32,       # for files, pixels: the side of a square, or (height, width)
               channels:int=3,# 1 or 3, for files
-              levels=None    # black and white, as for `Files`
+              levels=None,   # black and white, as for `Files`
+              fit='middle'   # for files, as for `read_fitted`
              ):              # `Files` or `InMemory`
     "Return a source of images."
     if isinstance(source, (Files, InMemory)): return source
     if isinstance(source, TensorLoader): source = source.dataset
     if isinstance(source, ImageSet): return InMemory(source)
-    if isinstance(source, (str, os.PathLike)): return Files(find_images(source), size, channels, expand(source), levels)
+    if isinstance(source, (str, os.PathLike)):
+        return Files(find_images(source), size, channels, expand(source), levels, fit)
     if isinstance(source, (list, tuple)) and source and all(isinstance(f, (str, os.PathLike)) for f in source):
-        return Files(source, size, channels, levels=levels)
+        return Files(source, size, channels, levels=levels, fit=fit)
     found = type(source).__name__
     raise MirrorError(f"source must be a folder, a list of files, an ImageSet or a TensorLoader: found {found}")
 
@@ -233,32 +237,34 @@ def explain_folder(self:MirrorCFE,
                    source,                # folder, list of files, `ImageSet` or `TensorLoader`
                    out:str|Path,          # folder for the results; one that was broken off is gone on with
                    target=None,           # as for `explain`: a class for all, 'runner-up', 'closest'
-                   ks=None,               # steps; None: 21 from 0 to 1
+                   ks=None,               # steps, or how many; None: as for `explain`, the first CFE is searched
                    keep:str='table',      # 'table', or 'images': first counterfactual and last image too
                    bs:int=32,             # images explained at once: memory grows with bs times steps
                    chunk:int=256,         # images in a chunk
                    closed_loop:bool=True, # as for `explain`
                    levels=None,           # black and white in files of more than 8 bits; None: by the format
-                   progress=True          # print a line a chunk; a function (done, total) is called instead
+                   progress=True,         # print a line a chunk; a function (done, total) is called instead
+                   fit:str='middle'       # files of other proportions: their 'middle', or 'whole' ones, padded
                   )->Streamed:
     "Explain any number of images into `out`, in the memory of one batch."
     model = self.model
     if model is None:
         raise MirrorError("this explainer has no generator yet: call fit(dls), or MirrorCFE.load(path, classifier)")
-    source = as_source(source, model.size, model.channels, levels)
+    source = as_source(source, model.size, model.channels, levels, fit)
     out = expand(out)
-    ks = self.grid(torch.linspace(0, 1, 21) if ks is None else ks)
+    search = ks is None
+    ks = self.grid(ks)
     self._check_stream(source, target, keep, bs, chunk)
     n = len(source)
     about = dict(format=4, images=source.key(), n=n, classifier=self.classifier.fingerprint(),
                  generator=tensors_hash(model.G), recipe=json_hash(asdict(self.recipe)), pair=self.pair,
                  autoencoder=None if model.autoencoder is None else tensors_hash(model.autoencoder),
                  ks=[round(k, 6) for k in ks.tolist()], target=repr(target), keep=keep, chunk=int(chunk),
-                 closed_loop=bool(closed_loop))
+                 closed_loop=bool(closed_loop), search=search)
     about = json.loads(json.dumps(about))   # as it will be read back
     with run_lock(out):   # a second run waits, and then finds the chunks of the first
         _open_stream(out, about)
-        how = dict(target=target, ks=ks, closed_loop=closed_loop)
+        how = dict(target=target, ks=None if search else ks, closed_loop=closed_loop)
         return self._draw_stream(source, out, keep, bs, chunk, progress, **how)
 
 @patch

@@ -6,7 +6,6 @@
 __all__ = ['Student', 'train_student', 'agreement', 'student_loss', 'usual_steps', 'get_student']
 
 # %% ../nbs/27_student.ipynb #0e4b4315
-import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +16,7 @@ from .features import Classifier
 from .images import from_bytes
 from .augmentation import heavy_augment
 from .losses import cls_loss, gaussian_blur
+from .ssc import halvings
 from .storage import tensors_hash, trained_once
 
 # %% ../nbs/27_student.ipynb #a13f1d4a
@@ -29,7 +29,7 @@ class Student(nn.Module):
                  width:int=24      # channels after the first halving; two, four, four times as many after the others
                 ):
         super().__init__()
-        widths = [width, 2*width, 4*width, 4*width][:max(2, round(math.log2(size/4)))]
+        widths = [width, 2*width, 4*width, 4*width][:halvings(size, 4, least=2)[0]]
         layers = []
         c = channels
         for w in widths:

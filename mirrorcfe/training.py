@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from fastai.learner import Learner
 from fastcore.basics import AttrDict, patch, store_attr
-from .core import Mirror, MirrorError, check_pair
+from .core import Mirror, MirrorError, check_pair, height_width, short_size
 from .multiclass import ClosedFormSolver, LBFGSSolver, NaiveSolver
 from .features import Classifier, check_images, frozen_copy, kfe_features
 from .autoencoder import autoencoder_form, check_autoencoder, get_autoencoder
@@ -94,16 +94,17 @@ class MirrorModel(nn.Module):
     "The frozen classifier, the mirror, and the generator that draws what lies on the path through it."
     def __init__(self,
                  classifier:Classifier,     # frozen here; gradients flow through it
-                 shapes:list,               # (channels, height) of its maps, shallow to deep
+                 shapes:list,               # (channels, size) of its maps, shallow to deep
                  channels:int,              # of the images
-                 size:int,                  # their height, pixels
+                 size,                      # their pixels: the side of a square, or (height, width)
                  recipe:Recipe,             # see `get_recipe`
                  pair:tuple|None=None,      # two classes: only the path between them; None: all pairs
                  amp:bool=False,            # bf16 autocast
                  autoencoder=None           # frozen, of `get_autoencoder`; the latent painter draws with it
                 ):
         super().__init__()
-        store_attr('shapes,channels,size,recipe,pair,amp,autoencoder')
+        store_attr('shapes,channels,recipe,pair,amp,autoencoder')
+        self.size = short_size(size)
         self.F = classifier.freeze()
         if self.is_latent: self.G = self.make_painter()
         else: self.G = MirrorGenerator(shapes, channels, size, recipe.mode, recipe.residual, recipe.image, recipe.width)
@@ -116,9 +117,10 @@ class MirrorModel(nn.Module):
         "The painter for the latents of the autoencoder."
         if self.autoencoder is None: raise MirrorError("the latent painter needs an autoencoder: see get_autoencoder")
         p = next(self.F.parameters())
-        with torch.no_grad(): code = self.autoencoder.encode(p.new_zeros(1, self.channels, self.size, self.size))
+        blank = p.new_zeros(1, self.channels, *height_width(self.size))
+        with torch.no_grad(): code = self.autoencoder.encode(blank)
         r = self.recipe
-        return LatentPainter(self.shapes, tuple(code.shape[1:3]), r.mode, r.residual, r.width)
+        return LatentPainter(self.shapes, (code.shape[1], short_size(code.shape[2:])), r.mode, r.residual, r.width)
 
     def train(self, mode=True):
         "Switch the generator; the classifier stays in eval mode."
@@ -409,18 +411,19 @@ def mirror_game(classifier:Classifier,     # the network to explain; copied
                 student=None               # likewise
                )->MirrorGame:              # on the device of `x`
     "Make generator and discriminators for images like `x`."
-    check_images(x, classifier.in_channels, classifier.size, square=True)
+    check_images(x, classifier.in_channels, classifier.size)
     if pair is not None: check_pair(pair[0], pair[1], classifier.n_classes)
     memory = torch.channels_last if channels_last else torch.contiguous_format
     classifier = frozen_copy(classifier).to(x.device, x.dtype, memory_format=memory)
     with torch.no_grad(): maps = classifier.features(x.contiguous(memory_format=memory))
-    shapes = [(f.shape[1], f.shape[2]) for f in maps]
+    shapes = [(f.shape[1], short_size(f.shape[2:])) for f in maps]
     if amp is None: amp = fast_bf16(x.device) or (x.is_cuda and torch.cuda.is_bf16_supported())
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        mirror = MirrorModel(classifier, shapes, x.shape[1], x.shape[2], recipe, pair, amp, autoencoder)
+        size = short_size(x.shape[2:])
+        mirror = MirrorModel(classifier, shapes, x.shape[1], size, recipe, pair, amp, autoencoder)
         D = {}
-        if recipe.pixels: D['pixels'] = Discriminator(x.shape[1], x.shape[2], classifier.n_classes)
+        if recipe.pixels: D['pixels'] = Discriminator(x.shape[1], size, classifier.n_classes)
         if recipe.own: D['own'] = FeatureDiscriminator(channel_scales(maps), classifier.n_classes)
         if recipe.squeeze:
             D['squeeze'] = FeatureDiscriminator(channel_scales(SqueezeFeatures()(x.cpu())), classifier.n_classes)
@@ -446,7 +449,7 @@ def mirror_learner(classifier:Classifier,          # the network to explain; cop
     dls = as_loaders(dls, classifier.classes, classifier.W.device)
     x = next(iter(dls.train.new(shuffle=False)))[0]   # the same images in every run
     recipe = get_recipe(preset, **changes)
-    check_images(x, classifier.in_channels, classifier.size, square=True)
+    check_images(x, classifier.in_channels, classifier.size)
     if pair is not None: check_pair(pair[0], pair[1], classifier.n_classes)
     networks = painting_networks(classifier, dls, recipe, autoencoder, student_net, progress)
     game = mirror_game(classifier, x, recipe, pair, seed, amp, channels_last, *networks)

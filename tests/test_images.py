@@ -10,8 +10,8 @@ from mirrorcfe.core import MirrorError
 from mirrorcfe.own import load_images, open_data
 from mirrorcfe.runs import md_table
 from mirrorcfe.stream import Files
-from mirrorcfe.images import (SUFFIXES, UnreadableImage, find_images, fit_image, from_bytes, images_below, in_markdown,
-                              look_of, middle_square, oddities, printable, read_image, read_images, read_square,
+from mirrorcfe.images import (SUFFIXES, UnreadableImage, cut_middle, find_images, fit_image, from_bytes, images_below,
+                              in_markdown, look_of, oddities, printable, read_fitted, read_image, read_images,
                               to_bytes, to_picture, to_tensor)
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs links, pipes and names of POSIX")
@@ -71,7 +71,7 @@ def test_unsound_exif_is_not_a_reason(tmp_path):
 def test_pictures_of_every_kind(tmp_path):
     def one(im, channels=3, **kw):
         im.save(tmp_path/"x.png", **kw)
-        return read_square(tmp_path/"x.png", 8, channels)
+        return read_fitted(tmp_path/"x.png", 8, channels)
     red = Image.new("RGBA", (8, 8), (255, 0, 0, 255))
     assert one(red)[:, 0, 0].tolist() == [255, 0, 0] and one(red, 1).shape == (1, 8, 8)
     assert one(Image.new("RGBA", (8, 8), (255, 0, 0, 0)))[:, 0, 0].tolist() == [255]*3, "transparent is white"
@@ -289,7 +289,7 @@ def grown():
     return more
 before = 0; grown()
 read_images([Path(sys.argv[1])]*8, 3, fit=lambda im: fit_image(im, 64)); photos = grown()
-read_square(sys.argv[2], 64, 3); print(photos, grown())
+read_fitted(sys.argv[2], 64, 3); print(photos, grown())
 """
 
 @posix
@@ -306,10 +306,10 @@ def test_memory(tmp_path, root):
 def test_a_giant_is_reduced_first(tmp_path, monkeypatch):
     a = np.repeat(np.repeat(np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8), 50, 0), 50, 1)
     Image.fromarray(a).save(tmp_path/"a.png")
-    whole = read_square(tmp_path/"a.png", 8, 1).int()
+    whole = read_fitted(tmp_path/"a.png", 8, 1).int()
     monkeypatch.setattr(images, "GIANT", 1000)
     assert read_image(tmp_path/"a.png", near=8).size == (34, 34)
-    assert (read_square(tmp_path/"a.png", 8, 1) - whole).abs().float().mean() < 6
+    assert (read_fitted(tmp_path/"a.png", 8, 1) - whole).abs().float().mean() < 6
     assert read_image(tmp_path/"a.png").size == (400, 400)
 
 def test_a_long_strip_is_no_giant_square():
@@ -394,15 +394,15 @@ def test_what_can_be_read_is_read(tmp_path):
     with pytest.raises(MirrorError, match="it is empty$"): read_images(bad[:1])
     assert read_images([]) == ([], [])
 
-# --- square -----------------------------------------------------------------------------------------------------------
+# --- one size ---------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("w, h", [(40, 30), (30, 40), (33, 33), (7, 50)])
-def test_middle_square(w, h):
+def test_cut_middle(w, h):
     im = Image.fromarray(np.random.default_rng(0).integers(0, 256, (h, w), np.uint8))
     side = min(w, h)
     left, top = (w - side)/2, (h - side)/2
     by_hand = im.resize((16, 16), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
-    assert np.abs(np.asarray(middle_square(im, 16)).astype(int) - np.asarray(by_hand)).max() <= 1
+    assert np.abs(np.asarray(cut_middle(im, 16)).astype(int) - np.asarray(by_hand)).max() <= 1
 
 def old_fit_image(img, size=32, invert=False, extent=0., middle=False):
     "As it was before it had to save memory: the oracle of the test below."

@@ -12,7 +12,7 @@ from fastai.vision.data import ImageDataLoaders
 from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls, get_folder_dls
-from mirrorcfe.images import from_bytes, read_square
+from mirrorcfe.images import from_bytes, read_fitted
 from mirrorcfe.learner import learner_dls
 from mirrorcfe.wrap import to_images
 
@@ -99,7 +99,7 @@ def test_pictures_for_data_without_transforms(folder, tmp_path):
     cfe = learn.mirror(steps=1, bs=8, progress=False, **SHORT)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 24, 3), np.uint8)).save(tmp_path/"wide.png")
     ask = lambda x: learn.explain(x, mirror=cfe, ks=[0], closed_loop=False, on_same="mark")
-    assert torch.equal(ask(tmp_path/"wide.png").x[0], from_bytes(read_square(tmp_path/"wide.png", 16, 3)))
+    assert torch.equal(ask(tmp_path/"wide.png").x[0], from_bytes(read_fitted(tmp_path/"wide.png", 16, 3)))
     with pytest.raises(MirrorError, match="pictures must be files: found bytes"): ask(b"x")
 
 def test_the_mirror_that_was_made_is_used_and_made_again_alike(learn):

@@ -1,6 +1,7 @@
 "Small things made by hand: the explanation of a bar that moves right, draws without chance, settled networks."
 import torch
 from torch import nn
+from mirrorcfe.core import height_width
 from mirrorcfe.explanation import Explanation
 from mirrorcfe.game import Sampler
 from mirrorcfe.storage import tensors_hash
@@ -32,8 +33,9 @@ def tiny(K=21, channels=1, size=16, classes=("left", "right", "up"), gains=(1., 
 
     `same=True` adds one that is its target already."""
     ks, B = torch.linspace(0, 1, K), len(gains)
-    at = (ks*(size - 4)).round().long()
-    path = torch.full((B, K, channels, size, size), -1.)
+    height, width = height_width(size)
+    at = (ks*(width - 4)).round().long()
+    path = torch.full((B, K, channels, height, width), -1.)
     for j, a in enumerate(at): path[:, j, :, 2:-2, a:a + 4] = .8
     want = torch.stack([.9*(1 - ks) + .05*ks, .05*(1 - ks) + .9*ks, .05 + 0*ks], 1).repeat(B, 1, 1)
     want[:, :, 2] = 1 - want[:, :, :2].sum(2)

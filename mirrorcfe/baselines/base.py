@@ -17,13 +17,14 @@ from fastai.data.core import DataLoaders
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from .. import __version__
-from ..core import MirrorError
+from ..core import MirrorError, height_width, short_size
 from ..storage import (expand, json_hash, new_folder, read_about, read_nets, read_tensors, tensors_hash,
                                write_nets, write_tensors)
 from ..features import Classifier, check_images, check_target, frozen_copy, pair_index, usual_torch
 from ..data import TensorLoader
 from ..explanation import Explanation, two_ended
 from ..game import BaseRecipe, Game, game_learner, pick_recipe
+from ..ssc import halvings, stride_of, strided_conv
 
 # %% ../../nbs/49_baseline.ipynb #2518c328
 class Baseline:
@@ -199,10 +200,10 @@ def fit(self:GameMethod,
         cbs=()                 # more fastai callbacks
        )->GameMethod:          # itself
     "Train the networks."
-    x = check_images(dls.train.one_batch()[0], self.classifier.in_channels, self.classifier.size, square=True)
+    x = check_images(dls.train.one_batch()[0], self.classifier.in_channels, self.classifier.size)
     self.classifier.to(x.device)
     if self.pair is None and self.of_pair: self.pair = getattr(dls, 'pair', None)
-    game = self.new_game(x.shape[1], x.shape[2])
+    game = self.new_game(x.shape[1], short_size(x.shape[2:]))
     dls, n = method_loaders(dls, game.recipe, game.pair, epochs, steps, self.seed)
     self.learn = game_learner(game, dls, self.seed, folder)
     self.learn.fit_game(n, progress, cbs)
@@ -294,27 +295,26 @@ def explain(self:TrainedBaseline,
     return two_ended(self.classifier, x, answers, t, truth)
 
 # %% ../../nbs/49_baseline.ipynb #a3fcf305
-def _halvings(size): return max(1, round(math.log2(size/4)))
-
 class ImageEncoder(nn.Sequential):
     "Image to vector: strided convolutions, then one linear layer."
     def __init__(self,
                  channels:int,     # of the image
-                 size:int,         # its height, pixels
+                 size,             # its pixels: the side of a square, or (height, width)
                  out:int,          # length of the vector
                  width:int=32,     # channels after the first halving; doubled on every other, up to eight times as many
                  norm:bool=True    # batch normalisation after all halvings but the first
                 ):
         super().__init__()
         c = channels
-        for i in range(_halvings(size)):
+        counts = halvings(size, 4, least=1)
+        for i in range(max(counts)):
             wide = min(width*2**i, 8*width)
             has_norm = norm and i > 0
-            self.append(nn.Conv2d(c, wide, 4, 2, 1, bias=not has_norm))
+            self.append(strided_conv(c, wide, stride_of(counts, i + 1), bias=not has_norm))
             if has_norm: self.append(nn.BatchNorm2d(wide))
             self.append(nn.LeakyReLU(.2))
             c = wide
-        exact = size == 4*2**_halvings(size)
+        exact = height_width(size) == tuple(4*2**count for count in counts)
         self.extend([nn.Identity() if exact else nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16*c, out)])
 
 # %% ../../nbs/49_baseline.ipynb #563aa08e
@@ -322,15 +322,18 @@ class ImageDecoder(nn.Sequential):
     "Vector to a map of half the image's size, with `out` channels: linear to 4 x 4, then transposed convolutions."
     def __init__(self,
                  z:int,            # length of the vector
-                 size:int,         # height of the image, pixels
+                 size,             # of the image, pixels: the side of a square, or (height, width)
                  width:int=32      # channels of the last map; doubled on every one before, up to eight times as many
                 ):
-        n = _halvings(size) - 1
+        counts = halvings(size, 4, least=1)
+        n = max(counts) - 1
         wide = [min(width*2**i, 8*width) for i in range(n, -1, -1)]
         super().__init__(nn.Linear(z, 16*wide[0], bias=False), nn.Unflatten(1, (wide[0], 4, 4)),
                          nn.BatchNorm2d(wide[0]), nn.ReLU())
-        for i, o in zip(wide, wide[1:]):
-            self.extend([nn.ConvTranspose2d(i, o, 4, 2, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU()])
+        for i, o, left in zip(wide, wide[1:], range(n + 1, 1, -1)):   # `ToImage` has the last doubling
+            stride = stride_of(counts, left)
+            kernel = tuple(s + 2 for s in height_width(stride))
+            self.extend([nn.ConvTranspose2d(i, o, kernel, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU()])
         self.out = wide[-1]
 
 class ToImage(nn.Module):
@@ -338,18 +341,17 @@ class ToImage(nn.Module):
     def __init__(self,
                  c:int,           # channels of the map
                  channels:int,    # of the image
-                 size:int,        # its height, pixels
+                 size,            # its pixels: the side of a square, or (height, width)
                  act=torch.tanh   # function that brings the values into range
                 ):
         super().__init__()
         self.conv = nn.ConvTranspose2d(c, channels, 4, 2, 1)
-        self.size = size
+        self.size = height_width(size)
         self.act = act
 
     def forward(self, h):
         h = self.conv(h)
-        if h.shape[-1] != self.size:
-            h = F.interpolate(h, size=(self.size, self.size), mode='bilinear', antialias=True)
+        if tuple(h.shape[2:]) != self.size: h = F.interpolate(h, size=self.size, mode='bilinear', antialias=True)
         return self.act(h)
 
 # %% ../../nbs/49_baseline.ipynb #016b6f18

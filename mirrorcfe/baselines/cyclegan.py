@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from fastcore.basics import AttrDict, patch
-from ..core import MirrorError
+from ..core import MirrorError, height_width
 from ..game import SCHEDULES, Game
 from .base import MethodRecipe, TrainedBaseline, by_class
 
@@ -66,10 +66,10 @@ class ImagePool(nn.Module):
     def __init__(self,
                  n:int,          # images kept; 0: none
                  channels:int,   # of the images
-                 size:int        # pixels
+                 size            # pixels: the side of a square, or (height, width)
                 ):
         super().__init__()
-        self.register_buffer('images', torch.zeros(n, channels, size, size))
+        self.register_buffer('images', torch.zeros(n, channels, *height_width(size)))
         self.register_buffer('held', torch.zeros((), dtype=torch.long))
 
     def swap(self,
