@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from fastcore.basics import patch
-from .core import MirrorError, Mirror, check_class, check_pair
+from .core import MirrorError, Mirror, check_class, check_logits, check_pair
 from .multiclass import path_logits
 
 # %% ../nbs/02_features.ipynb #bacfe77b
@@ -120,6 +120,8 @@ def class_names(classes,   # a sequence in order; or a dict, number -> name or (
             raise MirrorError(f"a dict of class names must number them from 0 to {len(classes) - 1}: "
                               f"found {dict(list(classes.items())[:5])}")
         classes = [numbered[i] for i in range(len(numbered))]
+    if isinstance(classes, (set, frozenset)) or not np.iterable(classes):
+        raise MirrorError(f"class names must be a list, in the order of the outputs: found {classes!r}")
     names = [str(c) for c in classes]
     if len(names) != n:
         raise MirrorError(f"{len(names)} class names for a head of {n} classes: {', '.join(names[:5])}, ...")
@@ -152,9 +154,11 @@ def pair_index(pair,         # two classes, by name or number
                names:list    # of all classes
               )->tuple:      # their numbers
     "Return the numbers of two classes, or raise `MirrorError` if they are not two different ones."
-    if isinstance(pair, str) or not np.iterable(pair) or len(pair) != 2:
-        raise MirrorError(f"pair= takes two classes, such as (4, 9): found {pair!r}")
+    advice = f"pair= takes two classes, such as (4, 9): found {pair!r}"
+    if isinstance(pair, str) or not np.iterable(pair) or not hasattr(pair, '__len__') or len(pair) != 2:
+        raise MirrorError(advice)
     s, t = (check_class(class_index(c, names), len(names)) for c in pair)
+    if s.ndim or t.ndim: raise MirrorError(advice)
     return tuple(c.item() for c in check_pair(s, t, len(names)))
 
 # %% ../nbs/02_features.ipynb #4a0214bd
@@ -480,7 +484,10 @@ def intended_probs(logits:Tensor,       # l at k = 0, (B, C)
                    ks                   # steps, (K,) or a sequence
                   )->Tensor:            # softmax of `path_logits` at every step, (B, K, C)
     "Return the probabilities that the images on the path should get."
-    ks = torch.as_tensor(ks, dtype=logits.dtype, device=logits.device)
+    check_logits(logits)
+    try: ks = torch.as_tensor(ks, dtype=logits.dtype, device=logits.device)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise MirrorError(f"ks must be a sequence of steps (K,): found {ks!r}") from None
     if ks.ndim != 1:
         raise MirrorError(f"ks must be a sequence of steps (K,): found shape {tuple(ks.shape)}; use [k] for one")
     swap = path_logits(logits, source, target) - logits
