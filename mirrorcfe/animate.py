@@ -29,7 +29,7 @@ class Film:
                 ):
         if not isinstance(size, int) or size % 2 or not 160 <= size <= 2000:
             raise MirrorError(f"size must be an even number of pixels from 160 to 2000: found {size!r}")
-        self.ex = ex[check_sample(ex, i)]
+        self.ex = ex.one(check_sample(ex, i))
         self.size = size
         if self.ex.status[0] == 'already target':
             raise MirrorError(f"sample {i} has no path to animate: {self.ex.reason[0]}")
@@ -150,8 +150,9 @@ def frame(self:Explanation,
     "Draw one frame of the animation."
     k = float(k)
     if not 0 <= k <= 1: raise MirrorError(f"k runs from 0 (source) to 1 (reflection): found {k}")
-    nearest = int((self.ks.double() - k).abs().argmin())
-    return Image.fromarray(Film(self, i, size)[nearest])
+    film = Film(self, i, size)
+    nearest = int((film.ex.ks.double() - k).abs().argmin())
+    return Image.fromarray(film[nearest])
 
 # %% ../nbs/41_animate.ipynb #775d81bf
 def _palette(film, n=120):
@@ -254,9 +255,9 @@ def animate(self:Explanation,
     "Write the animation of sample `i`."
     if hold is None: hold = 1. if str(path).lower().endswith('.gif') else 0.
     path = _check_film(path, fps, frames, hold)
-    steps = len(self.ks)
-    js = [round(j) for j in np.linspace(0, steps - 1, min(frames or steps, steps))]
     film = Film(self, i, size)
+    steps = len(film)
+    js = [round(j) for j in np.linspace(0, steps - 1, min(frames or steps, steps))]
     done = iter(range(1, len(js) + 1))
     def tick():
         if progress: progress(next(done), len(js))

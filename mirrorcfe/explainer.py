@@ -25,7 +25,9 @@ from .storage import (CannotWrite, MissingFile, expand, new_folder, read_about, 
 from .autoencoder import AutoencoderForm, LatentAutoencoder, as_autoencoder
 from .ssc import csp_mask
 from .losses import gaussian_blur
-from .explanation import Explanation, TargetConfidence, pick_class
+from .explanation import Explanation, FirstCFE, TargetConfidence, pick_class
+from .search import (Loop, Sketch, draw_closed, draw_open, first_that_holds, intended_logits,
+                              invert_curve, leads, log_odds)
 from .training import MirrorModel, Recipe, get_recipe, mirror_learner
 
 # %% ../nbs/31_explainer.ipynb #ad5d45ec
@@ -155,29 +157,13 @@ def draw_path(self:MirrorCFE,
         logits[i, j] = model.F(path[i, j])
     return path, logits
 
-# %% ../nbs/31_explainer.ipynb #a2359d94
-def _others(logits, c):
-    "The logits with -inf at each row's own class `c` (B,)."
-    index = c.view(-1, *[1]*(logits.ndim - 1)).expand(*logits.shape[:-1], 1)
-    return logits.scatter(-1, index, -torch.inf)
-
-def _log_odds(logits, c):
-    "log p_c/(1 - p_c) along the last dimension."
-    return pick_class(logits, c) - _others(logits, c).logsumexp(-1)
-
-def _leads(logits, c, tie=0.):
-    "Whether class `c` is ahead of every other by more than `tie`."
-    return pick_class(logits, c) > _others(logits, c).amax(-1) + tie
-
-# %% ../nbs/31_explainer.ipynb #3a1e000a
-def _invert(measured, wanted):
-    "Positions on the grid, (B, K), at which the running maximum of `measured` (B, n) reaches each of `wanted` (B, K)."
-    measured = measured.cummax(1).values.contiguous()
-    right = torch.searchsorted(measured, wanted.contiguous()).clamp(1, measured.shape[1] - 1)
-    low, high = measured.gather(1, right - 1), measured.gather(1, right)
-    return right - 1 + ((wanted - low)/(high - low).clamp_min(1e-6)).clamp(0, 1)
-
 # %% ../nbs/31_explainer.ipynb #611e2668
+@patch
+def _misses(self:MirrorCFE, encoded, source, target):
+    "By how much the logits of the latents miss the swap at `k = 1`, (B,), and whether that is more than rounding."
+    residual = self.model.solve.residual(encoded.z, source, target).to(encoded.logits)
+    return residual, residual > 1e-3*encoded.logits.abs().amax(1).clamp_min(1)
+
 @patch
 @torch.no_grad()
 def latent_probs(self:MirrorCFE,
@@ -189,8 +175,7 @@ def latent_probs(self:MirrorCFE,
     "Return the probabilities that the latents have at every step, and by how much they miss the swap at the last."
     model = self.model
     probs = intended_probs(encoded.logits, source, target, ks)
-    residual = model.solve.residual(encoded.z, source, target).to(probs)
-    missed = residual > 1e-3*encoded.logits.abs().amax(1).clamp_min(1)   # more than rounding
+    residual, missed = self._misses(encoded, source, target)
     if missed.any():
         steps = (model.solve(encoded.z, source, target, k.expand(len(source))) for k in ks)
         of_latents = torch.stack([model.F.logits_of(z).softmax(-1) for z in steps], 1)
@@ -198,15 +183,11 @@ def latent_probs(self:MirrorCFE,
     return probs, residual
 
 # %% ../nbs/31_explainer.ipynb #3a1e000e
-def _first_true(hits, none):
-    "Position of the first true of each row, (B, 1); `none` where there is none."
-    return torch.where(hits.any(1), hits.float().argmax(1), none)[:, None]
-
 def _flip_bounds(flipped, sturdy):
     "Positions (B, 1) of the last image before the flip, and of the first that is flipped for good; of all if none is."
-    before = (_first_true(flipped, flipped.shape[1]) - 1).clamp(0)
-    after = _first_true(sturdy, -1)
-    return before, torch.where(after < 0, _first_true(flipped, 0), after)
+    before = (torch.where(flipped.any(1), flipped.float().argmax(1), flipped.shape[1]) - 1).clamp(0)
+    after = torch.where(sturdy < 0, torch.where(flipped.any(1), flipped.float().argmax(1), 0), sturdy)
+    return before[:, None], after[:, None]
 
 # %% ../nbs/31_explainer.ipynb #f1f8e47d
 @patch
@@ -225,12 +206,14 @@ def calibrate(self:MirrorCFE,
     grid = torch.linspace(0, reach, 1 + round((coarse - 1)*reach), dtype=ks.dtype, device=source.device)
     path, logits = self.draw_path(encoded, source, target, grid.expand(len(source), -1), bs)
     intended = self.latent_probs(encoded, source, target, ks)[0].clamp_min(1e-30).log()
-    drawn_ks = (grid[1]*_invert(_log_odds(logits, target), _log_odds(intended, target))).clamp(max=1)
+    drawn_ks = (grid[1]*invert_curve(log_odds(logits, target), log_odds(intended, target))).clamp(max=1)
     if blur_sigma and len(source):
-        flipped = _leads(logits, target)
-        blurred = torch.stack([self.classifier(gaussian_blur(x, blur_sigma)) for x in path.unbind(1)], 1)
-        before, after = _flip_bounds(flipped, flipped & _leads(blurred, target))
-        promised = _leads(intended, target, tie=1e-5)   # at k = .5 two classes tie, and rounding must not decide
+        flipped = leads(logits, target)
+        def holds(j, rows):
+            seen = self.classifier(gaussian_blur(path[rows, j[rows]], blur_sigma))
+            return torch.zeros_like(rows).masked_scatter(rows, leads(seen, target[rows]))
+        before, after = _flip_bounds(flipped, first_that_holds(flipped, holds))
+        promised = leads(intended, target, tie=1e-5)   # at k = .5 two classes tie, and rounding must not decide
         drawn_ks = torch.where(promised, torch.maximum(drawn_ks, grid[after]), torch.minimum(drawn_ks, grid[before]))
     return torch.where(ks > 0, drawn_ks, 0.)   # the path starts at the source
 
@@ -332,10 +315,11 @@ def targets(self:MirrorCFE,
 # %% ../nbs/31_explainer.ipynb #8f26b9ac
 @patch
 def grid(self:MirrorCFE,
-         ks=None    # steps, ascending in [0, 1]; None: 100 from 0 to 1, the grid of the paper
+         ks=None    # steps, ascending in [0, 1], or how many; None: every ninth of `grid(100)`, the grid of the paper
         )->Tensor:  # (K,)
     "Return the steps at which the path is drawn."
-    if ks is None: return torch.linspace(0, 1, 100, dtype=torch.float32, device='cpu')
+    if ks is None: return self.grid(100)[::9]
+    if isinstance(ks, int) and ks > 1: return torch.linspace(0, 1, ks, dtype=torch.float32, device='cpu')
     advice = "ks must be steps in ascending order from 0 to 1"
     try: ks = torch.as_tensor(ks, dtype=torch.float32, device='cpu')
     except (TypeError, ValueError, RuntimeError, OverflowError): raise MirrorError(f"{advice}: found {ks!r}") from None
@@ -372,6 +356,64 @@ def _fill_rows(v, drawn):
     out[drawn] = v
     return out
 
+# %% ../nbs/31_explainer.ipynb #6fe34e12
+_CHUNK = 64   # images drawn at once where few are: their maps stay in the processor's cache
+
+@patch
+def _sketch(self:MirrorCFE, x, encoded, source, target, grid, bs):
+    "A `Sketch` of some images; what is drawn at 0 is known where it is the source itself."
+    model = self.model
+    def draw(i, k):
+        images = []
+        logits = []
+        for rows, steps in zip(i.split(min(bs, _CHUNK)), k.split(min(bs, _CHUNK))):
+            images.append(model.draw(_rows(encoded, rows), source[rows], target[rows], steps, full=True)[0])
+            logits.append(model.F(images[-1]))
+        if not images: return x[:0], encoded.logits[:0]
+        return torch.cat(images), torch.cat(logits)
+    sketch = Sketch(draw, grid, target, encoded.logits.shape[1])
+    rows = torch.arange(len(x), device=x.device)
+    if model.is_latent: sketch.keep(rows, torch.zeros_like(rows), x, encoded.logits)
+    return sketch
+
+@patch
+def _intended(self:MirrorCFE, encoded, source, target):
+    "A function of steps (B, K) that returns the logits of the latents there, (B, K, n_classes)."
+    missed = self._misses(encoded, source, target)[1]
+    def logits(k):
+        exact = intended_logits(encoded.logits, source, target, k)
+        if not missed.any(): return exact
+        steps = (self.model.F.logits_of(self.model.solve(encoded.z, source, target, step)) for step in k.T)
+        return torch.where(missed[:, None, None], torch.stack(list(steps), 1).to(exact), exact)
+    return logits
+
+@patch
+@torch.no_grad()
+def draw_quickly(self:MirrorCFE,
+                 x:Tensor,               # sources, (B, C, H, W)
+                 encoded:Encoded,        # the same, looked at by the classifier
+                 source:Tensor,          # classes moved away from, int64 (B,)
+                 target:Tensor,          # classes moved to, int64 (B,)
+                 ks=None,                # steps, (K,); None: those of `grid()`, and the first CFE is searched
+                 closed_loop:bool=True,  # see `explain`
+                 blur_sigma:float=1.,    # see `explain`
+                 bs:int=256              # images drawn at once
+                )->tuple:                # steps drawn (B, K); images; their logits; `FirstCFE`, or None with `ks`
+    "Draw the path with few drawings: the closed loop is measured only where it has to be."
+    fine = self.grid(100).to(x.device)
+    coarse = torch.arange(0, 100, 9, device=x.device)
+    intended = self._intended(encoded, source, target)
+    if not closed_loop:
+        sketch = self._sketch(x, encoded, source, target, fine, bs)
+        if ks is not None:
+            k = ks.expand(len(x), -1)
+            return k, *sketch.draw_at(k), None
+        return fine[coarse].expand(len(x), -1), *draw_open(sketch, intended, coarse)
+    grid = torch.linspace(0, 1.5, 49, device=x.device)
+    blurred = (lambda images: self.classifier(gaussian_blur(images, blur_sigma))) if blur_sigma else None
+    loop = Loop(self._sketch(x, encoded, source, target, grid, bs), intended, blurred)
+    return draw_closed(loop, ks) if ks is not None else draw_closed(loop, fine[coarse], fine, coarse)
+
 # %% ../nbs/31_explainer.ipynb #f34315a7
 @patch
 @usual_torch()
@@ -379,19 +421,21 @@ def _fill_rows(v, drawn):
 def explain(self:MirrorCFE,
             x:Tensor,               # images in [-1, 1], (B, C, H, W), as the classifier takes them
             target=None,            # int, class name, or one for each image; None or 'runner-up'; 'closest'
-            ks=None,                # steps; None: 100 from 0 to 1
+            ks=None,                # steps, or how many; None: 12 from 0 to 1, and the first CFE of 100 is searched
             on_same:str='raise',    # an image that is its target already: 'raise', or 'mark' to keep it without images
             closed_loop:bool=True,  # draw where the image has the intended confidence; False: at `k`, as published
             blur_sigma:float=1.,    # blur that the flip of the closed loop survives, pixels; 0: none
             truth=None,             # true classes, int64 (B,), for titles and tables
             bs:int=256,             # images drawn at once
-            progress:bool=False,    # show a bar
-            target_confidence=None  # confidences requested: a number, (P,) for all or (B, P); see `.target_confidence`
+            progress:bool=False,    # show a bar, where all is drawn
+            target_confidence=None, # confidences requested: a number, (P,) for all or (B, P); see `.target_confidence`
+            quick:bool|None=None    # few drawings, the loop measured only where it has to be; None: unless `ks` are given
            )->Explanation:
     "Draw the path of each image through its mirror."
     bs = whole_number(bs, 1, 'bs')
     x, encoded = self._look(x)
-    ks = self.grid(ks).to(x.device)
+    search = ks is None and quick is not False
+    ks = self.grid(100 if ks is None and not search else ks).to(x.device)
     source = encoded.logits.argmax(1)
     target = self.targets(encoded.logits, target, on_same)
     truth = _check_truth(truth, len(x), encoded.logits.shape[1], x.device)
@@ -400,12 +444,19 @@ def explain(self:MirrorCFE,
     part = _rows(encoded, moves)
     s, t = source[moves], target[moves]
     probs, residual = self.latent_probs(part, s, t, ks)
-    drawn_ks = self.calibrate(part, s, t, ks, blur_sigma, bs=bs) if closed_loop else ks.expand(len(s), -1)
-    path, logits = self.draw_path(part, s, t, drawn_ks, bs, progress)
+    first = None
+    if search or quick:
+        drawn = self.draw_quickly(x[moves], part, s, t, None if search else ks, closed_loop, blur_sigma, bs)
+        drawn_ks, path, logits, first = drawn
+    else:
+        drawn_ks = self.calibrate(part, s, t, ks, blur_sigma, bs=bs) if closed_loop else ks.expand(len(s), -1)
+        path, logits = self.draw_path(part, s, t, drawn_ks, bs, progress)
+    if first is not None: first = FirstCFE(**{name: _fill_rows(v, moves) for name, v in vars(first).items()})
     ex = Explanation(x=x, source=source, target=target, ks=ks, path=_fill_rows(path, moves),
                      intended_probs=_fill_rows(probs, moves),
                      achieved_probs=_fill_rows(logits.softmax(2), moves), classes=self.model.F.classes,
-                     truth=truth, drawn_ks=_fill_rows(drawn_ks, moves), residual=_fill_rows(residual, moves))
+                     truth=truth, drawn_ks=_fill_rows(drawn_ks, moves), residual=_fill_rows(residual, moves),
+                     first=first)
     if requested is not None:
         at = self.draw_at_confidence(part, s, t, requested[moves], closed_loop, bs)
         filled = {name: _fill_rows(v, moves) for name, v in vars(at).items() if name not in ('p', 'tol')}

@@ -116,7 +116,7 @@ def strip_panels(ex:Explanation,  # any explanation
                  steps:int=9      # panels, 2 or more, the source among them
                 )->list:          # of `Panel(image, title, k, j, first)`; `j` indexes `ex.ks`, None for the source
     "Return what a strip shows, left to right."
-    one = ex[check_sample(ex, i)]
+    one = ex.one(check_sample(ex, i))
     source = Panel(to_rgb(one.x[0]), f"Source ({class_name(one, one.source[0])})", 0., None, False)
     return [source] + [_step_panel(one, j) for j in _strip_steps(one, steps)]
 
@@ -378,7 +378,7 @@ def _masks_of(ex, i, masks):
     "The masks of sample `i`, (K, h, w), or None."
     if masks is None: masks = getattr(ex, 'masks', None)
     if masks is None or ex[i].status[0] == 'already target': return None
-    if isinstance(masks, MirrorCFE): return masks.masks(ex[i])[0].cpu()
+    if isinstance(masks, MirrorCFE): return masks.masks(ex.one(i))[0].cpu()
     return check_masks(masks, ex)[i].cpu()
 
 def _evidence_gained(one, js, classifier):
@@ -396,7 +396,8 @@ def show_difference(self:Explanation,
                    ):             # matplotlib figure, 9 inches wide
     "Draw what changed at chosen steps, where the mask allowed it, and how the classifier's evidence changed."
     i = check_sample(self, i)
-    one = self[i]
+    given = isinstance(masks, Tensor) or (masks is None and getattr(self, 'masks', None) is not None)
+    one = self[i] if given else self.one(i)   # masks that are there are those of the drawn steps
     found = _masks_of(self, i, masks)
     js = _chosen_steps(one, ks)
     panels = strip_panels(one, 0, 2)[:1] + [_step_panel(one, j) for j in js]

@@ -237,7 +237,7 @@ def explain_folder(self:MirrorCFE,
                    source,                # folder, list of files, `ImageSet` or `TensorLoader`
                    out:str|Path,          # folder for the results; one that was broken off is gone on with
                    target=None,           # as for `explain`: a class for all, 'runner-up', 'closest'
-                   ks=None,               # steps; None: 21 from 0 to 1
+                   ks=None,               # steps, or how many; None: as for `explain`, the first CFE is searched
                    keep:str='table',      # 'table', or 'images': first counterfactual and last image too
                    bs:int=32,             # images explained at once: memory grows with bs times steps
                    chunk:int=256,         # images in a chunk
@@ -252,18 +252,19 @@ def explain_folder(self:MirrorCFE,
         raise MirrorError("this explainer has no generator yet: call fit(dls), or MirrorCFE.load(path, classifier)")
     source = as_source(source, model.size, model.channels, levels, fit)
     out = expand(out)
-    ks = self.grid(torch.linspace(0, 1, 21) if ks is None else ks)
+    search = ks is None
+    ks = self.grid(ks)
     self._check_stream(source, target, keep, bs, chunk)
     n = len(source)
     about = dict(format=4, images=source.key(), n=n, classifier=self.classifier.fingerprint(),
                  generator=tensors_hash(model.G), recipe=json_hash(asdict(self.recipe)), pair=self.pair,
                  autoencoder=None if model.autoencoder is None else tensors_hash(model.autoencoder),
                  ks=[round(k, 6) for k in ks.tolist()], target=repr(target), keep=keep, chunk=int(chunk),
-                 closed_loop=bool(closed_loop))
+                 closed_loop=bool(closed_loop), search=search)
     about = json.loads(json.dumps(about))   # as it will be read back
     with run_lock(out):   # a second run waits, and then finds the chunks of the first
         _open_stream(out, about)
-        how = dict(target=target, ks=ks, closed_loop=closed_loop)
+        how = dict(target=target, ks=None if search else ks, closed_loop=closed_loop)
         return self._draw_stream(source, out, keep, bs, chunk, progress, **how)
 
 @patch

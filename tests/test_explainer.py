@@ -5,9 +5,10 @@ from torch import nn
 from mirrorcfe.classifiers import get_classifier, small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
-from mirrorcfe.explainer import MirrorCFE, _flip_bounds, _invert, _leads, _log_odds
+from mirrorcfe.explainer import MirrorCFE, _flip_bounds
 from mirrorcfe.features import Encoded, intended_probs, kfe_features
 from mirrorcfe.multiclass import swap_logits
+from mirrorcfe.search import first_that_holds, invert_curve, leads, log_odds
 from mirrorcfe.ssc import csp_mask
 from mirrorcfe.training import PRESETS, MirrorModel, get_recipe, mirror_learner
 
@@ -138,27 +139,30 @@ def test_an_image_that_is_the_target_only_when_blurred_is_no_flip():
 def test_inversion():
     steps = torch.tensor([[-4., -2, -3, 2, 6]])
     wanted = torch.tensor([[-9., -4, -3, -2, 0, 4, 6, 9]])
-    assert torch.allclose(_invert(steps, wanted), torch.tensor([[0., 0, .5, 1, 2.5, 3.5, 4, 4]]), atol=1e-6)
+    assert torch.allclose(invert_curve(steps, wanted), torch.tensor([[0., 0, .5, 1, 2.5, 3.5, 4, 4]]), atol=1e-6)
 
 def test_flip_bounds_of_every_kind():
     rows = torch.tensor([[0, 0, 1, 1, 1], [0, 1, 0, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]]).bool()
     sturdy = torch.tensor([[0, 0, 0, 1, 1], [0, 0, 0, 0, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]]).bool()
-    before, after = _flip_bounds(rows, sturdy)
+    first = first_that_holds(rows, lambda j, asked: sturdy.gather(1, j[:, None])[:, 0])
+    before, after = _flip_bounds(rows, first)
     assert before[:, 0].tolist() == [1, 0, 0, 4] and after[:, 0].tolist() == [3, 4, 0, 0]
-    assert _flip_bounds(rows, sturdy & False)[1][:, 0].tolist() == [2, 1, 0, 0]
+    none = torch.full((4,), -1)
+    assert torch.equal(first_that_holds(rows, lambda j, asked: asked & False), none)
+    assert _flip_bounds(rows, none)[1][:, 0].tolist() == [2, 1, 0, 0]
 
 def test_rounding_does_not_decide_on_the_mirror():
     t = torch.tensor([1, 1])
     even = torch.tensor([[1., 1 + 1e-6, -5], [1 + 1e-6, 1., -5]])      # k = .5, rounded either way
-    assert _leads(even, t, tie=1e-5).tolist() == [False, False]
-    assert _leads(even + torch.tensor([0, 1e-3, 0]), t, tie=1e-5).tolist() == [True, True]
+    assert leads(even, t, tie=1e-5).tolist() == [False, False]
+    assert leads(even + torch.tensor([0, 1e-3, 0]), t, tie=1e-5).tolist() == [True, True]
 
-def test_log_odds():
+def testlog_odds():
     logits, c = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 4, 2, 2])
     p = logits.softmax(-1)
     want = torch.stack([torch.logit(p[b, :, i]) for b, i in enumerate(c)])
-    assert torch.allclose(_log_odds(logits, c), want, atol=1e-5)
-    assert torch.equal(_leads(logits, c), logits.argmax(-1) == c[:, None])
+    assert torch.allclose(log_odds(logits, c), want, atol=1e-5)
+    assert torch.equal(leads(logits, c), logits.argmax(-1) == c[:, None])
 
 # --- explaining ------------------------------------------------------------------------------------------------------
 

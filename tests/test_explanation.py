@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np, pytest, torch
 from torch import nn
 from mirrorcfe.core import MirrorError
-from mirrorcfe.explanation import _ADDED_BY, Explanation, TargetConfidence, _tensors, two_ended
+from mirrorcfe.explanation import _ADDED_BY, Explanation, FirstCFE, TargetConfidence, _tensors, two_ended
 from mirrorcfe.features import Classifier
 from mirrorcfe.storage import write_tensors
 from tiny import tiny
@@ -214,7 +214,12 @@ def test_slicing_leaves_the_whole_alone(ex):
     part.classes = []
     assert ex == before
 
+def searched(B=3):
+    values = [torch.rand(shape, generator=torch.Generator().manual_seed(B)) for shape in ((B,), (B,), (B, 1, 16, 16))]
+    return FirstCFE(*values, torch.rand(B, 3), torch.rand(B, 3))
+
 def test_equality(ex):
+    ex.first = searched()
     assert ex == copy.deepcopy(ex) == copy.copy(ex) == pickle.loads(pickle.dumps(ex))
     assert ex in [ex[:1], copy.deepcopy(ex)]
     assert ex != ex[::-1] and ex != ex[:2] and ex != 3 and ex != None
@@ -222,6 +227,7 @@ def test_equality(ex):
         v = getattr(ex, f.name)
         other = v + 1 if isinstance(v, torch.Tensor) else v[::-1]
         assert ex != replace(ex, **{f.name: other}) and ex != replace(ex, **{f.name: None}), f.name
+    assert ex.first != searched(4) and ex.first != 3
     for f in fields(TargetConfidence):
         v = getattr(ex.target_confidence, f.name)
         assert ex.target_confidence != replace(ex.target_confidence, **{f.name: v + 1}), f.name

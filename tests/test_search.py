@@ -1,0 +1,160 @@
+"The search finds what drawing everything finds, draws less, and leaves steps that are asked for as they were."
+import pytest, torch
+from mirrorcfe.classifiers import small_resnet
+from mirrorcfe.explainer import MirrorCFE
+from mirrorcfe.features import intended_probs
+from mirrorcfe.losses import gaussian_blur
+from mirrorcfe.search import Loop, Sketch, draw_closed, draw_open, intended_logits, invert_curve, leads, log_odds
+from mirrorcfe.training import MirrorModel
+
+FINE = torch.linspace(0, 1, 100)
+COARSE = torch.arange(0, 100, 9)
+B = 40
+
+def smooth_curves(seed):
+    "Log-odds of the target of `B` images as functions of the step: rising, each with a bend of its own."
+    rng = torch.Generator().manual_seed(seed)
+    middle, slope, bend = torch.rand(3, B, generator=rng)
+    def curve(i, k): return (4 + 16*slope[i])*(k - .2 - .9*middle[i]) + bend[i]*torch.sin(6*k)
+    return curve
+
+class Toy:
+    "Images that are grey all over, of the value of their step; the classifier sees the curve's log-odds in them."
+    def __init__(self, curve, late=0.):
+        self.curve, self.late = curve, late
+        self.draws = 0
+        self.to = torch.ones(B, dtype=torch.long)
+        self.start = torch.tensor([[3., -3.]]).repeat(B, 1)
+
+    def logits(self, i, k):
+        odds = self.curve(i, k)
+        return torch.stack([-odds, odds], -1)/2
+
+    def draw(self, i, k):
+        self.draws += len(i)
+        x = torch.stack([k, i.float()], 1)[:, :, None, None].expand(-1, 2, 4, 4)   # the second channel says which it is
+        return x, self.logits(i, k)
+
+    def intended(self, k): return intended_logits(self.start, 0*self.to, self.to, k)
+    def blurred(self, x): return self.logits(x[:, 1, 0, 0].long(), x[:, 0, 0, 0] - self.late)
+
+    def full(self, ks):
+        "Steps of the closed loop from all 49 measured ones."
+        grid = torch.linspace(0, 1.5, 49)
+        rows = torch.arange(B)[:, None].expand(-1, 49)
+        measured = self.logits(rows, grid.expand(B, -1))
+        wanted = intended_probs(self.start, torch.zeros_like(self.to), self.to, ks).log()
+        drawn = (grid[1]*invert_curve(log_odds(measured, self.to), log_odds(wanted, self.to))).clamp(max=1)
+        flipped = leads(measured, self.to)
+        sturdy = flipped & leads(self.logits(rows, grid.expand(B, -1) - self.late), self.to)
+        def first(hit, none): return torch.where(hit.any(1), hit.float().argmax(1), none)
+        before = (first(flipped, 49) - 1).clamp(0)
+        after = torch.where(sturdy.any(1), first(sturdy, 0), first(flipped, 0))
+        promised = leads(wanted, self.to, tie=1e-5)
+        drawn = torch.where(promised, drawn.maximum(grid[after][:, None]), drawn.minimum(grid[before][:, None]))
+        return torch.where(ks > 0, drawn, 0.)
+
+@pytest.mark.parametrize('late', [0., .08])
+@pytest.mark.parametrize('seed', range(3))
+def test_the_closed_loop_finds_what_all_drawings_find(seed, late):
+    toy = Toy(smooth_curves(seed), late)
+    sketch = Sketch(toy.draw, torch.linspace(0, 1.5, 49), toy.to, 2)
+    loop = Loop(sketch, toy.intended, toy.blurred)
+    drawn, x, _, first = draw_closed(loop, FINE[COARSE], FINE, COARSE)
+    want = toy.full(FINE)
+    rows = torch.arange(B)[:, None].expand(-1, 100)
+    hit = leads(toy.logits(rows, want), toy.to)
+    i = torch.where(hit.any(1), hit.float().argmax(1), -1)
+    found = torch.where(i >= 0, FINE[i], torch.nan)
+    assert torch.equal(first.k.nan_to_num(-1), found.nan_to_num(-1))
+    assert torch.allclose(first.drawn_k[i >= 0], want.gather(1, i.clamp(0)[:, None])[i >= 0, 0], atol=1e-5)
+    assert torch.allclose(first.x[i >= 0, 0, 0, 0], first.drawn_k[i >= 0])
+    assert torch.allclose(drawn[:, -1], want[:, -1], atol=1e-5), 'the reflection is exact'
+    gap = toy.curve(rows[:, :12], drawn).sigmoid() - toy.curve(rows[:, :12], want[:, COARSE]).sigmoid()
+    assert gap.abs().max() < .05 and torch.equal(x[:, :, 0, 0, 0], drawn)
+    assert toy.draws < 27*B, toy.draws/B
+
+@pytest.mark.parametrize('seed', range(3))
+def test_the_open_loop_finds_what_all_drawings_find(seed):
+    toy = Toy(smooth_curves(seed))
+    path, _, first = draw_open(Sketch(toy.draw, FINE, toy.to, 2), toy.intended, COARSE)
+    hit = toy.curve(torch.arange(B)[:, None], FINE.expand(B, -1)) > 0
+    want = torch.where(hit.any(1), FINE[hit.float().argmax(1)], torch.nan)
+    assert torch.equal(first.k.nan_to_num(-1), want.nan_to_num(-1)) and want.isnan().any() and not want.isnan().all()
+    assert torch.equal(path[:, :, 0, 0, 0], FINE[COARSE].expand(B, -1)) and toy.draws <= 16*B
+
+def test_where_the_promised_step_is_not_kept_the_search_goes_on():
+    "The target leads around the measured turn and only much later for good: the promised step falls into the gap."
+    def curve(i, k): return torch.where(k < .45, -2., torch.where((k > .57) & (k < .7), -.1, 8*(k - .4))) + 0*i
+    toy = Toy(curve)
+    sketch = Sketch(toy.draw, torch.linspace(0, 1.5, 49), toy.to, 2)
+    _, _, logits, first = draw_closed(Loop(sketch, toy.intended), FINE[COARSE], FINE, COARSE)
+    assert leads(logits, toy.to)[:, -1].all() and not first.k.isnan().any()
+    assert (toy.curve(torch.arange(B), first.drawn_k) > 0).all()
+
+def test_nothing_is_drawn_twice():
+    toy = Toy(smooth_curves(0))
+    sketch = Sketch(toy.draw, FINE, toy.to, 2)
+    every = torch.ones(B, 100, dtype=torch.bool)
+    sketch.need(every)
+    sketch.need(every)
+    x, logits = sketch.draw_at(FINE[[3, 7]].expand(B, -1))
+    assert toy.draws == 100*B and torch.equal(x[:, :, 0, 0, 0], FINE[[3, 7]].expand(B, -1))
+    assert torch.equal(logits, sketch.logits[:, [3, 7]])
+
+# --- with networks ---------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def cfe():
+    torch.manual_seed(0)
+    clf = small_resnet(3, 1, [8, 16, 16], 16, ['a', 'b', 'c']).eval()
+    cfe = MirrorCFE(clf, 'paper', steps=1)
+    shapes = [(f.shape[1], f.shape[2]) for f in clf.encode(torch.zeros(1, 1, 16, 16)).maps]
+    cfe.model = MirrorModel(clf, shapes, 1, 16, cfe.recipe)
+    return cfe
+
+@pytest.fixture(scope='module')
+def x(): return torch.rand(12, 1, 16, 16, generator=torch.Generator().manual_seed(1))*2 - 1
+
+@pytest.mark.parametrize('ks', [[1.], [0., .3, .55, 1.], 100])
+def test_steps_that_are_asked_for_keep_their_bits(cfe, x, ks):
+    "The loop as it was before there was a search: all 49 steps drawn, all of them blurred."
+    ex = cfe.explain(x, ks=ks)
+    encoded = cfe.model.encode(x, full=True)
+    s, t = ex.source, ex.target
+    grid = torch.linspace(0, 1.5, 49)
+    path, logits = cfe.draw_path(encoded, s, t, grid.expand(len(x), -1))
+    intended = intended_probs(encoded.logits, s, t, ex.ks).clamp_min(1e-30).log()
+    drawn = (grid[1]*invert_curve(log_odds(logits, t), log_odds(intended, t))).clamp(max=1)
+    flipped = leads(logits, t)
+    seen = torch.stack([leads(cfe.classifier(gaussian_blur(v, 1.)), t) for v in path.unbind(1)], 1) & flipped
+    first = torch.where(flipped.any(1), flipped.float().argmax(1), 49)
+    after = torch.where(seen.any(1), seen.float().argmax(1), torch.where(first < 49, first, 0))
+    promised = leads(intended, t, tie=1e-5)
+    before = grid[(first - 1).clamp(0)][:, None]
+    drawn = torch.where(promised, drawn.maximum(grid[after][:, None]), drawn.minimum(before))
+    drawn = torch.where(ex.ks > 0, drawn, 0.)
+    assert torch.equal(ex.drawn_ks, drawn) and ex.first is None
+    assert torch.equal(ex.path, cfe.draw_path(encoded, s, t, drawn)[0])
+
+@pytest.mark.parametrize('closed_loop', [True, False])
+def test_an_explanation_that_was_searched(cfe, x, closed_loop):
+    quick = cfe.explain(x, closed_loop=closed_loop, bs=5)
+    full = cfe.explain(x, ks=100, closed_loop=closed_loop)
+    assert quick.status == full.status and quick.path.shape[1] == 12
+    assert torch.equal(quick.first_k.nan_to_num(-1), full.first_k.nan_to_num(-1))
+    assert torch.allclose(quick.x_cf.nan_to_num(0), full.x_cf.nan_to_num(0), atol=1e-3)
+    there = [n for n in full.table() if n not in ('confidence_error', 'reason', 'verdict')]
+    for n in there: assert quick.table()[n].equals(full.table()[n]) or torch.allclose(
+        *(torch.tensor(v.table()[n]).nan_to_num(-1) for v in (quick, full)), atol=1e-3), n
+    same = cfe.explain(x, torch.where(torch.arange(12) < 6, full.source, full.target), on_same='mark',
+                       closed_loop=closed_loop)
+    assert same.first_k[:6].isnan().all() and same.status[:6] == ['already target']*6
+    assert torch.equal(same.first_k[6:].nan_to_num(-1), quick.first_k[6:].nan_to_num(-1))
+    assert cfe.explain(x[:0], closed_loop=closed_loop).status == []
+
+def test_quickly_means_few_drawings_of_the_steps_asked_for(cfe, x):
+    quick, full = (cfe.explain(x, ks=[.25, 1.], quick=q) for q in (True, False))
+    assert torch.equal(quick.ks, full.ks) and quick.first is None
+    assert torch.allclose(quick.drawn_ks[:, -1], full.drawn_ks[:, -1], atol=1e-3)
+    assert len(cfe.explain(x, quick=False).ks) == 100
