@@ -166,6 +166,7 @@ def read_image(path,             # image file
                levels=None       # numbers that are black and white in files of more than 8 bits; None: by the format
               ):                 # PIL image of mode L or RGB, upright
     "Read one image file of any kind; `UnreadableImage` says why it cannot be read."
+    path = expand(path)
     _check_regular(path)
     levels = check_levels(levels)
     try: im, doubt = _read(path, channels, paper, near, levels)
@@ -209,7 +210,8 @@ def find_images(where      # a folder, or a list of files and folders
                )->list:    # of files, those of a folder in the order of their names
     "List image files; `MirrorError` for what is not there and for folders without any."
     out = []
-    for path in map(expand, [where] if isinstance(where, (str, os.PathLike)) else where):
+    given = [where] if isinstance(where, (str, os.PathLike)) or not np.iterable(where) else where
+    for path in map(expand, given):
         if path.is_dir():
             found = images_below(path)
             if not found:
