@@ -413,6 +413,7 @@ def _window(n, wanted):
 def _cut_or_pad(x, h, w, edge):
     "The middle of images, `h` x `w` pixels, with a border where they are smaller."
     rows, columns = (_window(n, wanted) for n, wanted in zip(x.shape[2:], (h, w)))
+    if (h, w) == tuple(x.shape[2:]): return x
     out = x[..., rows.clamp(0, x.shape[2] - 1), :][..., columns.clamp(0, x.shape[3] - 1)]
     if edge: return out
     inside = ((rows >= 0) & (rows < x.shape[2]))[:, None] & (columns >= 0) & (columns < x.shape[3])
@@ -424,20 +425,21 @@ def to_size(x:Tensor,        # images, uint8 (N, C, h, w)
             edge:bool=False, # a border repeats the outermost pixels; False: it is black
             fit:str='whole'  # images of other proportions: 'whole' ones with a border, or their 'middle'
            )->Tensor:        # uint8 (N, C, H, W)
-    "Bring images to `size` by a border or a cut, then bicubic interpolation where that is not enough."
+    "Bring images to `size` by a border or a cut, and by bicubic interpolation where that is not enough."
     wanted = height_width(size)
     shares = [n/have for n, have in zip(wanted, x.shape[2:])]
     scale = min(shares) if check_fit(fit) == 'whole' else max(shares)
     if pad and scale != 1: x = _cut_or_pad(x, x.shape[2] + 2*pad, x.shape[3] + 2*pad, edge)
     h, w = x.shape[2:]
     tall, wide = frame_around((h, w), wanted)
-    if fit == 'middle': tall, wide = h*w/wide, h*w/tall   # the largest part of these proportions
-    if (round(tall), round(wide)) != (h, w): x = _cut_or_pad(x, round(tall), round(wide), edge)
-    if tuple(x.shape[2:]) == wanted: return x
+    inside = wanted   # what the images are scaled to
+    if fit == 'whole': inside = round(h*wanted[0]/tall), round(w*wanted[1]/wide)
+    else: x = _cut_or_pad(x, round(h*w/wide), round(h*w/tall), edge)   # the largest part of these proportions
     def resize(some):
-        resized = F.interpolate(some.float(), wanted, mode='bicubic', antialias=True)
+        resized = F.interpolate(some.float(), inside, mode='bicubic', antialias=True)
         return resized.round().clamp(0, 255).byte()
-    return torch.cat([resize(some) for some in x.split(4096)])
+    if tuple(x.shape[2:]) != inside: x = torch.cat([resize(some) for some in x.split(4096)])
+    return x if inside == wanted else _cut_or_pad(x, *wanted, edge)
 
 # %% ../nbs/10_data.ipynb #96b5230d
 MAX_BYTES = 4*2**30   # most bytes of images in memory
