@@ -15,15 +15,14 @@ from torch import Tensor, nn
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 import mirrorcfe.wrap  # adds `Classifier.wrap`
-from .core import Mirror, MirrorError, check_class, height_width, whole_number
+from .core import MirrorError, check_class, height_width, whole_number
 from .data import split_batch
 from .confidence import bisect_step, check_confidence, closest_class, confidence_step
 from .features import (Classifier, Encoded, check_images, check_target, class_index, frozen_copy,
-                                intended_probs, kfe_features, pair_index, usual_torch)
+                                intended_probs, pair_index, usual_torch)
 from .storage import (CannotWrite, MissingFile, expand, new_folder, read_about, read_json, read_nets,
                                read_state, tensors_hash, try_writing, write_nets)
 from .autoencoder import AutoencoderForm, LatentAutoencoder, as_autoencoder
-from .ssc import csp_mask
 from .losses import gaussian_blur
 from .explanation import Explanation, FirstCFE, TargetConfidence, pick_class
 from .search import (Loop, Sketch, draw_closed, draw_open, first_that_holds, intended_logits,
@@ -150,10 +149,12 @@ def draw_path(self:MirrorCFE,
     B, K = k.shape
     path = k.new_empty(B, K, model.channels, *height_width(model.size))
     logits = k.new_empty(B, K, model.F.n_classes)
+    cams = model.source_cams(encoded, source, target)
     image, step = torch.meshgrid(torch.arange(B, device=k.device), torch.arange(K, device=k.device), indexing='ij')
     pieces = list(zip(image.flatten().split(bs), step.flatten().split(bs))) if k.numel() else []
     for i, j in progress_bar(pieces, leave=False) if progress else pieces:
-        path[i, j] = model.draw(_rows(encoded, i), source[i], target[i], k[i, j], full=True)[0]
+        known = None if cams is None else cams[i]
+        path[i, j] = model.draw(_rows(encoded, i), source[i], target[i], k[i, j], full=True, cams=known)[0]
         logits[i, j] = model.F(path[i, j])
     return path, logits
 
@@ -363,11 +364,14 @@ _CHUNK = 64   # images drawn at once where few are: their maps stay in the proce
 def _sketch(self:MirrorCFE, x, encoded, source, target, grid, bs):
     "A `Sketch` of some images; what is drawn at 0 is known where it is the source itself."
     model = self.model
+    cams = model.source_cams(encoded, source, target)
     def draw(i, k):
         images = []
         logits = []
         for rows, steps in zip(i.split(min(bs, _CHUNK)), k.split(min(bs, _CHUNK))):
-            images.append(model.draw(_rows(encoded, rows), source[rows], target[rows], steps, full=True)[0])
+            part = _rows(encoded, rows), source[rows], target[rows]
+            known = None if cams is None else cams[rows]
+            images.append(model.draw(*part, steps, full=True, cams=known)[0])
             logits.append(model.F(images[-1]))
         if not images: return x[:0], encoded.logits[:0]
         return torch.cat(images), torch.cat(logits)
@@ -490,11 +494,9 @@ def explain_all(self:MirrorCFE,
     return self.explain(x.repeat_interleave(T, 0), target.flatten(), on_same='mark', truth=truth, **kwargs)
 
 # %% ../nbs/31_explainer.ipynb #3a1e001b
-def _mask_at(model, encoded, source, target, k):
+def _mask_at(model, encoded, source, target, k, cams):
     "The CSP mask of each source at its own step, (B, h, w)."
-    mirror = Mirror.between(model.F.W, model.F.b, source, target) if model.recipe.kfe == 'location' else None
-    f_k = kfe_features(encoded.maps[-1], model.solve(encoded.z, source, target, k), model.recipe.kfe, mirror)
-    return csp_mask(f_k, model.F.W, source, target, k, model.recipe.rho)[:, 0]
+    return model.moved(encoded, source, target, k, cams)[2][:, 0]
 
 @patch
 @usual_torch()
@@ -505,6 +507,7 @@ def masks(self:MirrorCFE,
     "Return the mask with which each image was drawn (Eq. 13)."
     self._check_ready()
     encoded = self.classifier.encode(ex.x)
+    encoded = encoded._replace(maps=[ex.x, *encoded.maps])
     k = ex.ks.to(ex.x).expand(len(ex), -1) if ex.drawn_ks is None else ex.drawn_ks
     out = ex.x.new_full((*k.shape, *encoded.maps[-1].shape[2:]), torch.nan)
     moves = ex.source != ex.target
@@ -512,7 +515,8 @@ def masks(self:MirrorCFE,
         out[moves] = float(self.recipe.mode == 'no-csp')
         return out
     part = _rows(encoded, moves), ex.source[moves], ex.target[moves]
-    for j in range(k.shape[1]): out[moves, j] = _mask_at(self.model, *part, k[moves, j])
+    cams = self.model.source_cams(*part)
+    for j in range(k.shape[1]): out[moves, j] = _mask_at(self.model, *part, k[moves, j], cams)
     return out
 
 # %% ../nbs/31_explainer.ipynb #49c4b158

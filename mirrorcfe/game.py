@@ -56,6 +56,10 @@ def pick_recipe(presets:dict,   # name -> recipe, a frozen dataclass
     if isinstance(preset, str):
         if preset not in presets: raise MirrorError(f"preset must be one of {', '.join(presets)}: found {preset!r}")
         preset = presets[preset]
+    kind = type(next(iter(presets.values())))
+    if not isinstance(preset, kind):
+        raise MirrorError(f"preset must be a name ({', '.join(presets)}) or a {kind.__name__}: "
+                          f"found {type(preset).__name__}")
     fields = asdict(preset)
     unknown = sorted(changes.keys() - fields.keys())
     if unknown:

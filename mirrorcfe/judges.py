@@ -39,7 +39,7 @@ class PlainConvNet(nn.Module):
     def __init__(self,
                  c:int,                # classes
                  channels:int,         # of the images
-                 side,                 # of the images it looks at, pixels: one number, or (height, width); others are resized
+                 side,                 # pixels it looks at, one number or (height, width); other images are resized
                  widths=(16, 32, 64)   # channels of the convolutions, each at half the size of the one before
                 ):
         super().__init__()
@@ -51,7 +51,8 @@ class PlainConvNet(nn.Module):
             layers += [conv, nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2)]
         left = tuple(min(n//2**len(widths), 4) for n in height_width(side))
         self.body = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(left), nn.Flatten())
-        self.head = nn.Sequential(nn.Linear(widths[-1]*math.prod(left), 128), nn.ReLU(), nn.Dropout(.3), nn.Linear(128, c))
+        n = widths[-1]*math.prod(left)
+        self.head = nn.Sequential(nn.Linear(n, 128), nn.ReLU(), nn.Dropout(.3), nn.Linear(128, c))
 
     def forward(self, x): return self.head(self.body(_resize(x, self.side)))
 

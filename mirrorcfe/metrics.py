@@ -349,6 +349,9 @@ def variety(real:Tensor,   # features of real images of the target, (n, d); or t
             drawn:Tensor   # the same of drawn ones, (m, d)
            )->float:       # 1: as various as real ones; 0: one and the same
     "Return how far drawn images are from each other, over how far real ones are."
+    for v in (real, drawn):
+        if not isinstance(v, Tensor) or v.ndim < 2:
+            raise MirrorError(f"variety takes features (n, d) or images: found {getattr(v, 'shape', type(v).__name__)}")
     real, drawn = (v.flatten(1).float() for v in (real, drawn))
     drawn = drawn[~drawn.isnan().any(1)]
     if min(len(real), len(drawn)) < 2:
@@ -407,6 +410,12 @@ def _mean_over(v, reduction):
     if reduction == 'curve': return v.nanmean(0)
     return _reduce(v.nanmean(1), reduction)
 
+def _check_alike(what, form, a, b):
+    "Raise `MirrorError` unless two tensors have one shape of the form."
+    shapes = [tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for v in (a, b)]
+    if shapes[0] != shapes[1] or isinstance(shapes[0], str) or len(shapes[0]) != form.count(',') + 1:
+        raise MirrorError(f"{what} must be {form} both: found {shapes[0]} and {shapes[1]}")
+
 def confidence_error(intended,               # an `Explanation`; or the intended confidences in the target, (B, K)
                      achieved=None,          # the achieved ones, (B, K); None with an `Explanation`
                      reduction:str='mean'    # 'mean', 'none': (B,), or 'curve': (K,)
@@ -417,8 +426,7 @@ def confidence_error(intended,               # an `Explanation`; or the intended
             raise MirrorError("give an Explanation, or both the intended and the achieved confidences")
         achieved = intended.achieved
         intended = intended.intended
-    if intended.ndim != 2 or intended.shape != achieved.shape:
-        raise MirrorError(f"confidences must be (B, K) both: found {tuple(intended.shape)} and {tuple(achieved.shape)}")
+    _check_alike('confidences', '(B, K)', intended, achieved)
     for p in (intended, achieved):
         if ((p < -1e-4) | (p > 1 + 1e-4)).any(): raise MirrorError("confidences lie in [0, 1]: use softmax first")
     return _mean_over((intended - achieved).abs(), reduction)
@@ -444,8 +452,7 @@ def feature_error(intended:Tensor,        # intended latents, (B, K, N)
                   reduction:str='mean'    # 'mean', 'none': (B,), or 'curve': (K,)
                  )->Tensor:               # at least 0, in units of the latent, mean per element; lower is better
     "Return the mean absolute difference of intended and achieved latents."
-    if intended.ndim != 3 or intended.shape != achieved.shape:
-        raise MirrorError(f"latents must be (B, K, N) both: found {tuple(intended.shape)} and {tuple(achieved.shape)}")
+    _check_alike('latents', '(B, K, N)', intended, achieved)
     return _mean_over((intended - achieved).abs().mean(2), reduction)
 
 # %% ../nbs/60_metrics.ipynb #176ca219
@@ -497,7 +504,9 @@ def bootstrap_interval(values:Tensor,       # one value a sample, (B,), as `redu
                        level:float=.95      # share of the means inside
                       )->Interval:          # mean, low and high, floats
     "Return the mean and its percentile bootstrap interval."
-    v = torch.as_tensor(values).detach().double().cpu()
+    try: v = torch.as_tensor(values).detach().double().cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise MirrorError(f"one value a sample (B,) is needed: found {values!r}") from None
     if v.ndim != 1:
         raise MirrorError(f"one value a sample (B,) is needed: found shape {tuple(v.shape)}; use reduction='none'")
     v = v[~v.isnan()].numpy()

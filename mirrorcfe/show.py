@@ -330,9 +330,13 @@ def evidence(classifier:Classifier,    # the network explained
              x:Tensor,                 # images in [-1, 1], (B, C, H, W)
              source:Tensor,            # classes, int64 (B,)
              target:Tensor             # classes, int64 (B,)
-            )->Tensor:                 # (B, h, w), in logits; its mean over h, w is the margin l_t - l_s
+            )->Tensor:                 # (B, h, w), in logits; its mean over h, w is the margin l_t - l_s of a GAP head
     "Return how much each place speaks for the target over the source: the difference of their class activation maps."
-    s, t = pair_cams(classifier.encode(x).maps[-1], classifier.W, source, target).unbind(1)
+    if classifier.is_gap: cams = pair_cams(classifier.encode(x).maps[-1], classifier.W, source, target)
+    else:
+        cams = classifier.hires_cams(x, source, target)
+        cams = cams*cams[0, 0].numel()
+    s, t = cams.unbind(1)
     return t - s + (classifier.b[target] - classifier.b[source])[:, None, None]
 
 # %% ../nbs/40_show.ipynb #16b91006

@@ -598,6 +598,44 @@ def test_parts_without_training_images_are_not_classes(folder):
     (folder/"val").rename(folder/"control")
     assert get_folder_dls(folder, size=16, device="cpu").vocab == ["Test", "control"], "a class may be called so"
 
+def grey_folders(root, *folders):
+    "Folders with four grey images each."
+    from PIL import Image
+    for folder in folders:
+        (root/folder).mkdir(parents=True)
+        for i in range(4): Image.new("L", (8, 8), 20*i).save(root/folder/f"{i}.png")
+    return root
+
+def sizes(root):
+    dls = get_folder_dls(root, channels=1, size=8, bs=2, device="cpu")
+    return [len(l.dataset) for l in dls.loaders], dls.vocab
+
+SPELLINGS = [("Training", "testing"), ("training_set", "test_set"), ("seg_train", "seg_test"), ("Train Set", "TestSet"),
+             ("seg_train/seg_train", "seg_test/seg_test"), ("train2017", "test2017"), ("train_images", "test-images")]
+
+@pytest.mark.parametrize("train, test", SPELLINGS)
+def test_parts_in_every_common_spelling(tmp_path, train, test):
+    grey_folders(tmp_path, f"{train}/a", f"{train}/b", f"{test}/a", f"{test}/b")
+    assert sizes(tmp_path) == ([7, 1, 8], ["a", "b"])
+
+def test_what_is_left_out_of_a_folder_is_said(tmp_path):
+    grey_folders(tmp_path, "train/a", "train/b", "dev/a", "dev/b", "extra/a")
+    image = (tmp_path/"train"/"a"/"0.png").read_bytes()
+    for place in (".", "train"): (tmp_path/place/"loose.png").write_bytes(image)
+    with pytest.warns(UserWarning) as heard: assert sizes(tmp_path) == ([7, 8, 1], ["a", "b"])
+    said = " ".join(str(w.message) for w in heard)
+    assert "left out beside train: extra" in said and "in no folder of a class: 2 of the images" in said
+    (tmp_path/"valid").mkdir()
+    with pytest.raises(MirrorError, match="has dev and valid, which are one part"): sizes(tmp_path)
+
+def test_a_class_may_be_called_train(tmp_path):
+    assert sizes(grey_folders(tmp_path, "car", "train", "bus"))[1] == ["bus", "car", "train"]
+
+def test_the_folder_inside_is_proposed(tmp_path):
+    grey_folders(tmp_path, "pictures/a", "pictures/b")
+    with pytest.raises(MirrorError, match="should it be .*pictures"): sizes(tmp_path)
+
+
 def test_unreadable_pictures_are_left_out(folder):
     (folder/"cat"/"20.png").write_bytes(b"no")
     (folder/"cat"/"._00.png").write_bytes(b"a hidden file")

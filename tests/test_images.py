@@ -142,7 +142,7 @@ def test_twelve_bits_in_sixteen(tmp_path):
     assert top == 16 and "less than an eighth of the range 0 to 65,535" in said and "levels=(black, white)" in said
     assert read_as(tmp_path, a, levels=(0, 4095)) == (255, 0, "")
 
-def tiff(tmp_path, pixels, **tags):
+def tiff(tmp_path, pixels, levels=None, **tags):
     "A little-endian TIFF of one strip, its tags by number, as a detector may write it."
     height, width = pixels[1]
     all_tags = {256: width, 257: height, 258: 16, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(pixels[0])}
@@ -151,14 +151,27 @@ def tiff(tmp_path, pixels, **tags):
     entries = b"".join(struct.pack("<HHIHH", k, 3, 1, v, 0) for k, v in sorted(all_tags.items()))
     head = b"II*\0" + struct.pack("<I", 8 + len(body))
     (tmp_path/"t.tif").write_bytes(head + body + struct.pack("<H", len(all_tags)) + entries + bytes(4))
-    return np.asarray(read_image(tmp_path/"t.tif")).tolist()
+    return np.asarray(read_image(tmp_path/"t.tif", levels=levels)).tolist()
 
 def test_what_a_tiff_says_of_its_numbers(tmp_path):
     sixteen = struct.pack("<4H", 0, 65535, 257, 0), (2, 2)
     assert tiff(tmp_path, sixteen) == [[0, 255], [1, 0]]
     assert tiff(tmp_path, sixteen, t262=0) == [[255, 0], [254, 255]], "0 is white"
+    signed = struct.pack("4b", -128, -1, 0, 127), (2, 2)
+    assert tiff(tmp_path, signed, (-128, 127), t258=8, t339=2) == [[0, 127], [128, 255]]
+    unsigned = struct.pack("<2I", 0, 2**32 - 1), (1, 2)
+    assert tiff(tmp_path, unsigned, (0, 2**32 - 1), t258=32) == [[0, 255]]
+    for pixels, tags in ((signed, dict(t258=8, t339=2)), (unsigned, dict(t258=32))):
+        with pytest.raises(MirrorError, match="holds integers .* give levels"): tiff(tmp_path, pixels, **tags)
     twelve = bytes([0xff, 0xf0, 0x00, 0x80, 0x00, 0x00]), (2, 2)   # 4095 and 0, 2048 and 0
     assert tiff(tmp_path, twelve, t258=12) == [[255, 0], [128, 0]]
+
+@pytest.mark.parametrize("suffix", ["tif", "gif"])
+def test_several_pages_are_said(tmp_path, suffix):
+    pages = [Image.new("L", (4, 4), v) for v in (10, 200)]
+    pages[0].save(tmp_path/f"a.{suffix}", save_all=True, append_images=pages[1:])
+    with pytest.warns(UserWarning, match="have several pages or frames, of which the first is read"):
+        assert read_image(tmp_path/f"a.{suffix}").getpixel((0, 0)) == 10
 
 def test_sixteen_bits_of_a_pgm(tmp_path):
     (tmp_path/"a.pgm").write_bytes(b"P5 3 1 4095\n" + struct.pack(">3H", 0, 2048, 4095))
