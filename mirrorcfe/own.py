@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from PIL import Image
-from safetensors.torch import load_file
 from .classifiers import accuracy, get_classifier, get_oracle, small_resnet, train_classifier
 from .core import MirrorError, height_width, short_size
 from .data import DATASETS, best_device, data_fingerprint, get_dls, get_folder_dls
@@ -29,7 +28,7 @@ from .runs import (Progress, check_range, echo, echo_results, finish_run, get_ju
                             load_network, load_panel, md_table, measure_explanation, open_network, results_folder,
                             save_network, slug, training_progress, write_csv, write_pictures, write_results)
 from .show import headline, to_rgb
-from .storage import DamagedFile, expand, read_json, sweep, write_json
+from .storage import DamagedFile, expand, read_json, read_tensors, sweep, write_json
 from .training import get_recipe
 
 # %% ../nbs/91_own_images.ipynb #e7c4aa1e
@@ -49,7 +48,7 @@ def read_weights(file    # .safetensors, or .pth or .pt with a state dict
     except OSError as e: raise MirrorError(f"cannot read {file}: {e.strerror}") from None
     try:
         with warnings.catch_warnings(record=True):   # torch warns of what it then refuses to read
-            if file.suffix == '.safetensors': weights = load_file(file)
+            if file.suffix == '.safetensors': weights = read_tensors(file)[1]
             else: weights = torch.load(file, map_location='cpu', weights_only=True)
     except Exception as e:
         raise MirrorError(f"{file} cannot be read as plain weights ({type(e).__name__}). "
