@@ -852,7 +852,7 @@ def get_dls(name:str='digits',       # a name in `DATASETS`, 'celeba_hq:ATTRIBUT
 def get_folder_dls(path,             # folder with one subfolder for each class, or with train/, val/ and test/
                    channels:int=3,   # 3 colour, 1 grey
                    levels=None,      # black and white in files of more than 8 bits; None: by the format
-                   **kwargs          # as for `get_dls`: size, fit, bs, seed, n_train, steps, pair, device, progress, without
+                   **kwargs          # as for `get_dls`: size, fit, bs, seed, n_train, steps, pair, device, without ...
                   )->DataLoaders:    # as `get_dls` returns
     "Load a folder of images, in grey if wanted."
     return _loaders(_folder_spec(path, channels, levels=levels), **kwargs)

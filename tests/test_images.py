@@ -39,7 +39,8 @@ def test_tensors_and_pictures(mode, channels):
        turn=st.integers(0, 9), channels=st.sampled_from([1, 3]))
 @settings(max_examples=60, deadline=None)
 def test_every_mode_is_read(tmp_path_factory, mode, w, h, turn, channels):
-    file, exif = tmp_path_factory.mktemp("m")/"a.tif", Image.Exif()
+    file = tmp_path_factory.mktemp("m")/"a.tif"
+    exif = Image.Exif()
     exif[0x112] = turn
     grey = Image.new("RGB", (w, h), (100,)*3) if mode == "YCbCr" else Image.new("L", (w, h), 100)
     grey.convert(mode).save(file, exif=exif)
@@ -51,7 +52,8 @@ def test_every_mode_is_read(tmp_path_factory, mode, w, h, turn, channels):
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_upright(tmp_path, suffix, turn):
     "A picture stored in each of the eight positions of EXIF is upright again."
-    T, up = Image.Transpose, Image.new("L", (32, 16), 230)
+    T = Image.Transpose
+    up = Image.new("L", (32, 16), 230)
     up.paste(20, (0, 0, 8, 8))
     stored = {1: None, 2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE, 6: T.ROTATE_90,
               7: T.TRANSVERSE, 8: T.ROTATE_270}[turn]
@@ -269,7 +271,8 @@ def test_no_program_is_started(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("format", images._FORMATS)
 def test_every_format_named_is_one_that_pillow_has(tmp_path, format):
-    im, out = Image.new("RGB", (9, 9), (10, 200, 30)), io.BytesIO()
+    im = Image.new("RGB", (9, 9), (10, 200, 30))
+    out = io.BytesIO()
     im.save(out, format)
     (tmp_path/"a").write_bytes(out.getvalue())
     assert read_image(tmp_path/"a", 3).getpixel((4, 4)) == pytest.approx((10, 200, 30), abs=9)
@@ -413,7 +416,8 @@ def test_what_can_be_read_is_read(tmp_path):
 def test_cut_middle(w, h):
     im = Image.fromarray(np.random.default_rng(0).integers(0, 256, (h, w), np.uint8))
     side = min(w, h)
-    left, top = (w - side)/2, (h - side)/2
+    left = (w - side)/2
+    top = (h - side)/2
     by_hand = im.resize((16, 16), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
     assert np.abs(np.asarray(cut_middle(im, 16)).astype(int) - np.asarray(by_hand)).max() <= 1
 
@@ -424,7 +428,8 @@ def old_fit_image(img, size=32, invert=False, extent=0., middle=False):
     a = array()
     fill = tuple(int(v) for v in np.median(border(a), 1))
     out = (np.abs(a.astype(int) - np.median(border(a), 1)[:, None, None]) > 50).any(0)
-    rows, cols = np.flatnonzero(out.any(1)), np.flatnonzero(out.any(0))
+    rows = np.flatnonzero(out.any(1))
+    cols = np.flatnonzero(out.any(0))
     if extent and len(rows): img = img.crop((int(cols[0]), int(rows[0]), int(cols[-1]) + 1, int(rows[-1]) + 1))
     elif middle: img = ImageOps.fit(img, (size, size), Image.Resampling.BICUBIC)
     side = max(round(max(img.size)/(extent or 1)), *img.size)
