@@ -146,7 +146,7 @@ def animate(
 
 # %% ../nbs/93_cli.ipynb #a0a3e2d1
 class UsageError(ValueError):
-    "Words on the command line that are no command or none of its options."
+    "Words on the command line that are not a command or not among its options."
 
 # What stands for the value of an option in the help; N for the others
 PLACEHOLDERS = dict(out='FOLDER', explainer='FOLDER', data='DATA', classifier='FILE', classes='FILE', images='IMAGE',
@@ -191,7 +191,7 @@ _PLAIN = str.maketrans({'█': '#', '·': '.', '→': '->', '–': '-', '…': '
 _CONTROL = {c: f'\\x{c:02x}' for c in (*range(32), *range(127, 160)) if chr(c) not in '\n\r\t'}
 
 class Printer:
-    "A text stream that goes on when its reader has left, and writes out what its encoding or a terminal cannot take."
+    "A text stream that survives a closed pipe, and escapes what its encoding or a terminal cannot show."
     def __init__(self,
                  stream   # to write to; None: nowhere
                 ):

@@ -347,9 +347,9 @@ def test_a_plain_network_is_wrapped(x, tmp_path):
     assert torch.allclose(MirrorCFE.load(tmp_path/'e', net).explain(x[:2], ks=[0, 1]).path, e.path, atol=1e-3)
     with pytest.raises(MirrorError, match='is missing'): MirrorCFE.load(tmp_path/'f', net)
 
-def test_a_network_without_gap_is_refused():
-    net = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
-    with pytest.raises(MirrorError, match='not the spatial mean'):
+def test_a_network_whose_last_layer_is_not_linear_is_refused():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10), nn.ReLU())
+    with pytest.raises(MirrorError, match=r"'2' \(ReLU\) comes after it"):
         MirrorCFE(net, **SHORT).fit(loaders(), epochs=1, progress=False)
 
 # --- refusals --------------------------------------------------------------------------------------------------------
