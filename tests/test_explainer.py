@@ -52,6 +52,15 @@ def test_a_loss_of_nan_stops_with_advice(clf):
     learn = mirror_learner(clf, loaders(), steps=2, prox=float('nan'), amp=False, **SHORT)
     with pytest.raises(Exception, match='lower lr='): learn.fit_game(progress=False)
 
+def test_images_that_cannot_be_learned_from(clf):
+    images = loaders().train.dataset[:24][0]
+    def fit(x, epochs=1):
+        dl = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, torch.arange(len(x)) % 10), 12)
+        MirrorCFE(clf, 'paper', amp=False, steps=2, width=8).fit(dl, epochs, progress=False)
+    with pytest.raises(MirrorError, match='a loader has no batches'): fit(images[:0])
+    images[20] = torch.nan   # not in the first batch, which is looked at before
+    with pytest.raises(MirrorError, match='images hold NaN or infinity'): fit(images)
+
 def test_recipes():
     assert set(PRESETS) == {'paper', 'default'} and get_recipe(get_recipe('paper'), a=.4).a == .4
     paper = get_recipe('paper')
