@@ -6,8 +6,7 @@
 __all__ = ['MOST_STEPS', 'MirrorCFE']
 
 # %% ../nbs/31_explainer.ipynb #ae3a60d5
-import errno
-
+import copy, errno
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np, torch
@@ -25,8 +24,8 @@ from .storage import (CannotWrite, MissingFile, expand, new_folder, read_about, 
 from .autoencoder import AutoencoderForm, LatentAutoencoder, as_autoencoder
 from .losses import gaussian_blur
 from .explanation import Explanation, FirstCFE, TargetConfidence, pick_class
-from .search import (Loop, Sketch, draw_closed, draw_open, first_that_holds, intended_logits,
-                              invert_curve, leads, log_odds)
+from .search import (Loop, Sketch, draw_closed, draw_open, first_that_holds, fold_batch_norms,
+                              intended_logits, invert_curve, leads, log_odds)
 from .training import MirrorModel, Recipe, get_recipe, mirror_learner
 
 # %% ../nbs/31_explainer.ipynb #ad5d45ec
@@ -346,10 +345,11 @@ def _check_ready(self:MirrorCFE):
 
 @patch
 @torch.no_grad()
-def _look(self:MirrorCFE, x):
+def _look(self:MirrorCFE, x, quick=False):
     "Checked images on the model's device, and what the classifier sees in them."
     self._check_ready()
-    model, W = self.model.eval(), self.classifier.W
+    model = self._quick_model() if quick else self.model.eval()
+    W = self.classifier.W
     x = check_images(x, model.channels, height_width(model.size)).to(W.device, W.dtype)
     return x, model.encode(x, full=True)
 
@@ -363,10 +363,25 @@ def _fill_rows(v, drawn):
 # %% ../nbs/31_explainer.ipynb #6fe34e12
 _CHUNK = 64   # images drawn at once where few are: their maps stay in the processor's cache
 
+def _state(net): return [(id(v), v._version, v.data_ptr()) for v in (*net.parameters(), *net.buffers())]
+
+@patch
+def _quick_model(self:MirrorCFE):
+    "A copy of the model that only draws, made anew when the model has changed."
+    model = self.model.eval()
+    state = _state(model)
+    if getattr(self, '_quick', (None, None))[0] != state:
+        quick = copy.copy(model)
+        quick._modules = dict(model._modules, F=fold_batch_norms(model.F), G=fold_batch_norms(model.G))
+        if isinstance(model.autoencoder, LatentAutoencoder): quick.autoencoder = fold_batch_norms(model.autoencoder)
+        quick.prepares = model.is_latent
+        self._quick = state, quick
+    return self._quick[1]
+
 @patch
 def _sketch(self:MirrorCFE, x, encoded, source, target, grid, bs):
     "A `Sketch` of some images; what is drawn at 0 is known where it is the source itself."
-    model = self.model
+    model = self._quick_model()
     cams = model.source_cams(encoded, source, target)
     def draw(i, k):
         images = []
@@ -417,8 +432,9 @@ def draw_quickly(self:MirrorCFE,
             return k, *sketch.draw_at(k), None
         return fine[coarse].expand(len(x), -1), *draw_open(sketch, intended, coarse)
     grid = torch.linspace(0, 1.5, 49, device=x.device)
-    blurred = (lambda images: self.classifier(gaussian_blur(images, blur_sigma))) if blur_sigma else None
-    loop = Loop(self._sketch(x, encoded, source, target, grid, bs), intended, blurred)
+    def seen_blurred(images): return self._quick_model().F(gaussian_blur(images, blur_sigma))
+    loop = Loop(self._sketch(x, encoded, source, target, grid, bs), intended,
+                seen_blurred if blur_sigma else None, most=1. if ks is not None and len(ks) <= 2 else .15)
     return draw_closed(loop, ks) if ks is not None else draw_closed(loop, fine[coarse], fine, coarse)
 
 # %% ../nbs/31_explainer.ipynb #f34315a7
@@ -440,8 +456,8 @@ def explain(self:MirrorCFE,
            )->Explanation:
     "Draw the path of each image through its mirror."
     bs = whole_number(bs, 1, 'bs')
-    x, encoded = self._look(x)
     search = ks is None and quick is not False
+    x, encoded = self._look(x, search or quick)
     ks = self.grid(100 if ks is None and not search else ks).to(x.device)
     source = encoded.logits.argmax(1)
     target = self.targets(encoded.logits, target, on_same)
