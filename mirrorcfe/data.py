@@ -198,6 +198,8 @@ def read_labels(y,            # numbers (B,) or (B, 1), one-hot (B, C), or names
     return y.long()
 
 # %% ../nbs/10_data.ipynb #2f031b5a
+_NO_BATCHES = "a loader has no batches: give it more images, or drop_last=False"
+
 class LabelledLoader:
     "Wraps any loader: its batches become images in single precision and class numbers."
     def __init__(self,
@@ -216,6 +218,8 @@ class LabelledLoader:
             raise MirrorError("a batch must begin with images (B, C, H, W), and its labels come next: "
                               f"found {x.dtype} of shape {tuple(x.shape)}")
         x = x.detach().as_subclass(Tensor)
+        if x.device.type == 'cpu' and not x.isfinite().all():   # on another device looking would cost a wait
+            raise MirrorError("the images hold NaN or infinity: look at how they are loaded")
         if x.is_inference(): x = x.clone()   # others cannot be learned from
         x = x.to(self.device, torch.float32 if x.is_floating_point() else x.dtype)
         y = read_labels(y, self.names).to(self.device)
@@ -235,7 +239,7 @@ class LabelledLoader:
 
     def one_batch(self):
         "Return the first batch."
-        if not len(self): raise MirrorError("a loader has no batches: give it more images, or drop_last=False")
+        if not len(self): raise MirrorError(_NO_BATCHES)
         return self.read(self.dl.one_batch() if hasattr(self.dl, 'one_batch') else next(iter(self.dl)))
 
     def new(self,
@@ -273,6 +277,7 @@ def as_loaders(dls,          # `DataLoaders` of anybody, or one loader
         loaders = [dls, dls]
     device = getattr(dls, 'device', None) or device or 'cpu'
     checked = [_checked(dl, names, device) for dl in loaders]
+    if not len(checked[0]): raise MirrorError(_NO_BATCHES)
     if all(a is b for a, b in zip(checked, loaders)) and loaders[0] is not dls: return dls
     out = DataLoaders(*checked, device=device)
     out.pair = getattr(dls, 'pair', None)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from fastcore.basics import patch
 from .core import height_width
 from .generator import decoder_blocks
-from .ssc import SSC, conv_block
+from .ssc import SSC, conv_block, resize_like
 
 # %% ../nbs/26_painter.ipynb #82847e7c
 class LatentPainter(nn.Module):
@@ -71,3 +71,60 @@ def add_change(x_s:Tensor,      # sources in [-1, 1], (B, C, H, W)
     H, W = x_s.shape[2:]
     x = x_s + (changed - rebuilt)[..., :H, :W]
     return x + (x.clamp(-1, 1) - x).detach()
+
+# %% ../nbs/26_painter.ipynb #bf99eb74
+def _conv_part(conv, x, first):
+    "What the first channels of a convolution's input contribute, with the bias; or the last, without."
+    n = x.shape[1]
+    weight = conv.weight[:, :n] if first else conv.weight[:, -n:]
+    return F.conv2d(x, weight, conv.bias if first else None, conv.stride, conv.padding)
+
+@patch
+def prepare(self:LatentPainter,
+            maps:list,     # as for `forward`
+            code:Tensor    # E(x_s), (B, c, h', w')
+           )->list:        # tensors of B rows: what is computed once an image, then `maps`
+    "Return what `change` needs of the sources."
+    ready = [_conv_part(self.head[0][0], code, first=False)]
+    h = self.start(maps[-1])
+    if self.climbs: h = _conv_part(self.climbs[0].mix[0], resize_like(self.climbs[0].up(h), maps[-2]), first=True)
+    ready.append(h)
+    for edit, f in zip(self.ssc.editors, maps):
+        ready.append(_conv_part(edit.mix[0], resize_like(edit.B(f), maps[-1]), first=True))
+    return [*ready, *maps]
+
+@patch
+def _edited(self:LatentPainter, bottlenecks, skips, f_k, mask):
+    "The skips as `SSC` returns them, from prepared bottlenecks."
+    if self.ssc.mode == 'skip': return skips
+    edited = []
+    for edit, b, f in zip(self.ssc.editors, bottlenecks, skips):
+        mixed = edit.mix[1:](b + _conv_part(edit.mix[0], f_k, first=False))
+        u = edit.out(resize_like(edit.D(mixed), f))
+        u = F.relu(f + u) if edit.residual else F.relu(u)
+        edited.append(u if self.ssc.mode == 'no-csp' else torch.where(resize_like(mask, f) > 0, u, f))
+    return edited
+
+@patch
+def change(self:LatentPainter,
+           prepared:list,   # rows of what `prepare` returned
+           code:Tensor,     # E(x_s), (B, c, h', w')
+           f_k:Tensor,      # KFE map, (B, N, h, w)
+           mask:Tensor      # `csp_mask`, (B, 1, h, w)
+          )->Tensor:        # delta_k, (B, c, h', w')
+    "Return the change of the latent, in evaluation mode."
+    n = 2 + len(self.ssc.editors)
+    of_code, at_source, *bottlenecks = prepared[:n]
+    skips = self._edited(bottlenecks, prepared[n:-1], f_k, mask)
+    moved = self.start(f_k)
+    both = None if self.climbs else torch.cat([at_source, moved])
+    for block, skip in zip(self.climbs, reversed(skips)):
+        conv = block.mix[0]
+        if both is None: both = torch.cat([at_source, _conv_part(conv, resize_like(block.up(moved), skip), first=True)])
+        else: both = _conv_part(conv, resize_like(block.up(both), torch.cat([skip, skip])), first=True)
+        shared = _conv_part(conv, skip, first=False)
+        both = block.mix[1:](both + torch.cat([shared, shared]))
+    mix, last = self.head
+    h = _conv_part(mix[0], resize_smoothly(both, code), first=True) + torch.cat([of_code, of_code])
+    at_source, moved = mix[1:](h).chunk(2)
+    return F.conv2d(moved - at_source, last.weight, None, last.stride, last.padding).float()

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['log_odds', 'leads', 'invert_curve', 'Sketch', 'bisect', 'first_that_holds', 'search_open', 'Loop', 'intended_logits',
-           'draw_closed', 'draw_open']
+           'draw_closed', 'draw_open', 'fold_batch_norms']
 
 # %% ../nbs/34_search.ipynb #af10c416
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from fastcore.basics import patch
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from .features import copy_network
 from .explanation import FirstCFE, pick_class
 
 # %% ../nbs/34_search.ipynb #318ad79b
@@ -147,7 +149,7 @@ class Loop:
                  blurred=None,         # function of images -> their logits when blurred; None: no blur to survive
                  top:int=32,           # column of the reflection
                  stride:int=8,         # between the columns measured at first
-                 most:float=.15        # change of the confidence between two measured columns
+                 most:float=.15        # change of the confidence between two measured columns; 1: whatever it is
                 ):
         self.sketch = sketch
         self.intended = intended
@@ -160,7 +162,7 @@ class Loop:
         wanted = self.every.clone()
         wanted[:, top + 1:] = False
         sketch.need(wanted)
-        self._halve(most)
+        if most < 1: self._halve(most)
         self.after = self._turn()
 
     def curve(self):
@@ -332,6 +334,8 @@ def _as_first(found, k, drawn, x, intended, logits):
     for v in vars(first).values(): v[~found] = torch.nan
     return first
 
+_FEW = 2   # steps of a path that are looked for one by one
+
 def draw_closed(loop:Loop,
                 ks:Tensor,      # steps of the path, (K,)
                 fine=None,      # steps among which the first CFE is searched, (n,); None: no search
@@ -344,7 +348,7 @@ def draw_closed(loop:Loop,
         promised = loop.promised(fine)
         loop.refine(fine[promised])
         k = torch.cat([k, fine[promised][:, None]], 1)
-    loop.refine(k[:, K - 1])
+    for j in range(K) if K <= _FEW else [K - 1]: loop.refine(k[:, j])
     drawn = loop.steps(k)
     x, logits = loop.sketch.draw_at(drawn)
     first = None
@@ -366,3 +370,29 @@ def draw_open(sketch:Sketch,   # on the fine grid
     found = _as_first(first >= 0, k, k.clone(), sketch.images(rows, at), meant, sketch.logits[rows, at])
     i, j = torch.meshgrid(rows, coarse, indexing='ij')
     return sketch.images(i, j), sketch.logits[i, j], found
+
+# %% ../nbs/34_search.ipynb #63744b2e
+def _foldable(chain):
+    "The pairs (convolution, batch norm) of an `nn.Sequential` that can become one convolution, by name."
+    names = list(chain._modules)
+    for a, name in enumerate(names):
+        b = a + 1
+        if b < len(names) and isinstance(chain[b], nn.Upsample) and chain[b].mode in ('nearest', 'bilinear'): b += 1
+        if b >= len(names): continue
+        conv, norm = chain[a], chain[b]
+        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in chain[a:b + 1])
+        if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.track_running_stats and not hooked:
+            yield name, names[b]
+
+def fold_batch_norms(net:nn.Module   # in evaluation mode
+                    )->nn.Module:    # a frozen copy
+    "Return a copy that computes the same with fewer layers, its channels last in memory."
+    net = copy_network(net).eval().requires_grad_(False)
+    used = [id(m) for chain in net.modules() for m in chain._modules.values()]
+    for chain in list(net.modules()):
+        if type(chain) is not nn.Sequential: continue
+        for conv, norm in list(_foldable(chain)):
+            if any(used.count(id(chain._modules[n])) > 1 for n in (conv, norm)): continue   # also used elsewhere
+            setattr(chain, conv, fuse_conv_bn_eval(chain._modules[conv], chain._modules[norm]))
+            setattr(chain, norm, nn.Identity())
+    return net.to(memory_format=torch.channels_last)

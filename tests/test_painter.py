@@ -16,6 +16,7 @@ from mirrorcfe.projected import FeatureDiscriminator, channel_scales
 from mirrorcfe.ssc import csp_mask
 from mirrorcfe.student import Student, agreement, get_student, student_loss, train_student
 from mirrorcfe.training import get_recipe, mirror_game, painting_networks, training_images
+from tiny import settle
 
 few = settings(max_examples=12, deadline=None)
 SHAPES = [(6, 16), (8, 8), (10, 4)]
@@ -299,3 +300,21 @@ def test_training_images_of_any_loader():
         def __init__(self): self.train = self
         def new(self, **kw): return TensorLoader(ImageSet(dls.train.dataset.x, dls.train.dataset.y), 16)
     assert torch.equal(training_images(Plain()), dls.train.dataset.x)
+
+@pytest.mark.parametrize('mode', ['full', 'no-csp', 'skip'])
+@pytest.mark.parametrize('shapes, residual', [([(6, 8), (8, 4), (5, 2)], True), ([(6, 8), (8, 4)], False), ([(8, 4)], True)])
+def test_what_is_prepared_once_an_image_changes_nothing(mode, shapes, residual):
+    "Any number of maps, also of a size that is no multiple, and steps of rows in any order."
+    torch.manual_seed(0)
+    painter = LatentPainter(shapes, (4, 6), mode, residual, width=8, limit=8)
+    maps = [torch.rand(3, c, s, s) for c, s in shapes]
+    code, rows = torch.randn(3, 4, 6, 6), torch.tensor([2, 0, 0, 1])
+    f_k = maps[-1][rows] + torch.rand(4, shapes[-1][0], 1, 1)
+    mask = (torch.rand(4, 1, *f_k.shape[2:]) > .4).float()
+    for p in painter.parameters(): torch.nn.init.normal_(p, std=.3)
+    settle(painter, [m[rows] for m in maps], code[rows], f_k, mask)
+    with torch.no_grad():
+        ready = [v[rows] for v in painter.prepare(maps, code)]
+        want = painter([m[rows] for m in maps], code[rows], f_k, mask)
+        torch.testing.assert_close(painter.change(ready, code[rows], f_k, mask), want, rtol=1e-4, atol=1e-4)
+    assert want.abs().max() > .1
