@@ -44,7 +44,8 @@ def some(tasks, n=400):
     return [Task(task.data, task.pair, task.size, n) for task in tasks]
 
 paper = partial(mirror, preset='paper', steps=1600)
-SEEDS = {'Mirror-CFE': mirror, 'Mirror-CFE, seed 1': partial(mirror, seed=1), 'Mirror-CFE, seed 2': partial(mirror, seed=2)}
+SEEDS = {'Mirror-CFE': mirror, 'Mirror-CFE, seed 1': partial(mirror, seed=1),
+         'Mirror-CFE, seed 2': partial(mirror, seed=2)}
 FLOORS = {
     'Identity': partial(floor, kind=Identity),
     'Nearest real image': partial(floor, kind=NearestNeighbour),

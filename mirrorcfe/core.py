@@ -29,7 +29,7 @@ def whole_number(value,        # an integer of Python, NumPy or torch
 # %% ../nbs/00_core.ipynb #30fbefcb
 def height_width(size    # pixels: one number, the side of a square; or height and width
                 )->tuple: # height and width, ints of 1 or more
-    "Return a size as two numbers, or raise `MirrorError` if it is none."
+    "Return a size as two numbers, or raise `MirrorError` if it is not a size."
     sides = [size]*2 if isinstance(size, str) or not hasattr(size, '__len__') else list(size)
     if len(sides) != 2: raise MirrorError(f"a size is one number of pixels, or height and width: found {size!r}")
     return tuple(whole_number(side, 1, 'size') for side in sides)

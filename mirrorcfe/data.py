@@ -198,6 +198,8 @@ def read_labels(y,            # numbers (B,) or (B, 1), one-hot (B, C), or names
     return y.long()
 
 # %% ../nbs/10_data.ipynb #2f031b5a
+_NO_BATCHES = "a loader has no batches: give it more images, or drop_last=False"
+
 class LabelledLoader:
     "Wraps any loader: its batches become images in single precision and class numbers."
     def __init__(self,
@@ -216,6 +218,8 @@ class LabelledLoader:
             raise MirrorError("a batch must begin with images (B, C, H, W), and its labels come next: "
                               f"found {x.dtype} of shape {tuple(x.shape)}")
         x = x.detach().as_subclass(Tensor)
+        if x.device.type == 'cpu' and not x.isfinite().all():   # on another device looking would cost a wait
+            raise MirrorError("the images hold NaN or infinity: look at how they are loaded")
         if x.is_inference(): x = x.clone()   # others cannot be learned from
         x = x.to(self.device, torch.float32 if x.is_floating_point() else x.dtype)
         y = read_labels(y, self.names).to(self.device)
@@ -235,7 +239,7 @@ class LabelledLoader:
 
     def one_batch(self):
         "Return the first batch."
-        if not len(self): raise MirrorError("a loader has no batches: give it more images, or drop_last=False")
+        if not len(self): raise MirrorError(_NO_BATCHES)
         return self.read(self.dl.one_batch() if hasattr(self.dl, 'one_batch') else next(iter(self.dl)))
 
     def new(self,
@@ -273,6 +277,7 @@ def as_loaders(dls,          # `DataLoaders` of anybody, or one loader
         loaders = [dls, dls]
     device = getattr(dls, 'device', None) or device or 'cpu'
     checked = [_checked(dl, names, device) for dl in loaders]
+    if not len(checked[0]): raise MirrorError(_NO_BATCHES)
     if all(a is b for a, b in zip(checked, loaders)) and loaders[0] is not dls: return dls
     out = DataLoaders(*checked, device=device)
     out.pair = getattr(dls, 'pair', None)
@@ -413,6 +418,7 @@ def _window(n, wanted):
 def _cut_or_pad(x, h, w, edge):
     "The middle of images, `h` x `w` pixels, with a border where they are smaller."
     rows, columns = (_window(n, wanted) for n, wanted in zip(x.shape[2:], (h, w)))
+    if (h, w) == tuple(x.shape[2:]): return x
     out = x[..., rows.clamp(0, x.shape[2] - 1), :][..., columns.clamp(0, x.shape[3] - 1)]
     if edge: return out
     inside = ((rows >= 0) & (rows < x.shape[2]))[:, None] & (columns >= 0) & (columns < x.shape[3])
@@ -424,20 +430,21 @@ def to_size(x:Tensor,        # images, uint8 (N, C, h, w)
             edge:bool=False, # a border repeats the outermost pixels; False: it is black
             fit:str='whole'  # images of other proportions: 'whole' ones with a border, or their 'middle'
            )->Tensor:        # uint8 (N, C, H, W)
-    "Bring images to `size` by a border or a cut, then bicubic interpolation where that is not enough."
+    "Bring images to `size` by a border or a cut, and by bicubic interpolation where that is not enough."
     wanted = height_width(size)
     shares = [n/have for n, have in zip(wanted, x.shape[2:])]
     scale = min(shares) if check_fit(fit) == 'whole' else max(shares)
     if pad and scale != 1: x = _cut_or_pad(x, x.shape[2] + 2*pad, x.shape[3] + 2*pad, edge)
     h, w = x.shape[2:]
     tall, wide = frame_around((h, w), wanted)
-    if fit == 'middle': tall, wide = h*w/wide, h*w/tall   # the largest part of these proportions
-    if (round(tall), round(wide)) != (h, w): x = _cut_or_pad(x, round(tall), round(wide), edge)
-    if tuple(x.shape[2:]) == wanted: return x
+    inside = wanted   # what the images are scaled to
+    if fit == 'whole': inside = round(h*wanted[0]/tall), round(w*wanted[1]/wide)
+    else: x = _cut_or_pad(x, round(h*w/wide), round(h*w/tall), edge)   # the largest part of these proportions
     def resize(some):
-        resized = F.interpolate(some.float(), wanted, mode='bicubic', antialias=True)
+        resized = F.interpolate(some.float(), inside, mode='bicubic', antialias=True)
         return resized.round().clamp(0, 255).byte()
-    return torch.cat([resize(some) for some in x.split(4096)])
+    if tuple(x.shape[2:]) != inside: x = torch.cat([resize(some) for some in x.split(4096)])
+    return x if inside == wanted else _cut_or_pad(x, *wanted, edge)
 
 # %% ../nbs/10_data.ipynb #96b5230d
 MAX_BYTES = 4*2**30   # most bytes of images in memory
@@ -845,7 +852,7 @@ def get_dls(name:str='digits',       # a name in `DATASETS`, 'celeba_hq:ATTRIBUT
 def get_folder_dls(path,             # folder with one subfolder for each class, or with train/, val/ and test/
                    channels:int=3,   # 3 colour, 1 grey
                    levels=None,      # black and white in files of more than 8 bits; None: by the format
-                   **kwargs          # as for `get_dls`: size, fit, bs, seed, n_train, steps, pair, device, progress, without
+                   **kwargs          # as for `get_dls`: size, fit, bs, seed, n_train, steps, pair, device, without ...
                   )->DataLoaders:    # as `get_dls` returns
     "Load a folder of images, in grey if wanted."
     return _loaders(_folder_spec(path, channels, levels=levels), **kwargs)

@@ -50,7 +50,7 @@ def sweep(parent:Path   # an existing folder
     n = 0
     for part in parent.glob('.*.part'):
         if not _STRAY.fullmatch(part.name) or part.is_symlink(): continue
-        if not (part/_LOCK).is_file():   # killed before it was locked, and empty; whoever is about to lock it tries again
+        if not (part/_LOCK).is_file():   # killed before it was locked; whoever is about to lock it tries again
             with suppress(OSError):
                 part.rmdir()
                 n += 1
@@ -149,7 +149,10 @@ def new_folder(path,   # folder to make
         fill(new)
         for file in new.rglob('*'):
             if file.is_file(): file.chmod(part.stat().st_mode & 0o666)
-        os.rename(new, path)
+        try: os.rename(new, path)
+        except OSError as e:
+            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST): raise
+            raise MirrorError(f"{path} was made by somebody else in the meantime: give another folder") from None
     return path
 
 # %% ../nbs/08_storage.ipynb #bca41063

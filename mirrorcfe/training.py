@@ -92,6 +92,8 @@ def get_recipe(preset:str|Recipe='default', # 'default', 'paper', or a recipe
 # %% ../nbs/30_training.ipynb #cca75fdd
 class MirrorModel(nn.Module):
     "The frozen classifier, the mirror, and the generator that draws what lies on the path through it."
+    prepares = False   # whether `encode` computes once an image what the latent painter needs at every step
+
     def __init__(self,
                  classifier:Classifier,     # frozen here; gradients flow through it
                  shapes:list,               # (channels, size) of its maps, shallow to deep
@@ -165,7 +167,9 @@ def encode(self:MirrorModel,
         if not self.is_latent: return e._replace(maps=[x, *e.maps]) if self.recipe.image or not self.F.is_gap else e
         code = self.autoencoder.encode(x).float()
         rebuilt = self.autoencoder.decode(code).float()
-    return e._replace(maps=[x, rebuilt, code, *e.maps[self.G.first:]])
+        maps = e.maps[self.G.first:]
+        if self.prepares: maps = self.G.prepare(maps, code)
+    return e._replace(maps=[x, rebuilt, code, *maps])
 
 @patch
 def pick_pair(self:MirrorModel,
@@ -230,7 +234,8 @@ def draw(self:MirrorModel,
     with self.autocast(not full):
         if not self.is_latent: return self.G(e.maps if self.recipe.image else self.plain_maps(e), f_k, mask), z_k
         x_s, rebuilt, code, *maps = e.maps
-        changed = self.autoencoder.decode(code + self.G(maps, code, f_k, mask))
+        change = self.G.change if self.prepares else self.G
+        changed = self.autoencoder.decode(code + change(maps, code, f_k, mask))
     return add_change(x_s.float(), changed.float(), rebuilt), z_k
 
 # %% ../nbs/30_training.ipynb #c1258d7b

@@ -60,14 +60,16 @@ def test_stratified(counts, part):
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_mnist_family(name, data_root):
     root = data_root(name)
-    dls, native = get_dls(name, root, device="cpu"), get_dls(name, root, size=28, device="cpu")
+    dls = get_dls(name, root, device="cpu")
+    native = get_dls(name, root, size=28, device="cpu")
     assert [len(d.dataset) for d in dls] == [55_000, 5_000, 10_000]
     x, y = dls.test.one_batch()
     assert x.shape == (64, 1, 32, 32) and x.min() == -1 and x.max() == 1
     assert torch.equal(x[..., 2:-2, 2:-2], native.test.one_batch()[0])
     x[..., 2:-2, 2:-2] = -1
     assert (x == -1).all(), "the border is black"
-    train, valid = dls.train.dataset.y.bincount(), dls.valid.dataset.y.bincount()
+    train = dls.train.dataset.y.bincount()
+    valid = dls.valid.dataset.y.bincount()
     assert (train.float()/valid - 11).abs().max() < .2
     assert set(map(hash, rows(dls.train.dataset))).isdisjoint(map(hash, rows(dls.valid.dataset))), "no image is in both"
     assert dls.vocab == list(DATASETS[name].classes) and available(name, root)
@@ -76,7 +78,8 @@ def test_mnist_is_read_as_torchvision_does(data_root):
     from torchvision.datasets import MNIST
     root = data_root("mnist")
     if not (root/"MNIST"/"raw"/"t10k-labels-idx1-ubyte").exists(): pytest.skip("mnist: the files are packed")
-    theirs, ours = MNIST(root, train=False), get_dls("mnist", root, size=28, device="cpu").test.dataset
+    theirs = MNIST(root, train=False)
+    ours = get_dls("mnist", root, size=28, device="cpu").test.dataset
     assert torch.equal(theirs.data[:, None], ours.x) and torch.equal(theirs.targets, ours.y)
 
 def test_sizes():
@@ -145,7 +148,8 @@ def test_empty_selection():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_batches_live_on_the_device():
-    a, b = get_dls("digits", device="cuda"), get_dls("digits", device="cpu")
+    a = get_dls("digits", device="cuda")
+    b = get_dls("digits", device="cpu")
     assert a.one_batch()[0].is_cuda and torch.equal(a.one_batch()[0].cpu(), b.one_batch()[0])
 
 def test_a_learner_takes_them(tmp_path):
@@ -251,7 +255,8 @@ def test_missing_files_are_named(tmp_path, monkeypatch):
 def test_damaged_files_are_named(tmp_path):
     raw = tmp_path/"MNIST"/"raw"
     fake_files(raw)
-    labels, good = raw/"train-labels-idx1-ubyte", (raw/"train-labels-idx1-ubyte").read_bytes()
+    labels = raw/"train-labels-idx1-ubyte"
+    good = (raw/"train-labels-idx1-ubyte").read_bytes()
     labels.write_bytes(good[:-1])
     with pytest.raises(DamagedFile, match="train-labels-idx1-ubyte is damaged .60,007 bytes, 60,008 expected"):
         get_dls("mnist", tmp_path)
@@ -270,7 +275,8 @@ def test_damaged_files_are_named(tmp_path):
 
 class Server(http.server.BaseHTTPRequestHandler):
     "Sends what `answers` holds for a path, or the next of a list: bytes, how many are promised, seconds of silence."
-    answers, asked = {}, []
+    answers = {}
+    asked = []
     def do_GET(self):
         self.asked.append(self.path)
         body, promised, silent = self.answers[self.path] if isinstance(self.answers, dict) else self.answers.pop(0)
@@ -289,7 +295,8 @@ def server():
     s.daemon_threads = True
     threading.Thread(target=s.serve_forever, daemon=True).start()
     def start(answers):
-        Server.answers, Server.asked = answers, []
+        Server.answers = answers
+        Server.asked = []
         return f"http://127.0.0.1:{s.server_port}/"
     yield start
     s.shutdown()
@@ -300,7 +307,8 @@ def mnist_server(server, tmp_path, monkeypatch):
     "A mirror of MNIST that has black images, and the answers it gives."
     from torchvision.datasets import MNIST
     fake_files(tmp_path/"there", pack=True)
-    answers, resources = {}, []
+    answers = {}
+    resources = []
     for f in IDX_FILES:
         body = (tmp_path/"there"/f"{f}.gz").read_bytes()
         answers[f"/{f}.gz"] = body, len(body), 0
@@ -361,7 +369,8 @@ def test_earlier_sets_are_as_they_were(digits, data_root):
 
 def fake_blood(file, **changes):
     "A file of BloodMNIST's form: 24, 16 and 8 images of noise."
-    rng, z = np.random.default_rng(0), {}
+    rng = np.random.default_rng(0)
+    z = {}
     for part, n in (("train", 24), ("val", 16), ("test", 8)):
         z[f"{part}_images"] = rng.integers(0, 256, (n, 28, 28, 3), dtype=np.uint8)
         z[f"{part}_labels"] = (np.arange(n) % 8).astype(np.uint8)[:, None]
@@ -435,7 +444,8 @@ def test_download_broken_off_leaves_nothing(no_data, monkeypatch, error):
         with open(output_file, "wb") as f: f.write(b"half")
         raise error
     monkeypatch.setattr(data.pooch.HTTPDownloader, "__call__", stop)
-    kind, says = KeyboardInterrupt, None
+    kind = KeyboardInterrupt
+    says = None
     if isinstance(error, OSError): kind, says = MirrorError, "a download cannot be kept .*No space.*MIRRORCFE_CACHE"
     with pytest.raises(kind, match=says): get_dls("bloodmnist")
     assert os.listdir(no_data/"data"/"medmnist") == []

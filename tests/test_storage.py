@@ -131,6 +131,15 @@ def test_only_our_strays_are_swept(tmp_path):
     (tmp_path/".l.0123456789abcdef.part").symlink_to(tmp_path/"elsewhere")
     assert sweep(tmp_path) == 0 and len(names(tmp_path)) == 6
 
+def test_a_folder_that_somebody_else_makes_meanwhile(tmp_path):
+    def fill(folder):
+        (folder/"a").touch()
+        (tmp_path/"it").mkdir()
+        (tmp_path/"it"/"theirs").touch()
+    with pytest.raises(MirrorError, match="it was made by somebody else in the meantime") as e:
+        new_folder(tmp_path/"it", fill)
+    assert not isinstance(e.value, CannotWrite) and names(tmp_path/"it") == ["theirs"]
+
 @pytest.mark.parametrize("moment", ["before the lock", "while it is removed"])
 def test_a_kill_leaves_nothing_that_is_not_swept(tmp_path, moment, monkeypatch):
     "Killed between the folder and its lock, or between the first file that is removed and the last."
