@@ -690,13 +690,32 @@ def _averaged_classes(model, x, calls, out):
     return _Parts(identity, _Head([], [], ''), [last], True, calls)
 
 # %% ../nbs/04_wrap.ipynb #2740c518
+def _stages_of(model, parts):
+    "The module that reads maps, and latents that are no averages, out of `model`."
+    if parts.is_gap: return Taps(model, parts.taps)
+    heads = [(n, isinstance(parts.calls[n].module, nn.Conv2d)) for n in parts.head.layers]
+    once = all(parts.calls[n].count == 1 for n in parts.head.layers)
+    return HeadTaps(model, parts.taps, heads, stop=once)
+
+def _reaches_the_latent(model, x, tap, parts):
+    "Whether a change of the map at `tap` changes the latent: a module may return a map that nobody uses afterwards."
+    taps = _stages_of(copy_network(model), parts._replace(taps=[tap]))
+    try:
+        with torch.enable_grad():
+            f, z = taps.read_from_last(x[:2])
+            return bool(torch.autograd.grad(z.square().sum(), f)[0].any())
+    except RuntimeError: return False
+
 def _deepest_parts(model, x, calls, head):
     "The parts of a network whose latent is no average of a map."
-    linear = _linear_layer(*_joined_head(calls, head))
+    parts = _Parts(_linear_layer(*_joined_head(calls, head)), head, [], False, calls)
     maps, called = _seen_maps(model, x, head.layers)
-    if not maps: return _Parts(linear, head, [], False, calls)
-    deepest, level = _deepest_map(model, maps, called)
-    return _Parts(linear, head, [*_earlier_of_this_size(deepest, level, maps), deepest.tap], False, calls)
+    while maps:
+        deepest, level = _deepest_map(model, maps, called)
+        if _reaches_the_latent(model, x, deepest.tap, parts):
+            return parts._replace(taps=[*_earlier_of_this_size(deepest, level, maps), deepest.tap])
+        maps = [m for m in maps if m != deepest]
+    return parts
 
 def _with_stages(parts, model, x, stages):
     "Return the parts with the maps for the skips: those named, or one for each resolution."
@@ -772,13 +791,6 @@ def _without_heads(model, parts, x):
         try: _stages_of(copy_network(model), parts)(x)
         except Exception: setattr(model.get_submodule(parent), leaf, layer)   # something behind it needs its output
     return model
-
-def _stages_of(model, parts):
-    "The module that reads maps, and latents that are no averages, out of `model`."
-    if parts.is_gap: return Taps(model, parts.taps)
-    heads = [(n, isinstance(parts.calls[n].module, nn.Conv2d)) for n in parts.head.layers]
-    once = all(parts.calls[n].count == 1 for n in parts.head.layers)
-    return HeadTaps(model, parts.taps, heads, stop=once)
 
 # %% ../nbs/04_wrap.ipynb #b26b3b3e
 def _attribute_number(attribute, c, classes):
