@@ -474,7 +474,7 @@ def explain(self:MirrorCFE,
     else:
         drawn_ks = self.calibrate(part, s, t, ks, blur_sigma, bs=bs) if closed_loop else ks.expand(len(s), -1)
         path, logits = self.draw_path(part, s, t, drawn_ks, bs, progress)
-    if first is not None: first = FirstCFE(**{name: _fill_rows(v, moves) for name, v in vars(first).items()})
+    if first is not None: first = FirstCFE(**{name: _fill_rows(v, moves) for name, v in first.items()})
     ex = Explanation(x=x, source=source, target=target, ks=ks, path=_fill_rows(path, moves),
                      intended_probs=_fill_rows(probs, moves),
                      achieved_probs=_fill_rows(logits.softmax(2), moves), classes=self.model.F.classes,
