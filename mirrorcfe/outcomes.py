@@ -26,10 +26,11 @@ def open_explainer_and_data(explainer,    # folder that `demo` or `train` wrote
                             data,         # folder or dataset; None: what it was trained on
                             device,       # where both go
                             pair=None,    # two classes, by name or number; None: those of the explainer
-                            levels=None   # black and white in files of more than 8 bits; None: as in training
+                            levels=None,  # black and white in files of more than 8 bits; None: as in training
+                            factory=None  # FILE:FUNCTION, where the classifier was built by one
                            )->tuple:      # `MirrorCFE`, oracle, what was kept with it, DataLoaders, the pair as numbers
     "Read an explainer, and load images of its classes."
-    model, oracle, about = load_explainer(explainer, device)
+    model, oracle, about = load_explainer(explainer, device, factory)
     classes = about['classes']
     source = data or about['dataset']
     how = dict(device=device, levels=levels or about.get('levels'), fit=about.get('fit'))
@@ -175,6 +176,7 @@ def evaluate(explainer='mirrorcfe-out',    # folder that `demo` or `train` wrote
              n:int=300,                    # images a direction, at most
              steps:int=100,                # from source to reflection; the first counterfactual is one of them
              levels:list|None=None,        # black and white in files of more than 8 bits; None: as in training
+             factory:str|None=None,        # FILE:FUNCTION of your own, where the classifier was built by one
              out='mirrorcfe-out-evaluate', # folder for the results
              device='auto'                 # cpu, cuda or mps; auto: the best there is
             ):
@@ -183,7 +185,7 @@ def evaluate(explainer='mirrorcfe-out',    # folder that `demo` or `train` wrote
     check_range('steps', steps, 2, 1000)
     new = results_folder(out)
     device = best_device(device)
-    model, oracle, about, dls, pair = open_explainer_and_data(explainer, data, device, pair, levels)
+    model, oracle, about, dls, pair = open_explainer_and_data(explainer, data, device, pair, levels, factory)
     panel = load_panel(explainer, device) or get_judges(dls)
     train = dls.train.dataset
     rows = []
@@ -258,10 +260,11 @@ def pick_correct_and_wrong(model:MirrorCFE,  # fitted
 # %% ../nbs/92_outcomes.ipynb #3b950315
 def load_images_and_targets(images,     # files and folders
                             explainer,  # folder that `demo` or `train` wrote
-                            device      # where it goes
+                            device,     # where it goes
+                            factory=None # FILE:FUNCTION, where the classifier was built by one
                            )->tuple:    # the `MirrorCFE`, images, true classes (-1: not known), targets
     "Read an explainer and images, each with a target: its true class where that was missed, else the second."
-    model, _, about = load_explainer(explainer, device)
+    model, _, about = load_explainer(explainer, device, factory)
     files, x, _, y = load_images(images, about)
     keep = explainable(model, files, x)
     x = x[keep]
@@ -307,6 +310,7 @@ def animate(images=(),                   # files and folders; none: held-out ima
             fps:int=10,                  # frames a second, 1 to 60
             size:int=480,                # pixels of a film, even, 160 to 2000
             format:str|None=None,        # mp4 or gif; None: mp4 where there is an ffmpeg
+            factory:str|None=None,       # FILE:FUNCTION of your own, where the classifier was built by one
             out='mirrorcfe-out-animate', # folder for the films
             device='auto'                # cpu, cuda or mps; auto: the best there is
            ):
@@ -318,9 +322,9 @@ def animate(images=(),                   # files and folders; none: held-out ima
     new = results_folder(out)
     device = best_device(device)
     suffix = film_format(format)
-    if images: model, x, y, targets = load_images_and_targets(images, explainer, device)
+    if images: model, x, y, targets = load_images_and_targets(images, explainer, device, factory)
     else:
-        model, _, _, dls, _ = open_explainer_and_data(explainer, data, device)
+        model, _, _, dls, _ = open_explainer_and_data(explainer, data, device, factory=factory)
         x, y, targets = pick_correct_and_wrong(model, dls, n)
     if target: targets = torch.tensor(class_number(target, model.classifier.classes))
     with new:

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from PIL import Image
-from safetensors.torch import load_file
-from .classifiers import accuracy, get_classifier, get_oracle, small_resnet, train_classifier
+from .classifiers import ARCHITECTURES, accuracy, get_classifier, get_oracle, small_resnet, train_classifier
 from .core import MirrorError, height_width, short_size
 from .data import DATASETS, best_device, data_fingerprint, get_dls, get_folder_dls
 from .explainer import MirrorCFE
@@ -29,7 +28,7 @@ from .runs import (Progress, check_range, echo, echo_results, finish_run, get_ju
                             load_network, load_panel, md_table, measure_explanation, open_network, results_folder,
                             save_network, slug, training_progress, write_csv, write_pictures, write_results)
 from .show import headline, to_rgb
-from .storage import DamagedFile, expand, read_json, sweep, write_json
+from .storage import DamagedFile, expand, read_json, read_tensors, sweep, write_json
 from .training import get_recipe
 
 # %% ../nbs/91_own_images.ipynb #e7c4aa1e
@@ -49,7 +48,7 @@ def read_weights(file    # .safetensors, or .pth or .pt with a state dict
     except OSError as e: raise MirrorError(f"cannot read {file}: {e.strerror}") from None
     try:
         with warnings.catch_warnings(record=True):   # torch warns of what it then refuses to read
-            if file.suffix == '.safetensors': weights = load_file(file)
+            if file.suffix == '.safetensors': weights = read_tensors(file)[1]
             else: weights = torch.load(file, map_location='cpu', weights_only=True)
     except Exception as e:
         raise MirrorError(f"{file} cannot be read as plain weights ({type(e).__name__}). "
@@ -68,19 +67,21 @@ def open_classifier(file,                   # folder or file of mirrorcfe, .safe
                     classes:list|None=None, # names, in the order of its outputs
                     channels:int=3,         # of the images
                     size=64,                # pixels: the side of a square, or (height, width)
-                    normalise:str|None=None # input it was trained on, a name in `NORMALISE`; None: 'imagenet'
+                    normalise:str|None=None,# input it was trained on, see `parse_normalise`; None: 'imagenet'
+                    factory:str|None=None   # FILE:FUNCTION that builds the network
                    )->Classifier:           # frozen
     "Read a classifier."
+    if file is None: return open_network(None, None, classes, channels, size, normalise or 'imagenet', factory)
     file = Path(file).expanduser()
     stem = file.with_suffix('') if file.suffix in ('.safetensors', '.json') else file
     candidates = (stem, file/'classifier', file/'explainer'/'classifier')
     ours = next((p for p in candidates if p.with_name(p.name + '.json').is_file()), None)
-    if ours and not arch: return load_network(ours)[0]
+    if ours and not arch: return load_network(ours, factory=factory)[0]
     weights = read_weights(file)
-    if not arch:
+    if not arch and not factory:
         raise MirrorError(f"{file} does not say which network its weights are of: "
-                          "add --arch, small_resnet or a name of torchvision such as resnet18")
-    return open_network(arch, weights, classes, channels, size, normalise or 'imagenet')
+                          "add --arch, small_resnet or a name of torchvision or timm such as resnet18, or --factory")
+    return open_network(arch, weights, classes, channels, size, normalise or 'imagenet', factory)
 
 # %% ../nbs/91_own_images.ipynb #2803aa20
 def _colour_spread(file, levels):
@@ -193,18 +194,21 @@ def open_classifier_and_data(file,      # of the classifier; None: none is given
                              device,    # where both go
                              seed,      # of the order of the batches
                              levels=None, # black and white in files of more than 8 bits; None: by the format
-                             fit=None   # pictures of other proportions, as for `get_dls`
+                             fit=None,  # pictures of other proportions, as for `get_dls`
+                             factory=None # FILE:FUNCTION that builds the network, or None
                             )->tuple:   # the classifier or None, DataLoaders
     "Read a classifier and load images that fit it."
-    if not file: return None, open_data(data, size, 0, bs, device, seed, levels, fit)
+    if not file and not factory: return None, open_data(data, size, 0, bs, device, seed, levels, fit)
     names = read_names(classes)
-    if not arch:
+    if not arch and not factory:
         net = open_classifier(file)
         dls = open_data(data, net.size, net.in_channels, bs, device, seed, levels, fit)
     else:
-        channels = read_weights(file)['stages.0.0.0.weight'].shape[1] if arch == 'small_resnet' else 3
+        channels = 3 if arch else 0   # a network of one's own takes what the data have
+        if arch in ARCHITECTURES: channels = next(v.shape[1] for v in read_weights(file).values() if v.ndim == 4)
         dls = open_data(data, size, channels, bs, device, seed, levels, fit)
-        net = open_classifier(file, arch, names or dls.vocab, dls.spec.channels, dls.spec.size, normalise)
+        form = names or dls.vocab, dls.spec.channels, dls.spec.size, normalise, factory
+        net = open_classifier(file, arch, *form)
     match_classes(dls, net.classes)
     net.to(device).accuracy = accuracy(net, dls.test)
     return net, dls
@@ -334,9 +338,10 @@ def _echo_accuracy(classifier, oracle, dls):
 # %% ../nbs/91_own_images.ipynb #f6da78dd
 def train(data:str='digits',              # folder with a subfolder of images for each class, or name of a dataset
           classifier:str|None=None,       # file of the classifier to explain; None: train one
-          arch:str|None=None,             # network of its weights: small_resnet, or a name of torchvision
+          arch:str|None=None,             # network of its weights: small_resnet, or a name of torchvision or timm
+          factory:str|None=None,          # FILE:FUNCTION of your own that builds the network; the file is executed
           classes:str|None=None,          # text file with its class names; None: the folders' names, sorted
-          normalise:str|None=None,        # input it was trained on, a name in `NORMALISE`; None: 'imagenet'
+          normalise:str|None=None,        # input it was trained on, see `parse_normalise`; None: 'imagenet'
           pair:list|None=None,            # two classes, by name or number; None: all pairs
           size=None,                      # pixels: 64, (96, 64) or '96x64' (height x width); None: as the data say
           fit:str|None=None,              # other proportions: 'middle' cuts, 'whole' pads; None: as the data say
@@ -357,7 +362,7 @@ def train(data:str='digits',              # folder with a subfolder of images fo
     device = best_device(device)
     recipe = get_recipe(preset, steps=steps)
     net, dls = open_classifier_and_data(classifier, arch, classes, parse_size(size), normalise, data, bs, device, seed,
-                                        levels, fit)
+                                        levels, fit, factory)
     pair = class_pair(pair, dls.vocab)
     about = dict(dataset=str(data), preset=preset, seed=seed)
     request = dict(data=data_fingerprint(dls), classifier=net and net.fingerprint(), pair=pair, bs=dls.train.bs)
@@ -485,6 +490,7 @@ def explain(images,                            # image files or folders of them
             invert:bool=False,                 # swap dark and bright first
             crop:bool=False,                   # cut the margin off first
             levels:list|None=None,             # black and white in files of more than 8 bits; None: as in training
+            factory:str|None=None,             # FILE:FUNCTION of your own, where the classifier was built by one
             device='auto'                      # cpu, cuda or mps; auto: the best there is
            ):
     "Explain image files with a saved explainer, and write pictures and numbers into a folder."
@@ -493,7 +499,7 @@ def explain(images,                            # image files or folders of them
     find_images(images)
     new = results_folder(out)
     device = best_device(device)
-    model, oracle, about = load_explainer(explainer, device)
+    model, oracle, about = load_explainer(explainer, device, factory)
     panel = load_panel(explainer, device)
     if target not in ('closest', 'runner-up', 'all'): class_number(target, about['classes'])
     files, x, odd, truth = load_images(images, about, invert, crop, levels)

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['NORMALISE', 'FORMAT', 'RESULT_METRICS', 'RESULT_COLUMNS', 'JUDGES', 'check_writable', 'NewFolder', 'shown_by', 'echo',
            'results_folder', 'check_range', 'format_time', 'Progress', 'ProgressLine', 'training_progress',
-           'open_network', 'save_network', 'load_network', 'save_explainer', 'load_explainer', 'load_panel',
-           'results_of', 'measure_run', 'Explained', 'measure_explanation', 'summarise', 'slug', 'write_pictures',
-           'write_csv', 'md_table', 'judges_table', 'write_results', 'pick_test_images', 'most_believed', 'finish_run',
-           'get_judges', 'relative', 'echo_results', 'prepare_demo', 'demo']
+           'parse_normalise', 'fit_weights', 'call_factory', 'open_network', 'save_network', 'load_network',
+           'save_explainer', 'load_explainer', 'load_panel', 'results_of', 'measure_run', 'Explained',
+           'measure_explanation', 'summarise', 'slug', 'write_pictures', 'write_csv', 'md_table', 'judges_table',
+           'write_results', 'pick_test_images', 'most_believed', 'finish_run', 'get_judges', 'relative', 'echo_results',
+           'prepare_demo', 'demo']
 
 # %% ../nbs/90_runs.ipynb #42c66657
-import csv, os, re, shutil, sys, tempfile, time, unicodedata
+import csv, importlib.util, os, re, shutil, sys, tempfile, time, unicodedata
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
@@ -20,10 +21,10 @@ from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastcore.basics import defaults
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 import mirrorcfe.animate, mirrorcfe.show   # add the pictures and the animation to `Explanation`
 from .benchmark import is_adversarial, measure
-from .classifiers import get_classifier, get_oracle, predict, small_resnet
+from .classifiers import ARCHITECTURES, build_network, get_classifier, get_oracle, predict, small_resnet
 from .core import MirrorError, height_width, short_size
 from .data import best_device, class_rank, get_dls
 from .explainer import MirrorCFE
@@ -188,6 +189,20 @@ def training_progress(label:str  # what is being trained
 # Input that a network was trained on: normalised as torchvision does, [0, 1], or [-1, 1]
 NORMALISE = {'imagenet': dict(), 'unit': dict(mean=(0.,), std=(1.,)), 'none': None}
 
+def parse_normalise(text:str  # a name in `NORMALISE`, or mean/std of images in [0, 1], such as .5,.5,.5/.25,.25,.25
+                   ):         # a `Normalise`, or None
+    "Return the layer that normalises images in [-1, 1] as a network expects them."
+    settings = NORMALISE.get(text)
+    if text not in NORMALISE:
+        try:
+            mean, std = ([float(v) for v in part.split(',')] for part in text.split('/'))
+            if len(mean) != len(std) or len(mean) not in (1, 3) or min(std) <= 0: raise ValueError
+        except ValueError:
+            raise MirrorError(f"--normalise takes {', '.join(NORMALISE)}, or mean/std of images in [0, 1] for one or "
+                              f"three channels, such as .5/.25 or .5,.5,.4/.2,.2,.3: found {text!r}") from None
+        settings = dict(mean=mean, std=std)
+    return None if settings is None else Normalise(**settings)
+
 def _small_resnet(weights, classes, size):
     "Build a `small_resnet` around its weights; their shapes say how wide it is."
     stem = weights['stages.0.0.0.weight']
@@ -198,43 +213,113 @@ def _small_resnet(weights, classes, size):
     net.load_state_dict(weights)
     return net.freeze()
 
-def _torchvision_network(arch, weights, n_classes):
-    "Build the network of torchvision that is called `arch`, with these weights."
+def fit_weights(weights:dict,  # a state dict, name -> tensor
+                wanted         # names of a network's weights
+               )->dict:        # those among `weights`, without what stands before them
+    "Take a network's weights out of those of something that held it, such as a module of Lightning."
+    wanted = list(wanted)
+    if not wanted or all(k in weights for k in wanted): return weights
+    for key in weights:
+        if not key.endswith('.' + wanted[0]): continue
+        before = key.removesuffix(wanted[0])
+        if all(before + k in weights for k in wanted): return {k: weights[before + k] for k in wanted}
+    return weights
+
+def _count_classes(weights, classes):
+    "How many classes a network has: as many as are named if it has such a matrix, else the rows of the last one."
+    matrices = [len(v) for v in weights.values() if v.ndim == 2]
+    points = [len(v) for v in weights.values() if v.ndim == 4 and v.shape[2:] == (1, 1)]   # 1x1 convolutions
+    if classes is not None and len(classes) in matrices + points: return len(classes)   # files may sort the names
+    return (matrices or points or [0])[-1]
+
+def _timm_names():
+    "The networks of timm, if it is installed."
+    try: import timm   # not needed by anything else
+    except ImportError: return []
+    return timm.list_models()
+
+def _library_network(arch, weights, n_classes, size):
+    "Build the network of torchvision, or of timm, that is called `arch`, with these weights."
     from torchvision import models   # torchvision takes over a second to import
-    if arch not in models.list_models(module=models):
-        raise MirrorError(f"no network {arch!r}: --arch takes small_resnet or a classifier of torchvision, "
-                          "such as resnet18, densenet121, mobilenet_v2, efficientnet_b0")
-    kw = dict(init_weights=False) if arch in ('googlenet', 'inception_v3') else {}
-    model = models.get_model(arch, weights=None, num_classes=n_classes, **kw)
-    model.load_state_dict(weights)
+    if arch in models.list_models(module=models):
+        kw = dict(init_weights=False) if arch in ('googlenet', 'inception_v3') else {}
+        if arch.startswith('vit_'): kw = dict(image_size=height_width(size)[0])
+        model = models.get_model(arch, weights=None, num_classes=n_classes, **kw)
+    elif arch.removeprefix('timm/') in _timm_names():
+        import timm
+        name = arch.removeprefix('timm/')
+        try: model = timm.create_model(name, num_classes=n_classes, img_size=height_width(size))
+        except TypeError: model = timm.create_model(name, num_classes=n_classes)   # it takes images of any size
+    else:
+        installed = 'timm' if _timm_names() else 'timm (which is not installed)'
+        ours = ', '.join(ARCHITECTURES)
+        raise MirrorError(f"no network {arch!r}: --arch takes {ours}, or a classifier of torchvision or {installed}, "
+                          "such as resnet18, vit_b_16, timm/convnext_tiny")
+    model.load_state_dict(fit_weights(weights, model.state_dict()))
     return model.eval()
 
+def _network_of_ours(arch, weights, n_classes, size, classes):
+    "Build a network that `build_network` knows by name, from its own weights or those of the opened network."
+    if arch == 'small_resnet': return _small_resnet(weights, classes, size)
+    channels = next(v.shape[1] for v in weights.values() if v.ndim == 4)
+    net = build_network(arch, n_classes, channels, size=size, classes=classes)
+    if any(k.startswith('stages.') for k in weights): net.load_state_dict(weights)
+    else:
+        model = ARCHITECTURES[arch][0](n_classes, channels, *height_width(size))
+        model.load_state_dict(fit_weights(weights, model.state_dict()))
+        noise = torch.rand(4, channels, *height_width(size), generator=torch.Generator().manual_seed(0))*2 - 1
+        net = Classifier.wrap(model.eval(), noise, classes)
+        net.origin = dict(kind='ours', arch=arch)
+    return net.freeze()
+
+# %% ../nbs/90_runs.ipynb #605ef8d0
+def call_factory(factory:str  # FILE:FUNCTION, a file of Python and a function in it that takes nothing
+                )->nn.Module: # what the function returns
+    "Execute a file of the user's, call a function of it, and return the network that it builds."
+    file, _, name = factory.rpartition(':')
+    path = Path(file).expanduser()
+    if not file or not path.is_file():
+        raise MirrorError(f"--factory takes FILE:FUNCTION, such as nets.py:build: found {factory!r}, and no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        model = getattr(module, name)()
+    except Exception as e: raise MirrorError(f"--factory {factory} fails: {type(e).__name__}: {e}") from e
+    if isinstance(model, nn.Module): return model
+    raise MirrorError(f"--factory {factory} returns {type(model).__name__}: it must return a torch module")
+
 # %% ../nbs/90_runs.ipynb #d6a3f567
-def open_network(arch:str,                # small_resnet, or a name of torchvision
-                 weights:dict,            # its state dict
+def open_network(arch:str|None,           # one of `ARCHITECTURES`, or a name of torchvision or timm; None: `factory`
+                 weights:dict|None,       # its state dict; None: as the factory returns it
                  classes:list|None=None,  # names, in the order of its outputs; None: numbers
                  channels:int=3,          # of the images
                  size=64,                 # pixels: the side of a square, or (height, width)
-                 normalise:str='imagenet' # a name in `NORMALISE`
+                 normalise:str='imagenet',# see `parse_normalise`
+                 factory:str|None=None    # FILE:FUNCTION that builds the network, see `call_factory`
                 )->Classifier:            # frozen
     "Build a network around its weights and open it."
-    if normalise not in NORMALISE:
-        raise MirrorError(f"--normalise takes {', '.join(NORMALISE)}: found {normalise!r}")
-    n = next((len(v) for v in reversed(weights.values()) if v.ndim == 2), 0)
-    if classes is not None and n != len(classes):
+    layer = parse_normalise(normalise)
+    n = None if weights is None else _count_classes(weights, classes)
+    if classes is not None and factory is None and n != len(classes):
         raise MirrorError(f"the weights are of {n} classes, here are {len(classes)}: "
                           "name those of the network by --classes FILE, one a line")
     try:
-        if arch == 'small_resnet': return _small_resnet(weights, classes, size)
-        model = _torchvision_network(arch, weights, n)
-    except (RuntimeError, KeyError) as e:
-        raise MirrorError(f"the weights are not those of {arch}: {' '.join(str(e).split())[:200]}") from None
+        if factory is None and arch in ARCHITECTURES: return _network_of_ours(arch, weights, n, size, classes)
+        if factory is None: model = _library_network(arch, weights, n, size)
+        else:
+            model = call_factory(factory)
+            if weights is None: weights = model.state_dict()
+            model.load_state_dict(fit_weights(weights, model.state_dict()))
+    except (RuntimeError, KeyError, StopIteration) as e:
+        said = ' '.join(str(e).split())[:200]
+        raise MirrorError(f"the weights are not those of {factory or arch}: {said}") from None
     generator = torch.Generator().manual_seed(0)   # the same sample whenever the network is opened
     sample = torch.rand(2, channels, *height_width(size), generator=generator)*2 - 1
-    settings = NORMALISE[normalise]
-    net = Classifier.wrap(model, sample, classes, None if settings is None else Normalise(**settings))
+    net = Classifier.wrap(model, sample, classes, layer)
     net.origin = dict(kind='torchvision', arch=arch, normalise=normalise)
-    net.raw = weights
+    if factory is not None: net.origin = dict(kind='factory', factory=Path(factory).name, normalise=normalise)
+    net.raw = fit_weights(weights, model.state_dict())
     return net
 
 # %% ../nbs/90_runs.ipynb #a0560ff1
@@ -242,7 +327,11 @@ FORMAT = 2  # of the two files; folders of another format are refused
 
 def _describe(net):
     "Return what `net` is, for JSON, and its weights."
-    if hasattr(net, 'origin'): return net.origin, net.raw
+    if hasattr(net, 'raw'): return net.origin, net.raw
+    if hasattr(net, 'origin'): return net.origin, net.state_dict()
+    if not net.is_gap or not isinstance(net.stages, nn.ModuleList):
+        raise MirrorError("this network has no name by which its files could say what it is: keep the weights of the "
+                          "network itself by torch.save(model.state_dict(), file), and give --factory or --arch")
     x = torch.zeros(1, net.in_channels, *net.size, device=net.W.device)
     with torch.no_grad(): widths = [f.shape[1] for f in net.features(x)]
     return dict(kind='small_resnet', widths=widths), net.state_dict()
@@ -261,7 +350,8 @@ def save_network(net,          # a `small_resnet`, or what `open_network` return
     write_json(path.with_name(f'{path.name}.json'), description | about)
 
 def load_network(path,        # what `save_network` wrote, without suffix
-                 device=None  # where it goes; None: the CPU
+                 device=None, # where it goes; None: the CPU
+                 factory=None # FILE:FUNCTION, where it was built by one
                 )->tuple:     # the frozen network, its description
     "Read a network."
     file = Path(f'{path}.json')
@@ -275,8 +365,11 @@ def load_network(path,        # what `save_network` wrote, without suffix
     except MissingFile as e: raise MissingFile(f"{Path(path).name} is missing: {e}") from None
     if tensors_hash(weights) != about['weights']:
         raise DamagedFile(f"{file.name} and the weights beside it do not belong together: make them again")
+    if about['kind'] == 'factory' and factory is None:
+        raise MirrorError(f"the network was built by {about['factory']}, a function of your own: name it again by "
+                          "--factory FILE:FUNCTION, which executes that file")
     net = open_network(about.get('arch', 'small_resnet'), weights, about['classes'], about['in_channels'],
-                       about['size'], about.get('normalise', 'none'))
+                       about['size'], about.get('normalise', 'none'), factory if about['kind'] == 'factory' else None)
     net.accuracy = about['accuracy']
     return net.to(device or 'cpu'), about
 
@@ -305,11 +398,12 @@ def _explainer_folder(folder):
     return here
 
 def load_explainer(folder,       # folder of a run, or the folder `explainer` in it
-                   device='cpu'  # where it goes
+                   device='cpu', # where it goes
+                   factory=None  # FILE:FUNCTION, where the classifier was built by one
                   )->tuple:      # the `MirrorCFE`, its oracle or None, what was kept with it
     "Read an explainer and its classifier."
     here = _explainer_folder(folder)
-    classifier, about = load_network(here/'classifier', device)
+    classifier, about = load_network(here/'classifier', device, factory)
     oracle = load_network(here/'oracle', device)[0] if (here/'oracle.json').exists() else None
     return MirrorCFE.load(here/'generator', classifier), oracle, about
 

@@ -221,6 +221,11 @@ def test_closing_the_loop_lowers_the_confidence_error(cfe, x):
     before, after = ((e.intended - e.achieved).abs().mean() for e in versions)
     assert after < before
 
+def test_a_number_of_steps(cfe):
+    for n in (5, np.int64(5), np.int32(5)): assert cfe.grid(n).tolist() == [0, .25, .5, .75, 1]
+    for n in (0, -3, 10**6, 10**400, True, 5., np.float32(5)):
+        with pytest.raises(MirrorError, match='ks must be steps'): cfe.grid(n)
+
 def test_targets(cfe, clf, x):
     s = clf(x[:6]).argmax(1)
     assert torch.equal(cfe.explain(x[:6], ks=[0, 1]).target, clf(x[:6]).topk(2).indices[:, 1])
