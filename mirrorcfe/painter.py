@@ -79,6 +79,9 @@ def _conv_part(conv, x, first):
     weight = conv.weight[:, :n] if first else conv.weight[:, -n:]
     return F.conv2d(x, weight, conv.bias if first else None, conv.stride, conv.padding)
 
+@patch(as_prop=True)
+def n_prepared(self:LatentPainter): return 2 + len(self.ssc.editors)   # tensors that `prepare` adds
+
 @patch
 def prepare(self:LatentPainter,
             maps:list,     # as for `forward`
@@ -113,7 +116,7 @@ def change(self:LatentPainter,
            mask:Tensor      # `csp_mask`, (B, 1, h, w)
           )->Tensor:        # delta_k, (B, c, h', w')
     "Return the change of the latent, in evaluation mode."
-    n = 2 + len(self.ssc.editors)
+    n = self.n_prepared
     of_code, at_source, *bottlenecks = prepared[:n]
     skips = self._edited(bottlenecks, prepared[n:-1], f_k, mask)
     moved = self.start(f_k)

@@ -8,6 +8,7 @@ __all__ = ['Files', 'InMemory', 'as_source', 'Streamed', 'read_stream']
 # %% ../nbs/32_stream.ipynb #4f915be3
 import csv, json, os, time, warnings
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from fastcore.basics import patch
 from .core import MirrorError, height_width
 from .data import ImageSet, TensorLoader
+from .distributed import join_group
 from .explainer import MirrorCFE
 from .images import (UnreadableImage, check_fit, check_levels, find_images, from_bytes, printable,
                               read_fitted, to_bytes)
@@ -263,29 +265,35 @@ def explain_folder(self:MirrorCFE,
                  closed_loop=bool(closed_loop), search=search,
                  bs=int(bs) if self.recipe.solver == 'lbfgs' else None)   # which solves a batch as one problem
     about = json.loads(json.dumps(about))   # as it will be read back
-    with run_lock(out):   # a second run waits, and then finds the chunks of the first
-        _open_stream(out, about)
-        how = dict(target=target, ks=None if search else ks, closed_loop=closed_loop)
-        return self._draw_stream(source, out, keep, bs, chunk, progress, **how)
+    group, _ = join_group(self.classifier.W.device)
+    how = dict(target=target, ks=None if search else ks, closed_loop=closed_loop)
+    with run_lock(out) if group.rank == 0 else nullcontext():   # a second run waits, and finds the chunks of the first
+        group.first(lambda: _open_stream(out, about))
+        return self._draw_stream(group, source, out, keep, bs, chunk, progress, **how)
 
 @patch
-def _draw_stream(self:MirrorCFE, source, out, keep, bs, chunk, progress, **how):
-    "Draw the chunks that are not there, and join the tables."
+def _draw_stream(self:MirrorCFE, group, source, out, keep, bs, chunk, progress, **how):
+    "Draw the chunks that are not there, each process its share, and join the tables."
     n = len(source)
     done = 0
     began = time.monotonic()
-    for number, start in enumerate(range(0, n, chunk)):
+    starts = range(0, n, chunk)
+    missing = group.first(lambda: [i for i in range(len(starts)) if not _is_whole(out/'chunks'/f'{i:05}')])
+    mine = missing[group.rank::group.world_size]
+    for number, start in enumerate(starts):
         stop = min(start + chunk, n)
         stem = out/'chunks'/f'{number:05}'
-        if not _is_whole(stem):
+        if number in mine:
             rows, drawn = _explain_chunk(self, source, start, stop, bs, **how)
             _write_chunk(stem, rows, drawn, keep)
             done += stop - start
         if callable(progress): progress(stop, n)
-        elif progress:
+        elif progress and group.rank == 0:
             state = f": {_time_left(done, n - stop + done, time.monotonic() - began)}" if done else ', there already'
             print(f"{stop:,} of {n:,}{state}", flush=True)
-    return Streamed(out, n, _join_tables(out), done, time.monotonic() - began)
+    group.wait()
+    done = sum(min(starts[i] + chunk, n) - starts[i] for i in missing)
+    return Streamed(out, n, group.first(lambda: _join_tables(out)), done, time.monotonic() - began)
 
 # %% ../nbs/32_stream.ipynb #a67d5ec1
 def read_stream(out    # folder that `explain_folder` made

@@ -188,7 +188,7 @@ def pick_pair(self:MirrorModel,
 @patch
 def plain_maps(self:MirrorModel, e):
     "The classifier's maps among those of `encode`."
-    if self.is_latent: return e.maps[3:]
+    if self.is_latent: return e.maps[3 + (self.G.n_prepared if self.prepares else 0):]
     return e.maps[1:] if self.recipe.image or not self.F.is_gap else e.maps
 
 @patch

@@ -210,7 +210,7 @@ _TAILS = {'': lambda l: l, 'log_softmax': lambda l: l.log_softmax(1), 'softmax':
           'sigmoid': torch.sigmoid}
 
 def _undone_tails(out):
-    "The tails that may have given `out`: name, what stood before it, whether up to a constant in each row."
+    "The final functions that may have given `out`: name, their input, whether that is known up to a constant in each row."
     found = [('', out, False)]
     if out.shape[1] > 1 and out.logsumexp(1).abs().max() < 1e-4: found.append(('log_softmax', out, True))
     if out.min() < 0 or out.max() > 1: return found
@@ -608,7 +608,7 @@ def read(self:HeadTaps,
 
 @patch
 def _latent(self:HeadTaps, taken):
-    "What the layers of the head took, averaged over places and side by side."
+    "The inputs of the layers of the head, averaged over places and concatenated."
     parts = [_mean_over_places(is_conv, taken[name]) for name, is_conv in self.heads]
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
