@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
-# Data and weights that lie beside the checkout are used; nothing asks for them.
+# Data and weights beside the checkout are used where they exist; none are required.
 ifndef MIRRORCFE_DATA
 ifneq ($(wildcard ../shared/data/.),)
 export MIRRORCFE_DATA := $(abspath ../shared/data)
@@ -24,20 +24,20 @@ NBTEST  := OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS)
 .PHONY: help install demo test export sync nbtest pytest slow notebooks readme docs look clean distclean
 .DEFAULT_GOAL := help
 
-help:  ## this list
+help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "PYTHON=python3.12 chooses the interpreter of a new .venv; WORKERS=1 the notebooks tested at once."
 
 install: $(STAMP)  ## make .venv and install the package with its dev extra
 
-# settings.ini and setup.py hold the requirements: a change of either installs again.
+# settings.ini and setup.py hold the requirements: after a change of either, the package is installed again.
 $(STAMP): settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "mirrorcfe needs Python 3.10 or newer: make PYTHON=python3.11 ..."; exit 1; }
 	@test -x $(BIN)/python || { echo "Making $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing mirrorcfe and what it needs (torch included: minutes the first time, then skipped) ..."
 	@$(PIP) --upgrade pip setuptools wheel
 	@$(PIP) torch torchvision -e ".[dev]"
-# Its PGD is what ours is tested against. Without its pins, which hold torch back years; without it, one test skips by name.
+# Our PGD is tested against that of torchattacks. Its pins would require a torch that is years old, so they are ignored.
 	@$(PIP) --no-deps "torchattacks==3.5.1" || echo "torchattacks could not be installed: the test that compares with it will be skipped"
 	@touch $@
 
@@ -52,13 +52,13 @@ test: $(STAMP)  ## the whole check: export in sync, notebooks, pytest
 	@echo "== 3/3 pytest"
 	@$(BIN)/python -m pytest
 
-sync: $(STAMP)  ## only the first part of the test
+sync: $(STAMP)  ## only the first part of the test: export in sync
 	@$(BIN)/python tools/sync.py
 
-nbtest: $(STAMP)  ## only the second
+nbtest: $(STAMP)  ## only the notebooks
 	@$(NBTEST) --do_print --timing
 
-pytest: $(STAMP)  ## only the third
+pytest: $(STAMP)  ## only pytest
 	@$(BIN)/python -m pytest
 
 slow: $(STAMP)  ## the notebooks with their slow cells, one after the other on all cores
@@ -67,7 +67,7 @@ slow: $(STAMP)  ## the notebooks with their slow cells, one after the other on a
 notebooks: $(STAMP)  ## every notebook in a plain Jupyter kernel, top to bottom
 	@OMP_NUM_THREADS=1 $(BIN)/python tools/run_notebooks.py
 
-export: $(STAMP)  ## notebooks -> package, then clean them and renew README.md
+export: $(STAMP)  ## notebooks -> package, then clean them and write README.md
 	@$(BIN)/nbdev_export
 	@$(BIN)/nbdev_clean
 	@$(BIN)/python tools/readme.py
@@ -81,9 +81,9 @@ docs: $(STAMP)  ## the documentation site into _docs (with Quarto where it is in
 look: $(STAMP)  ## a sheet for each data set: the best, median and worst three results by the panel of judges
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/look.py
 
-clean:  ## what a run leaves behind, but not .venv
+clean:  ## remove what runs leave behind, but not .venv
 	@rm -rf _docs _proc build dist out mirrorcfe-out* .pytest_cache .hypothesis
 	@find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -print | xargs rm -rf
 
-distclean: clean  ## that and .venv
+distclean: clean  ## remove that and .venv
 	@rm -rf $(VENV) *.egg-info

@@ -60,12 +60,14 @@ def measure(name):
 def write(found):
     "Write judges.json and judges.md."
     OUT.with_suffix('.json').write_text(json.dumps(found, indent=1) + '\n')
-    names = list(dict.fromkeys(n for r in found.values() for n in r['accuracy']))
+    names = {}   # in the order in which they appear
+    for r in found.values(): names |= r['accuracy']
     panels = ('votes', 'majority', 'unlike')
     def cell(r, n):
         if n not in r['accuracy']: return '–'
         return f"{r['accuracy'][n]:.3f}" + ('' if n in r['voters'] else ' (no vote)')
-    rows = [[DATA.get(d, d), *(cell(r, n) for n in names), *(f'{r[p]:.3f}' for p in panels)] for d, r in found.items()]
+    def row(d, r): return [DATA.get(d, d), *(cell(r, n) for n in names), *(f'{r[p]:.3f}' for p in panels)]
+    rows = [row(d, r) for d, r in found.items()]
     def origin(r): return f"{r['data']}): {r['date']}, torch {r['torch']}, code version {r['code']}, seed 7"
     parts = ['# Judges', 'Made by `python benchmarks/judges.py`:',
              '\n'.join(f'- {DATA.get(d, d)} ({origin(r)}' for d, r in found.items()),
@@ -76,7 +78,8 @@ def write(found):
     if 'mnist' in found:
         pair = found['mnist']['pair']
         columns = [*found['mnist']['voters'], 'votes', 'majority', 'oracle']
-        rows = [[what, *(f'{r[c]:.3f}' if c in r else '–' for c in columns)] for what, r in pair.items()]
+        def share(r, c): return f'{r[c]:.3f}' if c in r else '–'
+        rows = [[what, *(share(r, c) for c in columns)] for what, r in pair.items()]
         parts += ['MNIST 4-9: share of pictures in which each judge sees the class that they ought to show.',
                   table(['pictures', *columns], rows)]
     OUT.write_text('\n\n'.join(parts) + '\n', encoding='utf-8')

@@ -6,7 +6,8 @@
 
 Each row of a sheet is one test image: the source, the first counterfactual, the reflection at k = 1, and what was
 changed. The results are ranked by the share of the judges' votes for the target at k = 1, and by the confidence of the
-oracle, which sits on no panel, where the votes are equal. Beside the sheet stand the numbers for artefacts, each next to that of differences between real images.
+oracle, which is not on the panel, where the votes are equal. The metrics of artefacts are stored beside the sheet, each
+next to that of differences between real images.
 Explainers and panels come from the cache, or are trained first, which takes minutes a data set.
 """
 import argparse, json
@@ -49,7 +50,8 @@ def artefacts(task, src, drawn):
             got['high-frequency share'].append(high_frequency_share(change).item())
             got['lattice'].append(lattice_score(change))
             got['variety'].append(variety(of_target[:500], images))
-    return [{k: sum(v)/len(v) for k, v in got.items()} for got in (ours, real)]
+    def means(got): return {k: sum(v)/len(v) for k, v in got.items()}
+    return [means(ours), means(real)]
 
 def choose(share, confidence, each=3):
     "Positions of the best, the median and the worst results."
@@ -111,7 +113,8 @@ def main(argv=None):
         print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
         file.write_text(json.dumps(kept, indent=1) + '\n')
     columns = list(next(iter(kept.values())))
-    rows = [[f'{r[c]:.3f}' if isinstance(r[c], float) else r[c] for c in columns] for r in kept.values()]
+    def shown(v): return f'{v:.3f}' if isinstance(v, float) else v
+    rows = [[shown(r[c]) for c in columns] for r in kept.values()]
     (RESULTS/'look.md').write_text('# Ranked by the panel, not picked\n\n' + md_table(rows, columns) + '\n')
 
 if __name__ == '__main__': main()

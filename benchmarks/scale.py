@@ -87,7 +87,8 @@ def plot(drawn):
                ('pixels along a side', 1, {0: 10, 2: 64})]
     lines = [('draw', 'memory', 'draw', 'o-'), ('step', 'memory_step', 'draw, and gradient', 's--')]
     for (name, varies, fixed), (above, below) in zip(columns, axs.T):
-        rows = [(args[varies], r) for args, r in drawn if all(args[j] == v for j, v in fixed.items())]
+        def is_shown(args): return all(args[j] == v for j, v in fixed.items())
+        rows = [(args[varies], r) for args, r in drawn if is_shown(args)]
         rows = sorted(rows, key=lambda row: row[0])
         at = [v for v, _ in rows]
         for seconds, memory, label, mark in lines:

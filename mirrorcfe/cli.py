@@ -47,13 +47,16 @@ def train(
     # classifier to explain: folder or file of mirrorcfe, or weights (.safetensors or .pth) of the network --arch;
     # without it, a classifier is trained
     classifier:str=None,
-    # network that the weights belong to: small_resnet, or a name of torchvision such as resnet18
+    # network that the weights belong to: small_resnet, or a name of torchvision or timm such as resnet18, vit_b_16,
+    # timm/convnext_tiny
     arch:str=None,
+    # your own function that builds the network, such as nets.py:build; the file is executed, so give your own
+    factory:str=None,
     # text file with the class names of the classifier, one a line, in the order of its outputs;
     # without it, the names of the subfolders, sorted
     classes:str=None,
     # input that the classifier was trained on: imagenet (mean and std of torchvision, assumed without this option),
-    # unit for [0, 1], none for [-1, 1]
+    # unit for [0, 1], none for [-1, 1], or mean/std of images in [0, 1] such as .5,.5,.4/.2,.2,.3; also --normalize
     normalise:str=None,
     # two classes, by name or number: train only the path between them; without it, all pairs
     pair:list=None,
@@ -89,6 +92,8 @@ def explain(
     target:str=None,
     # confidences of the target, between 0 and 1: the image with each is drawn too
     target_confidence:list=None,
+    # your own FILE:FUNCTION that builds the classifier, where it was trained by one; the file is executed
+    factory:str=None,
     out:str='mirrorcfe-out-explain',  # folder for the results; if it is not empty, a number is added to its name
     invert:bool=False,                # swap dark and bright first
     crop:bool=False,                  # cut the margin off first, so that the content is as large as in training
@@ -113,6 +118,8 @@ def evaluate(
     steps:int=100,                     # steps from source to reflection; the first counterfactual is one of them
     # numbers that are black and white in image files of more than 8 bits; without it, those of the training
     levels:list=None,
+    # your own FILE:FUNCTION that builds the classifier, where it was trained by one; the file is executed
+    factory:str=None,
     out:str='mirrorcfe-out-evaluate',  # folder for the results; if it is not empty, a number is added to its name
     device:str='auto',                 # cpu, cuda or mps; auto takes the best there is
 ):
@@ -136,6 +143,8 @@ def animate(
     fps:int=10,                       # frames a second, 1 to 60
     size:int=480,                     # width of a film in pixels, even, 160 to 2000
     format:str=None,                  # mp4 or gif; without it, mp4 where there is an ffmpeg
+    # your own FILE:FUNCTION that builds the classifier, where it was trained by one; the file is executed
+    factory:str=None,
     out:str='mirrorcfe-out-animate',  # folder for the films; if it is not empty, a number is added to its name
     device:str='auto',                # cpu, cuda or mps; auto takes the best there is
 ):
@@ -146,12 +155,13 @@ def animate(
 
 # %% ../nbs/93_cli.ipynb #a0a3e2d1
 class UsageError(ValueError):
-    "Words on the command line that are no command or none of its options."
+    "Words on the command line that are not a command or not among its options."
 
 # What stands for the value of an option in the help; N for the others
 PLACEHOLDERS = dict(out='FOLDER', explainer='FOLDER', data='DATA', classifier='FILE', classes='FILE', images='IMAGE',
                     size='PIXELS', fit='HOW', pair='CLASS', target='CLASS', target_confidence='P', levels='LEVEL',
-                    arch='NAME', normalise='INPUT', preset='NAME', device='NAME', format='FORMAT')
+                    arch='NAME', factory='FILE:FUNCTION', normalise='INPUT', preset='NAME', device='NAME',
+                    format='FORMAT')
 
 def parse(name:str,   # of a command
           argv:list   # words behind it
@@ -168,6 +178,7 @@ def parse(name:str,   # of a command
             hyphened = option.replace('_', '-')
             parser._option_string_actions[hyphened] = parser._option_string_actions.pop(option)
             action.option_strings = [hyphened]
+        if action.dest == 'normalise': parser._option_string_actions['--normalize'] = action
     def refuse(message): raise UsageError(f"{message}; see mirrorcfe {name} --help")
     parser.error = refuse
     arguments = vars(parser.parse_args(argv))
@@ -191,7 +202,7 @@ _PLAIN = str.maketrans({'█': '#', '·': '.', '→': '->', '–': '-', '…': '
 _CONTROL = {c: f'\\x{c:02x}' for c in (*range(32), *range(127, 160)) if chr(c) not in '\n\r\t'}
 
 class Printer:
-    "A text stream that goes on when its reader has left, and writes out what its encoding or a terminal cannot take."
+    "A text stream that survives a closed pipe, and escapes what its encoding or a terminal cannot show."
     def __init__(self,
                  stream   # to write to; None: nowhere
                 ):

@@ -9,7 +9,7 @@ __all__ = ['check_confidence', 'confidence_step', 'bisect_step', 'move_lengths',
 import math
 import torch
 from torch import Tensor
-from .core import MirrorError, check_class, check_pair
+from .core import MirrorError, check_class, check_logits, check_pair
 from .multiclass import ClosedFormSolver, NaiveSolver, Solver, path_logits
 
 # %% ../nbs/03_confidence.ipynb #4966a446
@@ -41,7 +41,7 @@ def confidence_step(logits:Tensor,       # l at k = 0, (B, C)
                     p                    # target confidence: a number, (P,) or (B, P)
                    )->Tensor:            # k, (B, P), double: outside [0, 1] if `p` is not on the path, NaN at margin 0
     "Return the step at which the intended confidence in the target is `p`."
-    if logits.ndim != 2: raise MirrorError(f"logits must be (B, C): found shape {tuple(logits.shape)}")
+    check_logits(logits)
     s, t = check_pair(source, target, logits.shape[1], len(logits), logits.device)
     l = _to_double(logits)
     pair = torch.stack([s, t], 1).to(l.device)
@@ -102,9 +102,11 @@ def move_lengths(solver:Solver,           # the solver of the head
                  source=None              # class moved away from: int or (B,); None: the predicted
                 )->Tensor:                # (B, C), double; inf for the source and for classes with its weight vector
     "Return how far the latent moves until each class has the largest logit."
+    if not isinstance(solver, Solver):
+        raise MirrorError("solver must be one of the head, such as ClosedFormSolver(W, b): "
+                          f"found {type(solver).__name__}")
     C = len(solver.W)
-    if logits.ndim != 2 or logits.shape[1] != C:
-        raise MirrorError(f"logits must be (B, {C}) for this head: found {tuple(logits.shape)}")
+    check_logits(logits, C)
     l = _to_double(logits)
     W = solver.W.to(l.device)
     s = l.argmax(1) if source is None else check_class(source, C, 'source', l.device).expand(len(l))

@@ -10,7 +10,7 @@ __all__ = ['IMAGE_KEYS', 'LABEL_KEYS', 'TIMEOUT', 'IDX_FILES', 'BLOODMNIST', 'BL
            'loader_key']
 
 # %% ../nbs/10_data.ipynb #6897362d
-import gzip, os, textwrap, warnings
+import gzip, os, re, textwrap, warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -29,8 +29,8 @@ from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
 from .core import MirrorError, check_class, height_width, short_size, whole_number
 from .features import class_index, pair_index
-from .images import (UnreadableImage, check_fit, check_levels, frame_around, from_bytes, images_below,
-                              printable, read_fitted)
+from .images import (SUFFIXES, UnreadableImage, check_fit, check_levels, frame_around, from_bytes,
+                              images_below, printable, read_fitted)
 from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, expand, json_hash, read_tensors,
                                reading, tensor_bytes, tensors_hash, workspace, write_tensors, writing)
 
@@ -198,6 +198,8 @@ def read_labels(y,            # numbers (B,) or (B, 1), one-hot (B, C), or names
     return y.long()
 
 # %% ../nbs/10_data.ipynb #2f031b5a
+_NO_BATCHES = "a loader has no batches: give it more images, or drop_last=False"
+
 class LabelledLoader:
     "Wraps any loader: its batches become images in single precision and class numbers."
     def __init__(self,
@@ -216,6 +218,8 @@ class LabelledLoader:
             raise MirrorError("a batch must begin with images (B, C, H, W), and its labels come next: "
                               f"found {x.dtype} of shape {tuple(x.shape)}")
         x = x.detach().as_subclass(Tensor)
+        if x.device.type == 'cpu' and not x.isfinite().all():   # on another device looking would cost a wait
+            raise MirrorError("the images hold NaN or infinity: look at how they are loaded")
         if x.is_inference(): x = x.clone()   # others cannot be learned from
         x = x.to(self.device, torch.float32 if x.is_floating_point() else x.dtype)
         y = read_labels(y, self.names).to(self.device)
@@ -235,7 +239,7 @@ class LabelledLoader:
 
     def one_batch(self):
         "Return the first batch."
-        if not len(self): raise MirrorError("a loader has no batches: give it more images, or drop_last=False")
+        if not len(self): raise MirrorError(_NO_BATCHES)
         return self.read(self.dl.one_batch() if hasattr(self.dl, 'one_batch') else next(iter(self.dl)))
 
     def new(self,
@@ -273,6 +277,7 @@ def as_loaders(dls,          # `DataLoaders` of anybody, or one loader
         loaders = [dls, dls]
     device = getattr(dls, 'device', None) or device or 'cpu'
     checked = [_checked(dl, names, device) for dl in loaders]
+    if not len(checked[0]): raise MirrorError(_NO_BATCHES)
     if all(a is b for a, b in zip(checked, loaders)) and loaders[0] is not dls: return dls
     out = DataLoaders(*checked, device=device)
     out.pair = getattr(dls, 'pair', None)
@@ -413,6 +418,7 @@ def _window(n, wanted):
 def _cut_or_pad(x, h, w, edge):
     "The middle of images, `h` x `w` pixels, with a border where they are smaller."
     rows, columns = (_window(n, wanted) for n, wanted in zip(x.shape[2:], (h, w)))
+    if (h, w) == tuple(x.shape[2:]): return x
     out = x[..., rows.clamp(0, x.shape[2] - 1), :][..., columns.clamp(0, x.shape[3] - 1)]
     if edge: return out
     inside = ((rows >= 0) & (rows < x.shape[2]))[:, None] & (columns >= 0) & (columns < x.shape[3])
@@ -424,20 +430,21 @@ def to_size(x:Tensor,        # images, uint8 (N, C, h, w)
             edge:bool=False, # a border repeats the outermost pixels; False: it is black
             fit:str='whole'  # images of other proportions: 'whole' ones with a border, or their 'middle'
            )->Tensor:        # uint8 (N, C, H, W)
-    "Bring images to `size` by a border or a cut, then bicubic interpolation where that is not enough."
+    "Bring images to `size` by a border or a cut, and by bicubic interpolation where that is not enough."
     wanted = height_width(size)
     shares = [n/have for n, have in zip(wanted, x.shape[2:])]
     scale = min(shares) if check_fit(fit) == 'whole' else max(shares)
     if pad and scale != 1: x = _cut_or_pad(x, x.shape[2] + 2*pad, x.shape[3] + 2*pad, edge)
     h, w = x.shape[2:]
     tall, wide = frame_around((h, w), wanted)
-    if fit == 'middle': tall, wide = h*w/wide, h*w/tall   # the largest part of these proportions
-    if (round(tall), round(wide)) != (h, w): x = _cut_or_pad(x, round(tall), round(wide), edge)
-    if tuple(x.shape[2:]) == wanted: return x
+    inside = wanted   # what the images are scaled to
+    if fit == 'whole': inside = round(h*wanted[0]/tall), round(w*wanted[1]/wide)
+    else: x = _cut_or_pad(x, round(h*w/wide), round(h*w/tall), edge)   # the largest part of these proportions
     def resize(some):
-        resized = F.interpolate(some.float(), wanted, mode='bicubic', antialias=True)
+        resized = F.interpolate(some.float(), inside, mode='bicubic', antialias=True)
         return resized.round().clamp(0, 255).byte()
-    return torch.cat([resize(some) for some in x.split(4096)])
+    if tuple(x.shape[2:]) != inside: x = torch.cat([resize(some) for some in x.split(4096)])
+    return x if inside == wanted else _cut_or_pad(x, *wanted, edge)
 
 # %% ../nbs/10_data.ipynb #96b5230d
 MAX_BYTES = 4*2**30   # most bytes of images in memory
@@ -561,48 +568,78 @@ def _read_faces(root=None, attribute='Mouth_Slightly_Open', size=64, progress=No
     return [(x[i], y[i]) for i in block_split(ids[order])]
 
 # %% ../nbs/10_data.ipynb #f28b3aad
-_PART_OF = dict(train='train', training='train', val='valid', valid='valid', validation='valid',
-                test='test', testing='test')
+_PART = re.compile('(?:seg)?(?:(train|training)|(val|valid|validation|dev|eval|evaluation)|(test|testing))'
+                   '(?:set|data|dataset|images|imgs|split)?')
+
+def _part_of(name):
+    "The part of a dataset that a folder's name stands for: 'train', 'valid', 'test', or None."
+    found = _PART.fullmatch(re.sub('[^a-z]', '', name.lower()))
+    return found and ('train', 'valid', 'test')[found.lastindex - 1]
 
 def _subfolders(path): return {p.name: p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith('.')}
 
+def _inner(folder, part):
+    "The folder of a part, or the one of the same part that is all there is in it."
+    below = list(_subfolders(folder).values())
+    return _inner(below[0], part) if len(below) == 1 and _part_of(below[0].name) == part else folder
+
+def _given_parts(path):
+    "Folders of train, valid and test as far as there are any, and the names of the folders beside them."
+    named = {}
+    beside = []
+    for name, folder in _subfolders(path).items():
+        if part := _part_of(name): named.setdefault(part, []).append(_inner(folder, part))
+        else: beside.append(name)
+    if beside and not any(map(_subfolders, named.get('train', []))): return {}, []   # a class may be called train
+    twice = [f'{printable(a.name)} and {printable(b.name)}' for a, b, *_ in (f for f in named.values() if len(f) > 1)]
+    if twice: raise MirrorError(f"{path} has {twice[0]}, which are one part: put them into one folder")
+    if named and 'train' not in named:
+        raise MirrorError(f"{path} has {' and '.join(map(printable, _subfolders(path)))}, but no folder train")
+    return {part: folder for part, (folder,) in named.items()}, beside
+
 def _labelled(path, classes):
-    "Files below the folders of `path`, class by class, and their labels."
+    "Files below the folders of `path`, class by class, their labels, and those that lie beside the folders."
     unknown = [printable(n) for n in _subfolders(path) if n not in classes]
     if unknown:
         raise MirrorError(f"{path} has folders that are not classes of the training images: {', '.join(unknown)}")
     of_class = {c: [] for c in classes}
+    loose = []
     for file in images_below(path):
         top, *rest = file.relative_to(path).parts
         if rest: of_class[top].append(file)
+        else: loose.append(file)
     files = [f for c in classes for f in of_class[c]]
-    return files, np.repeat(np.arange(len(classes)), [len(of_class[c]) for c in classes])
+    return files, np.repeat(np.arange(len(classes)), [len(of_class[c]) for c in classes]), loose
 
-def _folder_parts(path):
-    "Classes, and files and labels of train, valid and test."
-    folders = _subfolders(path)
-    given = {_PART_OF[n.lower()]: f for n, f in folders.items() if n.lower() in _PART_OF}
+def _folder_parts(path, say=False):
+    "Classes, and files and labels of train, valid and test; `say` what is left out."
+    given, beside = _given_parts(path)
     train = given.get('train', path)
-    if train == path:
-        if folders and len(given) == len(folders):
-            raise MirrorError(f"{path} has {' and '.join(map(printable, folders))}, but no folder train")
-        given = {}   # a class may be called test
     classes = list(_subfolders(train))
-    files, y = _labelled(train, classes)
+    files, y, loose = _labelled(train, classes)
     counts = np.bincount(y, minlength=len(classes))
     if len(classes) < 2 or counts.min() < 3:
         found = dict(zip(classes, counts.tolist())) or 'no folders'
+        inside = len(classes) == 1 and _subfolders(train/classes[0])
+        hint = f"; should it be {train/classes[0]}?" if inside else ''
         raise MirrorError(f"{train} must have a folder for each of two or more classes, with three images or more: "
-                          f"found {found}")
+                          f"found {found}{hint}")
     n = max(1, len(y)//10)
     held_out = {}
     for part in ('test', 'valid'):
-        if part in given: held_out[part] = _labelled(given[part], classes)
+        if part in given:
+            *held_out[part], more = _labelled(given[part], classes)
+            loose += more
         else:
             i, rest = stratified(y, n)
             held_out[part] = [files[j] for j in i], y[i]
             files = [files[j] for j in rest]
             y = y[rest]
+    if say and beside: warnings.warn(f"{path}: left out beside {train.name}: {', '.join(map(printable, beside))}")
+    if train != path: loose += [f for f in sorted(path.iterdir()) if f.suffix.lower() in SUFFIXES]
+    if say and loose:
+        warnings.warn(f"{path}: left out, since in no folder of a class: {len(loose):,} of the images, "
+                      f"such as {printable(loose[0])}")
     return classes, [(files, y), held_out['valid'], held_out['test']]
 
 # %% ../nbs/10_data.ipynb #60c386cf
@@ -615,7 +652,7 @@ def _left_out(path, files, bad, most=5):
 
 def _read_folder(root=None, path=None, channels=3, size=64, progress=None, levels=None, fit='middle'):
     "Images and labels of a folder, uint8 (N, C, H, W) and int64 (N,): training, validation, test."
-    classes, parts = _folder_parts(path)
+    classes, parts = _folder_parts(path, say=True)
     files = [f for part, _ in parts for f in part]
     x, bad = decode_files(files, size, channels, progress, levels, fit)
     readable = np.ones(len(files), bool)
@@ -635,7 +672,8 @@ def _read_folder(root=None, path=None, channels=3, size=64, progress=None, level
 
 def _folder_spec(path, channels=3, root=None, levels=None):
     "The `DataSpec` of a folder; a relative one is looked for here, then below `root`."
-    if channels not in (1, 3): raise MirrorError(f"channels must be 1 (grey) or 3 (colour): found {channels!r}")
+    if not isinstance(channels, (int, np.integer)) or channels not in (1, 3):
+        raise MirrorError(f"channels must be 1 (grey) or 3 (colour): found {channels!r}")
     levels = check_levels(levels)
     places = [expand(path), _data_folder(root)[0]/path] if str(path) else []
     for found in places:
@@ -814,7 +852,7 @@ def get_dls(name:str='digits',       # a name in `DATASETS`, 'celeba_hq:ATTRIBUT
 def get_folder_dls(path,             # folder with one subfolder for each class, or with train/, val/ and test/
                    channels:int=3,   # 3 colour, 1 grey
                    levels=None,      # black and white in files of more than 8 bits; None: by the format
-                   **kwargs          # as for `get_dls`: size, fit, bs, seed, n_train, steps, pair, device, progress, without
+                   **kwargs          # as for `get_dls`: size, fit, bs, seed, n_train, steps, pair, device, without ...
                   )->DataLoaders:    # as `get_dls` returns
     "Load a folder of images, in grey if wanted."
     return _loaders(_folder_spec(path, channels, levels=levels), **kwargs)

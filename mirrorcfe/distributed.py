@@ -216,3 +216,30 @@ def join_group(device='cpu'   # `torch.device`, or its name, that this process w
         dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
         atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
     return ProcessGroup.current(), device
+
+# %% ../nbs/25_distributed.ipynb #70d03183
+@patch
+def first(self:ProcessGroup,
+          do    # function without arguments; called in the first process only
+         ):     # what it returned, in every process
+    "Call a function in one process for all; its `MirrorError` is raised in all."
+    if self.world_size == 1: return do()
+    out = [None, None]
+    if self.rank == 0:
+        try: out[0] = do()
+        except MirrorError as e: out[1] = e
+    try: dist.broadcast_object_list(out, 0)
+    except RuntimeError as e: raise _one_has_ended(self, e) from e
+    if out[1] is not None: raise out[1]
+    return out[0]
+
+@patch
+def wait(self:ProcessGroup):
+    "Wait until every process is here; raises `MirrorError` where one has ended."
+    if self.world_size == 1: return
+    try: dist.barrier()
+    except RuntimeError as e: raise _one_has_ended(self, e) from e
+
+def _one_has_ended(group, e):
+    return MirrorError(f"one of {group.world_size} processes has ended before its share was done: look at what it said, "
+                       "and start the same command again")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from fastcore.basics import patch
-from .core import MirrorError, Mirror, check_class, check_pair
+from .core import MirrorError, Mirror, check_class, check_logits, check_pair
 from .multiclass import path_logits
 
 # %% ../nbs/02_features.ipynb #bacfe77b
@@ -120,6 +120,8 @@ def class_names(classes,   # a sequence in order; or a dict, number -> name or (
             raise MirrorError(f"a dict of class names must number them from 0 to {len(classes) - 1}: "
                               f"found {dict(list(classes.items())[:5])}")
         classes = [numbered[i] for i in range(len(numbered))]
+    if isinstance(classes, (set, frozenset)) or not np.iterable(classes):
+        raise MirrorError(f"class names must be a list, in the order of the outputs: found {classes!r}")
     names = [str(c) for c in classes]
     if len(names) != n:
         raise MirrorError(f"{len(names)} class names for a head of {n} classes: {', '.join(names[:5])}, ...")
@@ -152,9 +154,11 @@ def pair_index(pair,         # two classes, by name or number
                names:list    # of all classes
               )->tuple:      # their numbers
     "Return the numbers of two classes, or raise `MirrorError` if they are not two different ones."
-    if isinstance(pair, str) or not np.iterable(pair) or len(pair) != 2:
-        raise MirrorError(f"pair= takes two classes, such as (4, 9): found {pair!r}")
+    advice = f"pair= takes two classes, such as (4, 9): found {pair!r}"
+    if isinstance(pair, str) or not np.iterable(pair) or not hasattr(pair, '__len__') or len(pair) != 2:
+        raise MirrorError(advice)
     s, t = (check_class(class_index(c, names), len(names)) for c in pair)
+    if s.ndim or t.ndim: raise MirrorError(advice)
     return tuple(c.item() for c in check_pair(s, t, len(names)))
 
 # %% ../nbs/02_features.ipynb #4a0214bd
@@ -164,16 +168,15 @@ def _check_head(head):
         raise MirrorError(f"the head must be one nn.Linear: found {type(head).__name__}; "
                           "a reflection needs logits W z + b")
     if head.out_features < 2:
-        raise MirrorError("the head has one logit, and a mirror stands between two classes: make it two, 0 and that "
-                          "logit, by two = nn.Linear(n, 2) with two.weight = nn.Parameter(torch.stack([0*w, w])), "
-                          "where w = head.weight[0], and the bias likewise")
+        raise MirrorError("the head has one logit, and a mirror stands between two classes: Classifier.wrap(model, "
+                          "sample) makes it two, 0 and that logit")
 
 # %% ../nbs/02_features.ipynb #2f0fca50
 class Classifier(nn.Module):
-    "A classifier that ends in global average pooling and one linear layer, with access to its maps at every depth."
+    "A classifier whose last layer is linear, with access to its maps at every depth; `is_gap`: it reads their average."
     def __init__(self,
                  stages:list|nn.Module,         # modules run in turn, each returns a map; or one that returns all maps
-                 head:nn.Linear,                # the linear layer behind the average of the last map
+                 head:nn.Linear,                # the linear layer behind the average of the last map, or behind `read`
                  classes:list|None=None,        # names of the classes, as for `class_names`; None: their indices
                  normalise=None,                # callable from [-1, 1] images to what the stages expect; None: nothing
                  size:tuple[int,int]|None=None  # (H, W) the network takes; None: any
@@ -188,6 +191,8 @@ class Classifier(nn.Module):
         self.size = size
         self.in_channels = next((m.in_channels for m in self.stages.modules() if isinstance(m, nn.Conv2d)), None)
 
+    @property
+    def is_gap(self): return not hasattr(self.stages, 'read')
     @property
     def W(self): return self.head.weight
     @property
@@ -244,8 +249,12 @@ def encode(self:Classifier,
            x:Tensor     # images in [-1, 1], (B, C, H, W)
           )->Encoded:   # maps [f^1 .. f^l], z (B, N), logits (B, C)
     "Return the maps, the latent and the logits of one pass through the network."
-    maps = self.features(x)
-    z = self.latent(maps[-1])
+    if self.is_gap:
+        maps = self.features(x)
+        z = self.latent(maps[-1])
+    else:
+        maps, z = self.stages.read(x if self.normalise is None else self.normalise(x))
+        z = _at_least_single(z)
     return Encoded(maps, z, self.logits_of(z))
 
 @patch
@@ -400,8 +409,8 @@ def _is_setting(v):
     return isinstance(v, (*_PLAIN, FunctionType, MethodType, partial))
 
 def _kind(m):
-    "The name of a module's type; a classifier that averages its last map keeps the name that older fingerprints hold."
-    return 'GapClassifier' if isinstance(m, Classifier) else type(m).__name__
+    "The name of a module's type; a classifier that averages its last map has a name of its own."
+    return 'GapClassifier' if isinstance(m, Classifier) and m.is_gap else type(m).__name__
 
 def _describe_module(m, seen=()):
     "The type of a module, its settings, and the code of a class of one's own."
@@ -448,6 +457,26 @@ def cams(f:Tensor,   # last map, (B, N, h, w)
     f = _at_least_single(f)
     with torch.autocast(f.device.type, enabled=False): return torch.einsum('cn,bnhw->bchw', W.to(f), f)
 
+# %% ../nbs/02_features.ipynb #5d7d8f43
+@patch
+def hires_cams(self:Classifier,
+               x:Tensor,        # images in [-1, 1], (B, C, H, W)
+               source:Tensor,   # one class an image, int64 (B,)
+               target:Tensor    # the other, int64 (B,)
+              )->Tensor:        # (B, 2, h, w), in logits
+    "Return how much each place of the last map contributes to two classes of each image (HiResCAM)."
+    pair = torch.stack([source, target], 1)
+    if self.is_gap:
+        f = _at_least_single(self.features(x)[-1])
+        return torch.einsum('bpn,bnhw->bphw', self.W.to(f)[pair], f)/f[0, 0].numel()
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.detach().clone()
+        if self.normalise is not None: x = self.normalise(x)
+        f, z = self.stages.read_from_last(x)
+        W = self.W.detach().to(z)
+        grads = [torch.autograd.grad(z, f, W[c], retain_graph=True)[0] for c in pair.T]
+    return torch.stack([self.stages.to_map((g*f).detach(), x).sum(1) for g in grads], 1).float()
+
 # %% ../nbs/02_features.ipynb #33c873ed
 def intended_probs(logits:Tensor,       # l at k = 0, (B, C)
                    source:int|Tensor,   # class moved away from: int or (B,)
@@ -455,7 +484,10 @@ def intended_probs(logits:Tensor,       # l at k = 0, (B, C)
                    ks                   # steps, (K,) or a sequence
                   )->Tensor:            # softmax of `path_logits` at every step, (B, K, C)
     "Return the probabilities that the images on the path should get."
-    ks = torch.as_tensor(ks, dtype=logits.dtype, device=logits.device)
+    check_logits(logits)
+    try: ks = torch.as_tensor(ks, dtype=logits.dtype, device=logits.device)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise MirrorError(f"ks must be a sequence of steps (K,): found {ks!r}") from None
     if ks.ndim != 1:
         raise MirrorError(f"ks must be a sequence of steps (K,): found shape {tuple(ks.shape)}; use [k] for one")
     swap = path_logits(logits, source, target) - logits

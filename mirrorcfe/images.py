@@ -59,6 +59,14 @@ def _strips(im, most=2**22):
     for top in range(0, im.height, rows):
         yield top, np.asarray(im.crop((0, top, im.width, min(top + rows, im.height))), dtype=np.float64)
 
+def _mend_sign(im):
+    "A TIFF whose numbers Pillow takes for signed, or for unsigned, where the file says the reverse."
+    bits, kind = (im.tag_v2.get(t, (1,)) for t in (258, 339))   # kind 1: unsigned, 2: signed
+    if im.mode == 'L' and kind == (2,): return Image.fromarray(np.asarray(im).view(np.int8).astype(np.int32))
+    if im.mode == 'I' and bits == (32,) and kind == (1,):
+        return Image.fromarray(np.asarray(im).view(np.uint32).astype(np.float64).astype(np.float32))
+    return im
+
 def _by_format(im):
     "The number at the end of the range of a picture of more than 8 bits, None if open; whether it is black there."
     tags = im.tag_v2 if im.format == 'TIFF' else {}
@@ -73,23 +81,24 @@ def _find_levels(im, white):
     high = np.fmax.reduce([np.fmax.reduce(a.ravel()) for _, a in _strips(im)])
     slack = 1e-3 if im.mode == 'F' else 0   # what rounding leaves
     if white is None or not (-slack <= low and high <= white + slack):
-        what = 'fractions' if im.mode == 'F' else 'integers of more than 16 bits, or with a sign,'
+        what = 'fractions' if im.mode == 'F' and white else 'integers of more than 16 bits, or with a sign,'
         raise UnknownLevels(f"holds {what} from {low:g} to {high:g}, which do not say what is black and what is white: "
                             "give levels=(black, white), on the command line --levels BLACK WHITE, for all pictures "
                             "alike, or store them with 8 bits a pixel")
     dark = im.mode != 'F' and 0 < high < white/8
-    return (0, white), f'use less than an eighth of the range 0 to {white:,}, and are dark' if dark else ''
+    advice = 'give read_image levels=(black, white), or store them with 8 bits a pixel'
+    return (0, white), [f'use less than an eighth of the range 0 to {white:,}, and are dark: {advice}'] if dark else []
 
 def _to_8_bits(im, top, levels=None, negative=False):
     "A picture of more than 8 bits a pixel, scaled to 8, and what is doubtful about it."
-    doubt = ''
-    if levels is None: levels, doubt = _find_levels(im, top)
+    doubts = []
+    if levels is None: levels, doubts = _find_levels(im, top)
     black, white = levels
     out = np.empty((im.height, im.width), np.uint8)
     for top, a in _strips(im):
         scaled = (np.where(np.isnan(a), black, a) - black)*(255/(white - black))
         out[top:top + len(a)] = scaled.round().clip(0, 255)
-    return Image.fromarray(255 - out if negative else out), doubt
+    return Image.fromarray(255 - out if negative else out), doubts
 
 # %% ../nbs/09_images.ipynb #6b0e0009
 _FORMATS = 'JPEG', 'PNG', 'BMP', 'DIB', 'GIF', 'TIFF', 'WEBP', 'PPM'
@@ -127,7 +136,7 @@ def _check_regular(file):
     "Raise `UnreadableImage` for what is not a file with something in it."
     try: found = os.stat(file)
     except OSError as e: raise UnreadableImage(file, _why(file, e)) from None
-    if not stat.S_ISREG(found.st_mode): raise UnreadableImage(file, 'it is no regular file')
+    if not stat.S_ISREG(found.st_mode): raise UnreadableImage(file, 'it is not a regular file')
     if not found.st_size: raise UnreadableImage(file, 'it is empty')
 
 # %% ../nbs/09_images.ipynb #6b0e0012
@@ -141,23 +150,29 @@ def _upright(im):
 
 _OF_THE_PROCESS = errno.EMFILE, errno.ENFILE   # no free descriptor: that says nothing about the file
 
+_SEVERAL = 'have several pages or frames, of which the first is read: store each as a file'
+
 def _read(file, channels, paper, near, levels):
-    "The picture in `file`, and what is doubtful about its brightness."
+    "The picture in `file`, and what is doubtful about it."
     mode = 'L' if channels == 1 else 'RGB'
-    doubt = ''
+    doubts = []
     # The file is opened here: given a path, Pillow 13 maps a TIFF into memory, and one on its side becomes noise.
     with open(file, 'rb') as f, Image.open(f, formats=_FORMATS) as im:
+        if im.format in ('TIFF', 'GIF', 'WEBP', 'PNG') and getattr(im, 'is_animated', False): doubts.append(_SEVERAL)
         if near: im.draft(mode, (2*near, 2*near))
         im.load()
         top, negative = _by_format(im)
+        if im.format == 'TIFF': im = _mend_sign(im)
         im = _upright(im)
-    if im.mode.startswith(('I', 'F')): im, doubt = _to_8_bits(im, top, levels, negative)
+    if im.mode.startswith(('I', 'F')):
+        im, dark = _to_8_bits(im, top, levels, negative)
+        doubts += dark
     if near and im.width*im.height > GIANT and im.mode in ('L', 'RGB', 'RGBA', 'CMYK'):
         im = im.reduce(max(1, min(im.size)//(4*near)))
     if im.mode in ('RGBA', 'LA', 'PA', 'La', 'RGBa') or 'transparency' in im.info:
         im = im.convert('RGBA')
         im = Image.alpha_composite(Image.new('RGBA', im.size, (paper,)*3 + (255,)), im)
-    return im.convert(mode), doubt
+    return im.convert(mode), *doubts
 
 def read_image(path,             # image file
                channels:int=1,   # 1 grey, 3 colour
@@ -166,18 +181,17 @@ def read_image(path,             # image file
                levels=None       # numbers that are black and white in files of more than 8 bits; None: by the format
               ):                 # PIL image of mode L or RGB, upright
     "Read one image file of any kind; `UnreadableImage` says why it cannot be read."
+    path = expand(path)
     _check_regular(path)
     levels = check_levels(levels)
-    try: im, doubt = _read(path, channels, paper, near, levels)
+    try: im, *doubts = _read(path, channels, paper, near, levels)
     except UnknownLevels as e: raise UnknownLevels(f"{printable(path)} {e}") from None
     except Exception as e:
         if isinstance(e, OSError) and e.errno in _OF_THE_PROCESS:
             raise MirrorError(f"cannot read {printable(path)} just now: {e.strerror}; nothing is known to be wrong "
                               "with it: close files or raise the limit (ulimit -n), and call again") from e
         raise UnreadableImage(path, _why(path, e)) from None
-    if doubt:
-        warnings.warn(f"pictures in {printable(Path(path).parent)} {doubt}: "
-                      "give read_image levels=(black, white), or store them with 8 bits a pixel")
+    for doubt in doubts: warnings.warn(f"pictures in {printable(Path(path).parent)} {doubt}")
     return im
 
 # %% ../nbs/09_images.ipynb #2f8ffad4
@@ -209,7 +223,8 @@ def find_images(where      # a folder, or a list of files and folders
                )->list:    # of files, those of a folder in the order of their names
     "List image files; `MirrorError` for what is not there and for folders without any."
     out = []
-    for path in map(expand, [where] if isinstance(where, (str, os.PathLike)) else where):
+    given = [where] if isinstance(where, (str, os.PathLike)) or not np.iterable(where) else where
+    for path in map(expand, given):
         if path.is_dir():
             found = images_below(path)
             if not found:

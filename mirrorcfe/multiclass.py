@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from fastcore.basics import patch
-from .core import MirrorError, as_column, check_latents, check_pair, pair_hyperplane, reflect
+from .core import (MirrorError, as_column, check_latents, check_logits, check_pair, pair_hyperplane,
+                            reflect)
 
 # %% ../nbs/01_multiclass.ipynb #402935cb
 def swap_logits(logits:Tensor,       # l, (B, C)
@@ -18,6 +19,7 @@ def swap_logits(logits:Tensor,       # l, (B, C)
                 target:int|Tensor    # class moved to: int or (B,)
                )->Tensor:            # l*, (B, C): l_s and l_t exchanged, all others untouched
     "Return the logits of the reflection (supplement, section 7)."
+    check_logits(logits)
     s, t = check_pair(source, target, logits.shape[-1], len(logits), logits.device)
     order = torch.arange(logits.shape[-1], device=logits.device).repeat(len(logits), 1)
     order = order.scatter(1, s[:, None], t[:, None]).scatter(1, t[:, None], s[:, None])
@@ -38,6 +40,7 @@ def path_logits(logits:Tensor,          # l at k = 0, (B, C)
                 k:float|Tensor=1.0      # step, a number or (B,)
                )->Tensor:               # l(k), (B, C)
     "Return the intended logits at step `k`: `l + k m (e_s - e_t)`."
+    check_logits(logits)
     s, t = check_pair(source, target, logits.shape[-1], len(logits), logits.device)
     return logits + _logit_change(logits, s, t, k)
 
@@ -47,6 +50,7 @@ def latent_flip(logits:Tensor,       # l at k = 0, (B, C)
                 target:int|Tensor    # class moved to: int or (B,)
                )->Tensor:            # k*, (B,): in [.5, 1) if the source is predicted; NaN if the target leads already
     "Return the step from which on the target has the largest intended logit."
+    check_logits(logits)
     s, t = check_pair(source, target, logits.shape[-1], len(logits), logits.device)
     pair = torch.stack([s, t], 1)
     l_s, l_t = logits.gather(1, pair).unbind(1)
@@ -181,7 +185,8 @@ class ClosedFormSolver(Solver):
                  rtol:float|None=None   # singular values up to this share of the largest are 0; None: max(C, N)*eps
                 ):
         super().__init__(W, b)
-        if mode not in ('logit', 'prob'): raise MirrorError(f"mode must be 'logit' or 'prob': found {mode!r}")
+        if not isinstance(mode, str) or mode not in ('logit', 'prob'):
+            raise MirrorError(f"mode must be 'logit' or 'prob': found {mode!r}")
         self.mode = mode
         working_type = torch.promote_types(W.dtype, torch.float32)
         if rtol is None: rtol = max(W.shape)*torch.finfo(working_type).eps

@@ -29,6 +29,7 @@ def expand(path    # file or folder, str or Path; may begin with ~
     "Return `path` with `~` replaced by the user's home folder."
     try: return Path(path).expanduser()
     except RuntimeError: raise MirrorError(f"there is no home folder for {path}: give the whole path") from None
+    except TypeError: raise MirrorError(f"a path is needed: found {type(path).__name__} {path!r}") from None
 
 # %% ../nbs/08_storage.ipynb #53315a8d
 def cache_dir()->Path: # it need not exist yet
@@ -48,14 +49,27 @@ def sweep(parent:Path   # an existing folder
     "Remove the work folders in `parent` whose writer was killed."
     n = 0
     for part in parent.glob('.*.part'):
-        if not _STRAY.fullmatch(part.name) or part.is_symlink() or not (part/_LOCK).is_file(): continue
+        if not _STRAY.fullmatch(part.name) or part.is_symlink(): continue
+        if not (part/_LOCK).is_file():   # killed before it was locked; whoever is about to lock it tries again
+            with suppress(OSError):
+                part.rmdir()
+                n += 1
+            continue
         lock = FileLock(part/_LOCK)
         try: lock.acquire(timeout=0)
         except (Timeout, OSError, NotImplementedError): continue   # somebody is writing there, or it is another user's
-        lock.release()
-        shutil.rmtree(part, ignore_errors=True)
+        _remove(part, lock)
         n += 1
     return n
+
+def _remove(part, lock):
+    "Remove a work folder, and its lock last of all: what is left after a kill is then still known as a stray."
+    with suppress(OSError):   # another process may be at it as well
+        for child in [c for c in part.iterdir() if c.name != _LOCK]:
+            if child.is_dir() and not child.is_symlink(): shutil.rmtree(child, ignore_errors=True)
+            else: child.unlink()
+    lock.release()
+    shutil.rmtree(part, ignore_errors=True)
 
 @contextmanager
 def workspace(parent:Path,  # folder to work in, made where it is missing
@@ -73,9 +87,7 @@ def workspace(parent:Path,  # folder to work in, made where it is missing
         except (OSError, NotImplementedError): pass     # no locks on this disk: strays stay
         break
     try: yield part
-    finally:
-        lock.release()
-        shutil.rmtree(part, ignore_errors=True)
+    finally: _remove(part, lock)
 
 # %% ../nbs/08_storage.ipynb #5a0e0013
 def first_line(error    # an exception
@@ -137,7 +149,10 @@ def new_folder(path,   # folder to make
         fill(new)
         for file in new.rglob('*'):
             if file.is_file(): file.chmod(part.stat().st_mode & 0o666)
-        os.rename(new, path)
+        try: os.rename(new, path)
+        except OSError as e:
+            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST): raise
+            raise MirrorError(f"{path} was made by somebody else in the meantime: give another folder") from None
     return path
 
 # %% ../nbs/08_storage.ipynb #bca41063
@@ -187,7 +202,7 @@ def reading(path:Path,                                            # the file
            ):
     "Turn what goes wrong in reading `path` into `MissingFile`, `DamagedFile`, or `MirrorError` if it cannot be opened."
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode): raise MirrorError(f"{path} is no file: {kind} was expected")
+        if not stat.S_ISREG(os.stat(path).st_mode): raise MirrorError(f"{path} is not a regular file: {kind} was expected")
         with open(path, 'rb'): pass   # safetensors reports any failure to open as a missing file
         yield
     except (FileNotFoundError, NotADirectoryError): raise MissingFile(f"no file {path}: the file is missing") from None

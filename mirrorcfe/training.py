@@ -21,7 +21,7 @@ from .autoencoder import autoencoder_form, check_autoencoder, get_autoencoder
 from .classifiers import fast_bf16, shift
 from .data import ImageSet, as_loaders
 from .images import to_bytes
-from .ssc import csp_mask
+from .ssc import csp_mask, mask_of_cams
 from .generator import Discriminator, MirrorGenerator
 from .losses import (adv_loss, cls_loss, discriminator_loss, fea_loss, gaussian_blur, latent_ratio, rec_loss,
                               tri_loss)
@@ -92,6 +92,8 @@ def get_recipe(preset:str|Recipe='default', # 'default', 'paper', or a recipe
 # %% ../nbs/30_training.ipynb #cca75fdd
 class MirrorModel(nn.Module):
     "The frozen classifier, the mirror, and the generator that draws what lies on the path through it."
+    prepares = False   # whether `encode` computes once an image what the latent painter needs at every step
+
     def __init__(self,
                  classifier:Classifier,     # frozen here; gradients flow through it
                  shapes:list,               # (channels, size) of its maps, shallow to deep
@@ -108,10 +110,19 @@ class MirrorModel(nn.Module):
         self.F = classifier.freeze()
         if self.is_latent: self.G = self.make_painter()
         else: self.G = MirrorGenerator(shapes, channels, size, recipe.mode, recipe.residual, recipe.image, recipe.width)
+        if not classifier.is_gap: self.G.lift = self.make_lift()
         self.solve = get_solver(recipe.solver, classifier)
 
     @property
     def is_latent(self): return self.recipe.painter == 'latent'
+
+    def make_lift(self):
+        "The linear layer from a move of the latent to one of the last map, where the latent is no average of the map."
+        if self.recipe.kfe != 'uniform':
+            raise MirrorError(f"kfe={self.recipe.kfe!r} needs a classifier that averages its last map: use 'uniform'")
+        lift = nn.Linear(self.F.n_features, self.shapes[-1][0], bias=False)
+        if lift.in_features == lift.out_features: nn.init.eye_(lift.weight)
+        return lift
 
     def make_painter(self):
         "The painter for the latents of the autoencoder."
@@ -153,10 +164,12 @@ def encode(self:MirrorModel,
     "Return maps, latents and logits of the sources; the first map is what the generator needs of the image itself."
     with self.autocast(not full):
         e = self.F.encode(x)
-        if not self.is_latent: return e._replace(maps=[x, *e.maps]) if self.recipe.image else e
+        if not self.is_latent: return e._replace(maps=[x, *e.maps]) if self.recipe.image or not self.F.is_gap else e
         code = self.autoencoder.encode(x).float()
         rebuilt = self.autoencoder.decode(code).float()
-    return e._replace(maps=[x, rebuilt, code, *e.maps[self.G.first:]])
+        maps = e.maps[self.G.first:]
+        if self.prepares: maps = self.G.prepare(maps, code)
+    return e._replace(maps=[x, rebuilt, code, *maps])
 
 @patch
 def pick_pair(self:MirrorModel,
@@ -171,6 +184,41 @@ def pick_pair(self:MirrorModel,
     side = logits[:, pair].argmax(1)
     return pair[side], pair[1 - side]
 
+# %% ../nbs/30_training.ipynb #afacd481
+@patch
+def plain_maps(self:MirrorModel, e):
+    "The classifier's maps among those of `encode`."
+    if self.is_latent: return e.maps[3 + (self.G.n_prepared if self.prepares else 0):]
+    return e.maps[1:] if self.recipe.image or not self.F.is_gap else e.maps
+
+@patch
+def source_cams(self:MirrorModel,
+                e,               # Encoded sources
+                source:Tensor,   # class moved away from, int64 (B,)
+                target:Tensor    # class moved to, int64 (B,)
+               ):                # (B, 2, h, w); None where the CAMs of every step's own map count
+    "Return what decides where a change may enter, once for all steps of an image."
+    return None if self.F.is_gap else self.F.hires_cams(e.maps[0], source, target)
+
+@patch
+def moved(self:MirrorModel,
+          e,               # Encoded sources
+          source:Tensor,   # class moved away from, int64 (B,)
+          target:Tensor,   # class moved to, int64 (B,)
+          k:Tensor,        # step, (B,)
+          cams=None        # of `source_cams`, where they are known already
+         ):                # z_k (B, N), f_k (B, C, h, w), mask (B, 1, h, w)
+    "Return the latent of the step, the last map that the generator draws from, and where a change may enter."
+    with torch.no_grad():
+        z_k = self.solve(e.z, source, target, k)
+        if self.F.is_gap:
+            mirror = Mirror.between(self.F.W, self.F.b, source, target) if self.recipe.kfe == 'location' else None
+            f_k = kfe_features(e.maps[-1], z_k, self.recipe.kfe, mirror)
+            return z_k, f_k, csp_mask(f_k, self.F.W, source, target, k, self.recipe.rho)
+        if cams is None: cams = self.source_cams(e, source, target)
+        mask = mask_of_cams(cams, k, self.recipe.rho)
+    return z_k, e.maps[-1].float() + self.G.lift(z_k - e.z)[..., None, None], mask
+
 # %% ../nbs/30_training.ipynb #33fed078
 @patch
 def draw(self:MirrorModel,
@@ -178,18 +226,16 @@ def draw(self:MirrorModel,
          source:Tensor,   # class moved away from, int64 (B,)
          target:Tensor,   # class moved to, int64 (B,)
          k:Tensor,        # step, (B,)
-         full:bool=False  # in full precision, whatever `amp` says
+         full:bool=False, # in full precision, whatever `amp` says
+         cams=None        # of `source_cams`, where they are known already
         ):                # x_k (B, C, H, W), z_k (B, N)
     "Draw every source at its own step."
-    with torch.no_grad():
-        z_k = self.solve(e.z, source, target, k)
-        mirror = Mirror.between(self.F.W, self.F.b, source, target) if self.recipe.kfe == 'location' else None
-        f_k = kfe_features(e.maps[-1], z_k, self.recipe.kfe, mirror)
-        mask = csp_mask(f_k, self.F.W, source, target, k, self.recipe.rho)
+    z_k, f_k, mask = self.moved(e, source, target, k, cams)
     with self.autocast(not full):
-        if not self.is_latent: return self.G(e.maps, f_k, mask), z_k
+        if not self.is_latent: return self.G(e.maps if self.recipe.image else self.plain_maps(e), f_k, mask), z_k
         x_s, rebuilt, code, *maps = e.maps
-        changed = self.autoencoder.decode(code + self.G(maps, code, f_k, mask))
+        change = self.G.change if self.prepares else self.G
+        changed = self.autoencoder.decode(code + change(maps, code, f_k, mask))
     return add_change(x_s.float(), changed.float(), rebuilt), z_k
 
 # %% ../nbs/30_training.ipynb #c1258d7b

@@ -46,7 +46,8 @@ def test_the_rate_is_halved_every_25_of_200_epochs(c3lt):
 @given(scale=st.floats(1e-2, 1e2), seed=st.integers(0, 99))
 def test_codes_keep_their_length(scale, seed):
     torch.manual_seed(seed)
-    step, z = LatentStep(20, 8), scale*torch.randn(4, 20)
+    step = LatentStep(20, 8)
+    z = scale*torch.randn(4, 20)
     step.T[2].weight.data.normal_()
     assert torch.allclose(step(z).norm(dim=1), z.norm(dim=1), rtol=1e-4)
     u = z + step.T(z)
@@ -55,7 +56,8 @@ def test_codes_keep_their_length(scale, seed):
 def test_a_code_of_length_0_stays(): assert torch.equal(LatentStep(5, 3)(torch.zeros(2, 5)), torch.zeros(2, 5))
 
 def test_no_step_is_the_reconstruction(clf, dls, auto, x):
-    c3lt, rebuilt = C3LT(clf, 'cpu', autoencoder=auto, **TINY).fit(dls, progress=False), auto.rebuild(x)
+    c3lt = C3LT(clf, 'cpu', autoencoder=auto, **TINY).fit(dls, progress=False)
+    rebuilt = auto.rebuild(x)
     assert all(p.abs().max() > 0 for p in c3lt.game.G.parameters())   # the last layers began at 0 and have been trained
     rng = torch.Generator().manual_seed(0)
     for step in c3lt.game.G.step.values(): step.T[2].weight.data.normal_(generator=rng)
@@ -66,7 +68,8 @@ def test_no_step_is_the_reconstruction(clf, dls, auto, x):
 
 def test_proximity_by_hand():
     torch.manual_seed(0)
-    x, v = torch.rand(3, 2, 5, 7)*2 - 1, torch.rand(3, 2, 5, 7)*2 - 1
+    x = torch.rand(3, 2, 5, 7)*2 - 1
+    v = torch.rand(3, 2, 5, 7)*2 - 1
     d = (v - x)**2
     m = torch.stack([(e - e.min())/(e.max() - e.min()) for e in d])
     S = .5*((m[:, :, 1:] - m[:, :, :-1])**2).mean() + .5*((m[..., 1:] - m[..., :-1])**2).mean()
@@ -146,7 +149,8 @@ def test_whole_and_resumed(clf, dls, tmp_path):
         c3lt = C3LT(clf, 'cpu', autoencoder=auto, bs=8)
         return c3lt.fit(dls, steps=2, folder=tmp_path, progress=False).game
     auto = encoder(0).fit(dls, folder=tmp_path/'autoencoder', progress=False)
-    a, b = fit(auto), fit(auto)
+    a = fit(auto)
+    b = fit(auto)
     assert hash_of(a.G) == hash_of(b.G) and len((tmp_path/'history.csv').read_text().splitlines()) == 2
     other = encoder(1).fit(dls, progress=False)
     with pytest.raises(MirrorError, match='belongs to another run'): fit(other)
@@ -158,7 +162,8 @@ def test_another_autoencoder_or_seed_is_not_found_in_the_cache(clf, dls, auto, t
     def get(autoencoder, **kw):
         got = get_baseline(C3LT, task, 'cpu', clf, autoencoder=autoencoder, **TINY, **kw)
         return hash_of(got.autoencoder.game.G), got.seed
-    first, second = hash_of(auto.game.G), hash_of(other.game.G)
+    first = hash_of(auto.game.G)
+    second = hash_of(other.game.G)
     assert first != second
     for _ in range(2):   # fitted, then from the cache
         assert get(auto) == (first, 0) and get(other) == (second, 0) and get(auto, seed=1) == (first, 1)

@@ -42,7 +42,10 @@ def log_p(W, b, f, t): return (W @ f.mean((1, 2)) + b).log_softmax(0)[t]
 def test_closed_form_is_brute_force(seed, n, classes, h, w):
     rng = torch.Generator().manual_seed(seed)
     draw = lambda *size: torch.randn(*size, generator=rng, dtype=torch.double)
-    f, f_d, W, b = draw(2, n, h, w), draw(2, n, h, w), draw(classes, n), draw(classes)
+    f = draw(2, n, h, w)
+    f_d = draw(2, n, h, w)
+    W = draw(classes, n)
+    b = draw(classes)
     t = torch.randint(classes, (2,), generator=rng)
     got = edit_scores(f.mean((2, 3)) @ W.T + b, cell_votes(f, W), cell_votes(f_d, W), t)
     for k in range(2):
@@ -54,10 +57,12 @@ def test_closed_form_is_brute_force(seed, n, classes, h, w):
 
 def test_every_edit_is_the_best_that_is_left(clf, edits, x, t):
     "Brute force over all free pairs, for three whole searches."
-    maps, maps_d = clf.encode(x).maps[-1], clf.encode(edits.x_d).maps[-1]
+    maps = clf.encode(x).maps[-1]
+    maps_d = clf.encode(edits.x_d).maps[-1]
     cells = [(a, b) for a in range(4) for b in range(4)]
     for k, one in enumerate(edits.lists()[:3]):
-        free_i, free_j = set(cells), set(cells)
+        free_i = set(cells)
+        free_j = set(cells)
         for n, v in enumerate(one):
             f = edited(maps[k], maps_d[k], one, n)
             assert clf.logits_of(f.mean((1, 2))[None]).argmax() != t[k], "a search that is done goes on"
@@ -82,7 +87,8 @@ def test_no_cell_is_used_twice(clf, cve, seed):
         assert len({v.query for v in one}) == len({v.distractor for v in one}) == len(one)
 
 def test_the_edited_map_is_called_the_target(clf, edits, x, t):
-    maps, maps_d = clf.encode(x).maps[-1], clf.encode(edits.x_d).maps[-1]
+    maps = clf.encode(x).maps[-1]
+    maps_d = clf.encode(edits.x_d).maps[-1]
     for k, one in enumerate(edits.lists()):
         f = edited(maps[k], maps_d[k], one, len(one))
         assert clf.logits_of(f.mean((1, 2))[None]).argmax() == t[k] and edits.found[k]
@@ -153,13 +159,16 @@ def test_kept_images_are_limited_by_class(clf, dls):
 
 def edits_of(i, j, x_d, shape):
     n = len(i)
-    i, j = torch.tensor(i), torch.tensor(j)
+    i = torch.tensor(i)
+    j = torch.tensor(j)
     return Edits(i, j, torch.zeros(i.shape), torch.ones(n, dtype=torch.bool), x_d, torch.full((n,), -1), shape)
 
 @pytest.mark.parametrize('size,shape', [((8, 8), (4, 4)), ((6, 8), (3, 2)), ((28, 28), (4, 4)), ((5, 7), (5, 7))])
 def test_patches_go_where_they_belong(size, shape):
-    (H, W), (h, w) = size, shape
-    a, b = H//h, W//w
+    H, W = size
+    h, w = shape
+    a = H//h
+    b = W//w
     rng = torch.Generator().manual_seed(0)
     x, d = torch.rand(2, 2, 3, *size, generator=rng)
     i, j = [[0, h*w - 1, 1], [h*w - 1, -1, -1]], [[h*w - 1, 2, 1], [0, -1, -1]]   # unused places are behind the used
@@ -255,7 +264,8 @@ def test_files(clf, dls, x, tmp_path):
     cve = CVE(clf, 'cpu', per_class=4, max_edits=9).fit(dls)
     file = cve.save(tmp_path/'cve.safetensors')
     again = CVE.load(file, clf)
-    a, b = cve.explain(x), again.explain(x)
+    a = cve.explain(x)
+    b = again.explain(x)
     assert again.const == cve.const and torch.equal(a.path, b.path) and a.edits.lists() == b.edits.lists()
     other = get_oracle('digits', device='cpu')
     with pytest.raises(MirrorError, match='was fitted for classifier'): CVE.load(file, other)

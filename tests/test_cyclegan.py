@@ -37,7 +37,8 @@ def test_losses_by_hand(cg, x):
     got = g.generator_losses(d, fixed_sampler(x))
     g.eval()
     a, b, G, D = x[::2], x[1::2], g.G.of, g.D.of   # as classes 4 and 9
-    fb, fa = G['4'](a), G['9'](b)
+    fb = G['4'](a)
+    fa = G['9'](b)
     want = dict(adv=((D['9'](fb) - 1)**2).mean() + ((D['4'](fa) - 1)**2).mean(),
                 cyc=(G['9'](fb) - a).abs().mean() + (G['4'](fa) - b).abs().mean(),
                 idt=(G['4'](b) - b).abs().mean() + (G['9'](a) - a).abs().mean())
@@ -48,16 +49,19 @@ def test_discriminator_by_hand(cg, x):
     g = cg.game.train()
     with torch.no_grad(): d = g(x, None, fixed_sampler(x))
     for p in g.D.pool.values(): p.held.zero_()   # an empty pool hands through
-    got, D = g.discriminator_loss(d, fixed_sampler(x)), g.D.of
+    got = g.discriminator_loss(d, fixed_sampler(x))
+    D = g.D.of
     g.eval()
     def by_hand(D, real, drawn): return .5*((D(real) - 1)**2).mean() + .5*(D(drawn)**2).mean()
     want = by_hand(D['4'], x[::2], d.x_cf[1::2]) + by_hand(D['9'], x[1::2], d.x_cf[::2])
     assert got.item() == pytest.approx(want.item(), rel=1e-4)
 
 def test_pool(x):
-    p, rng = ImagePool(3, 1, 32), torch.Generator().manual_seed(0)
+    p = ImagePool(3, 1, 32)
+    rng = torch.Generator().manual_seed(0)
     assert torch.equal(p.swap(x[:3], rng), x[:3]) and torch.equal(p.images, x[:3]) and p.held == 3
-    seen, hits = {v.sum().item() for v in x}, 0
+    seen = {v.sum().item() for v in x}
+    hits = 0
     for _ in range(60):
         out = p.swap(x[3:], rng)
         assert {v.sum().item() for v in out} <= seen and {v.sum().item() for v in p.images} <= seen
@@ -65,7 +69,9 @@ def test_pool(x):
     assert hits > 0 and torch.equal(ImagePool(0, 1, 32).swap(x), x)
 
 def test_every_other_comes_from_the_pool():
-    p, rng, n = ImagePool(50, 1, 1), torch.Generator().manual_seed(1), 2000
+    p = ImagePool(50, 1, 1)
+    rng = torch.Generator().manual_seed(1)
+    n = 2000
     out = p.swap(torch.arange(50. + n).view(-1, 1, 1, 1), rng).flatten()
     assert abs((out[50:] != torch.arange(50., 50. + n)).float().mean().item() - .5) < .05
 

@@ -60,14 +60,16 @@ def test_stratified(counts, part):
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_mnist_family(name, data_root):
     root = data_root(name)
-    dls, native = get_dls(name, root, device="cpu"), get_dls(name, root, size=28, device="cpu")
+    dls = get_dls(name, root, device="cpu")
+    native = get_dls(name, root, size=28, device="cpu")
     assert [len(d.dataset) for d in dls] == [55_000, 5_000, 10_000]
     x, y = dls.test.one_batch()
     assert x.shape == (64, 1, 32, 32) and x.min() == -1 and x.max() == 1
     assert torch.equal(x[..., 2:-2, 2:-2], native.test.one_batch()[0])
     x[..., 2:-2, 2:-2] = -1
     assert (x == -1).all(), "the border is black"
-    train, valid = dls.train.dataset.y.bincount(), dls.valid.dataset.y.bincount()
+    train = dls.train.dataset.y.bincount()
+    valid = dls.valid.dataset.y.bincount()
     assert (train.float()/valid - 11).abs().max() < .2
     assert set(map(hash, rows(dls.train.dataset))).isdisjoint(map(hash, rows(dls.valid.dataset))), "no image is in both"
     assert dls.vocab == list(DATASETS[name].classes) and available(name, root)
@@ -76,7 +78,8 @@ def test_mnist_is_read_as_torchvision_does(data_root):
     from torchvision.datasets import MNIST
     root = data_root("mnist")
     if not (root/"MNIST"/"raw"/"t10k-labels-idx1-ubyte").exists(): pytest.skip("mnist: the files are packed")
-    theirs, ours = MNIST(root, train=False), get_dls("mnist", root, size=28, device="cpu").test.dataset
+    theirs = MNIST(root, train=False)
+    ours = get_dls("mnist", root, size=28, device="cpu").test.dataset
     assert torch.equal(theirs.data[:, None], ours.x) and torch.equal(theirs.targets, ours.y)
 
 def test_sizes():
@@ -145,7 +148,8 @@ def test_empty_selection():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_batches_live_on_the_device():
-    a, b = get_dls("digits", device="cuda"), get_dls("digits", device="cpu")
+    a = get_dls("digits", device="cuda")
+    b = get_dls("digits", device="cpu")
     assert a.one_batch()[0].is_cuda and torch.equal(a.one_batch()[0].cpu(), b.one_batch()[0])
 
 def test_a_learner_takes_them(tmp_path):
@@ -251,7 +255,8 @@ def test_missing_files_are_named(tmp_path, monkeypatch):
 def test_damaged_files_are_named(tmp_path):
     raw = tmp_path/"MNIST"/"raw"
     fake_files(raw)
-    labels, good = raw/"train-labels-idx1-ubyte", (raw/"train-labels-idx1-ubyte").read_bytes()
+    labels = raw/"train-labels-idx1-ubyte"
+    good = (raw/"train-labels-idx1-ubyte").read_bytes()
     labels.write_bytes(good[:-1])
     with pytest.raises(DamagedFile, match="train-labels-idx1-ubyte is damaged .60,007 bytes, 60,008 expected"):
         get_dls("mnist", tmp_path)
@@ -270,7 +275,8 @@ def test_damaged_files_are_named(tmp_path):
 
 class Server(http.server.BaseHTTPRequestHandler):
     "Sends what `answers` holds for a path, or the next of a list: bytes, how many are promised, seconds of silence."
-    answers, asked = {}, []
+    answers = {}
+    asked = []
     def do_GET(self):
         self.asked.append(self.path)
         body, promised, silent = self.answers[self.path] if isinstance(self.answers, dict) else self.answers.pop(0)
@@ -289,7 +295,8 @@ def server():
     s.daemon_threads = True
     threading.Thread(target=s.serve_forever, daemon=True).start()
     def start(answers):
-        Server.answers, Server.asked = answers, []
+        Server.answers = answers
+        Server.asked = []
         return f"http://127.0.0.1:{s.server_port}/"
     yield start
     s.shutdown()
@@ -300,7 +307,8 @@ def mnist_server(server, tmp_path, monkeypatch):
     "A mirror of MNIST that has black images, and the answers it gives."
     from torchvision.datasets import MNIST
     fake_files(tmp_path/"there", pack=True)
-    answers, resources = {}, []
+    answers = {}
+    resources = []
     for f in IDX_FILES:
         body = (tmp_path/"there"/f"{f}.gz").read_bytes()
         answers[f"/{f}.gz"] = body, len(body), 0
@@ -361,7 +369,8 @@ def test_earlier_sets_are_as_they_were(digits, data_root):
 
 def fake_blood(file, **changes):
     "A file of BloodMNIST's form: 24, 16 and 8 images of noise."
-    rng, z = np.random.default_rng(0), {}
+    rng = np.random.default_rng(0)
+    z = {}
     for part, n in (("train", 24), ("val", 16), ("test", 8)):
         z[f"{part}_images"] = rng.integers(0, 256, (n, 28, 28, 3), dtype=np.uint8)
         z[f"{part}_labels"] = (np.arange(n) % 8).astype(np.uint8)[:, None]
@@ -435,7 +444,8 @@ def test_download_broken_off_leaves_nothing(no_data, monkeypatch, error):
         with open(output_file, "wb") as f: f.write(b"half")
         raise error
     monkeypatch.setattr(data.pooch.HTTPDownloader, "__call__", stop)
-    kind, says = KeyboardInterrupt, None
+    kind = KeyboardInterrupt
+    says = None
     if isinstance(error, OSError): kind, says = MirrorError, "a download cannot be kept .*No space.*MIRRORCFE_CACHE"
     with pytest.raises(kind, match=says): get_dls("bloodmnist")
     assert os.listdir(no_data/"data"/"medmnist") == []
@@ -588,6 +598,44 @@ def test_parts_without_training_images_are_not_classes(folder):
     (folder/"val").rename(folder/"control")
     assert get_folder_dls(folder, size=16, device="cpu").vocab == ["Test", "control"], "a class may be called so"
 
+def grey_folders(root, *folders):
+    "Folders with four grey images each."
+    from PIL import Image
+    for folder in folders:
+        (root/folder).mkdir(parents=True)
+        for i in range(4): Image.new("L", (8, 8), 20*i).save(root/folder/f"{i}.png")
+    return root
+
+def sizes(root):
+    dls = get_folder_dls(root, channels=1, size=8, bs=2, device="cpu")
+    return [len(l.dataset) for l in dls.loaders], dls.vocab
+
+SPELLINGS = [("Training", "testing"), ("training_set", "test_set"), ("seg_train", "seg_test"), ("Train Set", "TestSet"),
+             ("seg_train/seg_train", "seg_test/seg_test"), ("train2017", "test2017"), ("train_images", "test-images")]
+
+@pytest.mark.parametrize("train, test", SPELLINGS)
+def test_parts_in_every_common_spelling(tmp_path, train, test):
+    grey_folders(tmp_path, f"{train}/a", f"{train}/b", f"{test}/a", f"{test}/b")
+    assert sizes(tmp_path) == ([7, 1, 8], ["a", "b"])
+
+def test_what_is_left_out_of_a_folder_is_said(tmp_path):
+    grey_folders(tmp_path, "train/a", "train/b", "dev/a", "dev/b", "extra/a")
+    image = (tmp_path/"train"/"a"/"0.png").read_bytes()
+    for place in (".", "train"): (tmp_path/place/"loose.png").write_bytes(image)
+    with pytest.warns(UserWarning) as heard: assert sizes(tmp_path) == ([7, 8, 1], ["a", "b"])
+    said = " ".join(str(w.message) for w in heard)
+    assert "left out beside train: extra" in said and "in no folder of a class: 2 of the images" in said
+    (tmp_path/"valid").mkdir()
+    with pytest.raises(MirrorError, match="has dev and valid, which are one part"): sizes(tmp_path)
+
+def test_a_class_may_be_called_train(tmp_path):
+    assert sizes(grey_folders(tmp_path, "car", "train", "bus"))[1] == ["bus", "car", "train"]
+
+def test_the_folder_inside_is_proposed(tmp_path):
+    grey_folders(tmp_path, "pictures/a", "pictures/b")
+    with pytest.raises(MirrorError, match="should it be .*pictures"): sizes(tmp_path)
+
+
 def test_unreadable_pictures_are_left_out(folder):
     (folder/"cat"/"20.png").write_bytes(b"no")
     (folder/"cat"/"._00.png").write_bytes(b"a hidden file")
@@ -614,7 +662,7 @@ def test_class_without_a_readable_picture(folder):
 
 @pytest.mark.skipif(os.name == "nt", reason="needs links and pipes of POSIX")
 @pytest.mark.parametrize("kind, says", [("link", "it is a link to nothing"), ("loop", "it is a link to nothing"),
-                                        ("fifo", "it is no regular file")])
+                                        ("fifo", "it is not a regular file")])
 def test_what_lies_about_in_folders(folder, kind, says):
     "One odd thing among forty images is left out with a warning, as any file that cannot be read."
     odd = folder/"cat"/"x.png"

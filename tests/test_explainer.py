@@ -52,6 +52,15 @@ def test_a_loss_of_nan_stops_with_advice(clf):
     learn = mirror_learner(clf, loaders(), steps=2, prox=float('nan'), amp=False, **SHORT)
     with pytest.raises(Exception, match='lower lr='): learn.fit_game(progress=False)
 
+def test_images_that_cannot_be_learned_from(clf):
+    images = loaders().train.dataset[:24][0]
+    def fit(x, epochs=1):
+        dl = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, torch.arange(len(x)) % 10), 12)
+        MirrorCFE(clf, 'paper', amp=False, steps=2, width=8).fit(dl, epochs, progress=False)
+    with pytest.raises(MirrorError, match='a loader has no batches'): fit(images[:0])
+    images[20] = torch.nan   # not in the first batch, which is looked at before
+    with pytest.raises(MirrorError, match='images hold NaN or infinity'): fit(images)
+
 def test_recipes():
     assert set(PRESETS) == {'paper', 'default'} and get_recipe(get_recipe('paper'), a=.4).a == .4
     paper = get_recipe('paper')
@@ -212,6 +221,11 @@ def test_closing_the_loop_lowers_the_confidence_error(cfe, x):
     before, after = ((e.intended - e.achieved).abs().mean() for e in versions)
     assert after < before
 
+def test_a_number_of_steps(cfe):
+    for n in (5, np.int64(5), np.int32(5)): assert cfe.grid(n).tolist() == [0, .25, .5, .75, 1]
+    for n in (0, -3, 10**6, 10**400, True, 5., np.float32(5)):
+        with pytest.raises(MirrorError, match='ks must be steps'): cfe.grid(n)
+
 def test_targets(cfe, clf, x):
     s = clf(x[:6]).argmax(1)
     assert torch.equal(cfe.explain(x[:6], ks=[0, 1]).target, clf(x[:6]).topk(2).indices[:, 1])
@@ -347,9 +361,9 @@ def test_a_plain_network_is_wrapped(x, tmp_path):
     assert torch.allclose(MirrorCFE.load(tmp_path/'e', net).explain(x[:2], ks=[0, 1]).path, e.path, atol=1e-3)
     with pytest.raises(MirrorError, match='is missing'): MirrorCFE.load(tmp_path/'f', net)
 
-def test_a_network_without_gap_is_refused():
-    net = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
-    with pytest.raises(MirrorError, match='not the spatial mean'):
+def test_a_network_whose_last_layer_is_not_linear_is_refused():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10), nn.ReLU())
+    with pytest.raises(MirrorError, match=r"'2' \(ReLU\) comes after it"):
         MirrorCFE(net, **SHORT).fit(loaders(), epochs=1, progress=False)
 
 # --- refusals --------------------------------------------------------------------------------------------------------

@@ -29,11 +29,13 @@ class Value(nn.Module):
 
 class GreyGame(Game):
     "A grey value with noise against a line; it writes down whose turn it was and with which weights."
-    loss_names, score_names = ('adv',), ('off',)
+    loss_names = ('adv',)
+    score_names = ('off',)
     def __init__(self, classifier, recipe=GreyRecipe()):
         torch.manual_seed(0)
         super().__init__(classifier, recipe, dict(value=Value()), dict(line=nn.Linear(1, 1)))
-        self.moves, self.validated = [], []
+        self.moves = []
+        self.validated = []
 
     def weights(self): return self.G.value.v.item(), self.D.line.bias.item()
     def judge(self, x): return self.D.line(x.mean((1, 2, 3))[:, None])
@@ -86,7 +88,8 @@ def test_the_loop_is_a_plain_loop(clf, dls):
     "Discriminator, then generator, on detached images, AdamW on both sides, noise that follows from seed and epoch."
     follow = Follow()
     play(clf, dls, cbs=[follow])
-    game, values = GreyGame(clf).train(), []
+    game = GreyGame(clf).train()
+    values = []
     opts = [torch.optim.AdamW(m.parameters(), lr=.05, betas=(0., .9), weight_decay=0.) for m in (game.D, game.G)]
     def move(opt, loss):
         opt.zero_grad()
@@ -113,7 +116,8 @@ def test_no_average_unless_asked_for(clf, dls):
 
 def test_the_average(clf, dls, tmp_path, stop_after):
     "Training is the same with it; what is validated and kept is the moving average, after a resumption as well."
-    raw, follow = Follow(), Follow()
+    raw = Follow()
+    follow = Follow()
     plain = play(clf, dls, cbs=[raw])
     kept = play(clf, dls, cbs=[follow], ema=.7)
     assert follow.values == raw.values and hash_of(kept.D) == hash_of(plain.D)
@@ -254,14 +258,16 @@ def test_a_loss_that_is_not_finite(clf, dls):
 
 def test_what_is_drawn_for_a_process_is_its_part_of_the_whole():
     def draw(rank, world_size):
-        s, n = Sampler(torch.Generator().manual_seed(3), ProcessGroup(rank, world_size)), 6//world_size
+        s = Sampler(torch.Generator().manual_seed(3), ProcessGroup(rank, world_size))
+        n = 6//world_size
         return [s.rand(n), s.randn(n, 2), s.randint(2, 5, n), s.draw(lambda n, **how: torch.rand(2, n, **how), n, 1).T]
     for whole, *parts in zip(draw(0, 1), *(draw(i, 3) for i in range(3))):
         for i, part in enumerate(parts): assert torch.equal(part, whole[i::3])
     assert {*Sampler(torch.Generator().manual_seed(0)).randint(2, 5, 100).tolist()} == {2, 3, 4}
 
 def test_real_images_are_of_the_classes_asked_for(dls):
-    real, (x, y) = RealImages(dls.train, range(10)), dls.train.dataset[:]
+    real = RealImages(dls.train, range(10))
+    (x, y) = dls.train.dataset[:]
     c = torch.arange(10).repeat(3)
     for u in (0., .5, .999):
         for image, j in zip(real(c, torch.full((30,), u)), c): assert any(torch.equal(image, v) for v in x[y == j])

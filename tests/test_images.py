@@ -39,7 +39,8 @@ def test_tensors_and_pictures(mode, channels):
        turn=st.integers(0, 9), channels=st.sampled_from([1, 3]))
 @settings(max_examples=60, deadline=None)
 def test_every_mode_is_read(tmp_path_factory, mode, w, h, turn, channels):
-    file, exif = tmp_path_factory.mktemp("m")/"a.tif", Image.Exif()
+    file = tmp_path_factory.mktemp("m")/"a.tif"
+    exif = Image.Exif()
     exif[0x112] = turn
     grey = Image.new("RGB", (w, h), (100,)*3) if mode == "YCbCr" else Image.new("L", (w, h), 100)
     grey.convert(mode).save(file, exif=exif)
@@ -51,7 +52,8 @@ def test_every_mode_is_read(tmp_path_factory, mode, w, h, turn, channels):
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_upright(tmp_path, suffix, turn):
     "A picture stored in each of the eight positions of EXIF is upright again."
-    T, up = Image.Transpose, Image.new("L", (32, 16), 230)
+    T = Image.Transpose
+    up = Image.new("L", (32, 16), 230)
     up.paste(20, (0, 0, 8, 8))
     stored = {1: None, 2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE, 6: T.ROTATE_90,
               7: T.TRANSVERSE, 8: T.ROTATE_270}[turn]
@@ -140,7 +142,7 @@ def test_twelve_bits_in_sixteen(tmp_path):
     assert top == 16 and "less than an eighth of the range 0 to 65,535" in said and "levels=(black, white)" in said
     assert read_as(tmp_path, a, levels=(0, 4095)) == (255, 0, "")
 
-def tiff(tmp_path, pixels, **tags):
+def tiff(tmp_path, pixels, levels=None, **tags):
     "A little-endian TIFF of one strip, its tags by number, as a detector may write it."
     height, width = pixels[1]
     all_tags = {256: width, 257: height, 258: 16, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(pixels[0])}
@@ -149,14 +151,27 @@ def tiff(tmp_path, pixels, **tags):
     entries = b"".join(struct.pack("<HHIHH", k, 3, 1, v, 0) for k, v in sorted(all_tags.items()))
     head = b"II*\0" + struct.pack("<I", 8 + len(body))
     (tmp_path/"t.tif").write_bytes(head + body + struct.pack("<H", len(all_tags)) + entries + bytes(4))
-    return np.asarray(read_image(tmp_path/"t.tif")).tolist()
+    return np.asarray(read_image(tmp_path/"t.tif", levels=levels)).tolist()
 
 def test_what_a_tiff_says_of_its_numbers(tmp_path):
     sixteen = struct.pack("<4H", 0, 65535, 257, 0), (2, 2)
     assert tiff(tmp_path, sixteen) == [[0, 255], [1, 0]]
     assert tiff(tmp_path, sixteen, t262=0) == [[255, 0], [254, 255]], "0 is white"
+    signed = struct.pack("4b", -128, -1, 0, 127), (2, 2)
+    assert tiff(tmp_path, signed, (-128, 127), t258=8, t339=2) == [[0, 127], [128, 255]]
+    unsigned = struct.pack("<2I", 0, 2**32 - 1), (1, 2)
+    assert tiff(tmp_path, unsigned, (0, 2**32 - 1), t258=32) == [[0, 255]]
+    for pixels, tags in ((signed, dict(t258=8, t339=2)), (unsigned, dict(t258=32))):
+        with pytest.raises(MirrorError, match="holds integers .* give levels"): tiff(tmp_path, pixels, **tags)
     twelve = bytes([0xff, 0xf0, 0x00, 0x80, 0x00, 0x00]), (2, 2)   # 4095 and 0, 2048 and 0
     assert tiff(tmp_path, twelve, t258=12) == [[255, 0], [128, 0]]
+
+@pytest.mark.parametrize("suffix", ["tif", "gif"])
+def test_several_pages_are_said(tmp_path, suffix):
+    pages = [Image.new("L", (4, 4), v) for v in (10, 200)]
+    pages[0].save(tmp_path/f"a.{suffix}", save_all=True, append_images=pages[1:])
+    with pytest.warns(UserWarning, match="have several pages or frames, of which the first is read"):
+        assert read_image(tmp_path/f"a.{suffix}").getpixel((0, 0)) == 10
 
 def test_sixteen_bits_of_a_pgm(tmp_path):
     (tmp_path/"a.pgm").write_bytes(b"P5 3 1 4095\n" + struct.pack(">3H", 0, 2048, 4095))
@@ -228,14 +243,14 @@ def test_reasons(tmp_path):
     (tmp_path/"cut.png").write_bytes((tmp_path/"good.png").read_bytes()[:60])
     assert why(tmp_path/"empty.png") == "it is empty"
     assert why(tmp_path/"text.png") == "its contents are of no known kind" and "truncated" in why(tmp_path/"cut.png")
-    assert why(tmp_path/"none.png") == "it is gone" and why(tmp_path) == "it is no regular file"
+    assert why(tmp_path/"none.png") == "it is gone" and why(tmp_path) == "it is not a regular file"
 
 @posix
 def test_links_and_pipes(tmp_path):
     (tmp_path/"link.png").symlink_to("nowhere.png")
     (tmp_path/"loop.png").symlink_to("loop.png")
     os.mkfifo(tmp_path/"pipe.png")
-    assert why(tmp_path/"link.png") == "it is a link to nothing" and why(tmp_path/"pipe.png") == "it is no regular file"
+    assert why(tmp_path/"link.png") == "it is a link to nothing" and why(tmp_path/"pipe.png") == "it is not a regular file"
     why(tmp_path/"loop.png")
 
 def test_no_memory(tmp_path, monkeypatch):
@@ -256,7 +271,8 @@ def test_no_program_is_started(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("format", images._FORMATS)
 def test_every_format_named_is_one_that_pillow_has(tmp_path, format):
-    im, out = Image.new("RGB", (9, 9), (10, 200, 30)), io.BytesIO()
+    im = Image.new("RGB", (9, 9), (10, 200, 30))
+    out = io.BytesIO()
     im.save(out, format)
     (tmp_path/"a").write_bytes(out.getvalue())
     assert read_image(tmp_path/"a", 3).getpixel((4, 4)) == pytest.approx((10, 200, 30), abs=9)
@@ -400,7 +416,8 @@ def test_what_can_be_read_is_read(tmp_path):
 def test_cut_middle(w, h):
     im = Image.fromarray(np.random.default_rng(0).integers(0, 256, (h, w), np.uint8))
     side = min(w, h)
-    left, top = (w - side)/2, (h - side)/2
+    left = (w - side)/2
+    top = (h - side)/2
     by_hand = im.resize((16, 16), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
     assert np.abs(np.asarray(cut_middle(im, 16)).astype(int) - np.asarray(by_hand)).max() <= 1
 
@@ -411,7 +428,8 @@ def old_fit_image(img, size=32, invert=False, extent=0., middle=False):
     a = array()
     fill = tuple(int(v) for v in np.median(border(a), 1))
     out = (np.abs(a.astype(int) - np.median(border(a), 1)[:, None, None]) > 50).any(0)
-    rows, cols = np.flatnonzero(out.any(1)), np.flatnonzero(out.any(0))
+    rows = np.flatnonzero(out.any(1))
+    cols = np.flatnonzero(out.any(0))
     if extent and len(rows): img = img.crop((int(cols[0]), int(rows[0]), int(cols[-1]) + 1, int(rows[-1]) + 1))
     elif middle: img = ImageOps.fit(img, (size, size), Image.Resampling.BICUBIC)
     side = max(round(max(img.size)/(extent or 1)), *img.size)

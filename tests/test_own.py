@@ -1,5 +1,5 @@
 "Your own classifier and your own images: what is read, what is refused, and a training that is killed."
-import errno, os, shutil, warnings, weakref
+import errno, json, os, shutil, warnings, weakref
 from pathlib import Path
 from types import SimpleNamespace
 import pytest, torch
@@ -7,6 +7,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 import mirrorcfe.cli as cli, mirrorcfe.images, mirrorcfe.own as own, mirrorcfe.runs as runs
 from mirrorcfe.cli import main
+from mirrorcfe.classifiers import build_network
 from mirrorcfe.core import MirrorError
 from mirrorcfe.own import (CHECKPOINT_STEPS, CLASSIFIER_STEPS, load_images, match_classes, open_classifier, open_data,
                            read_weights)
@@ -75,10 +76,64 @@ def test_a_pickle_does_not_run(tmp_path):
 def test_wrong_network(networks, arch, message):
     with pytest.raises(MirrorError, match=message): open_classifier(networks[0]/"net.pth", arch)
 
-def test_network_without_gap(monkeypatch):
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2), torch.nn.Flatten(), torch.nn.Linear(4*31*31, 2)).eval()
-    monkeypatch.setattr(runs, "_torchvision_network", lambda *a: net)
-    with pytest.raises(MirrorError, match="not the spatial mean of a map"): open_network("flat", net.state_dict())
+def test_network_that_does_not_end_in_a_linear_layer(monkeypatch):
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3*64*64, 2), torch.nn.Softplus()).eval()
+    monkeypatch.setattr(runs, "_library_network", lambda *a: net)
+    with pytest.raises(MirrorError, match="comes after it"): open_network("flat", net.state_dict())
+
+NETS = """import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4*7*7, 2))
+
+def number(): return 3
+"""
+
+def test_a_network_of_one_s_own_by_a_factory(tmp_path):
+    "Kept by weights and name; the file that builds it is executed only where it is named again."
+    (tmp_path/"nets.py").write_text(NETS)
+    factory = f"{tmp_path/'nets.py'}:build"
+    net = open_classifier(None, None, ["a", "b"], 3, 16, "none", factory)
+    assert not net.is_gap and net.classes == ["a", "b"]
+    model = runs.call_factory(factory)
+    with torch.no_grad(): model[0].bias.add_(1.)
+    torch.save({"state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}, "epoch": 3}, tmp_path/"w.ckpt")
+    other = open_classifier(tmp_path/"w.ckpt", None, ["a", "b"], 3, 16, "none", factory)
+    assert other.fingerprint() != net.fingerprint()
+    save_network(other, tmp_path/"classifier")
+    assert "nets.py" in json.loads((tmp_path/"classifier.json").read_text())["factory"]
+    with pytest.raises(MirrorError, match="built by nets.py:build.*--factory"): load_network(tmp_path/"classifier")
+    assert load_network(tmp_path/"classifier", factory=factory)[0].fingerprint() == other.fingerprint()
+    for wrong, says in (("nets.py", "takes FILE:FUNCTION"), (f"{tmp_path/'nets.py'}:no", "AttributeError"),
+                        (f"{tmp_path/'nets.py'}:number", "returns int: it must return a torch module")):
+        with pytest.raises(MirrorError, match=says): open_classifier(None, None, None, 3, 16, "none", wrong)
+    with pytest.raises(MirrorError, match="the weights are not those of"):
+        open_network(None, {"weight": torch.zeros(2, 2)}, None, 3, 16, "none", factory)
+
+def test_weights_are_found_among_those_of_a_trainer(tmp_path):
+    "Lightning keeps the loss's weights beside the network's."
+    torch.manual_seed(0)
+    plain = build_network("lenet", 3, 1, size=16).stages.model
+    plain[-1] = torch.nn.Linear(128, 3)
+    kept = {f"module.net.{k}": v for k, v in plain.state_dict().items()} | {"loss.weight": torch.ones(3)}
+    torch.save({"model_state_dict": kept, "step": 7}, tmp_path/"w.pth")
+    net = open_classifier(tmp_path/"w.pth", "lenet", list("abc"), 1, 16)
+    x = torch.rand(2, 1, 16, 16)*2 - 1
+    torch.testing.assert_close(net(x), plain.eval()(x), rtol=1e-4, atol=1e-4)
+    save_network(net, tmp_path/"n")
+    assert load_network(tmp_path/"n")[0].fingerprint() == net.fingerprint()
+
+@pytest.mark.parametrize("name, kw", [("timm/test_vit", {}), ("vit_tiny_patch16_224", {"img_size": 64})])
+def test_networks_of_timm(name, kw):
+    timm = pytest.importorskip("timm")
+    model = timm.create_model(name.removeprefix("timm/"), num_classes=2, **(kw or {"img_size": 64})).eval()
+    net = open_network(name, model.state_dict(), ["a", "b"], size=64, normalise=".5,.5,.5/.25,.25,.25")
+    x = torch.rand(2, 3, 64, 64)*2 - 1
+    torch.testing.assert_close(net(x), model((x/2 + .5 - .5)/.25), rtol=1e-3, atol=1e-4)
+    with pytest.raises(MirrorError, match="--normalise takes imagenet.*found '.5,.5/.1'"):
+        open_network(name, model.state_dict(), normalise=".5,.5/.1")
 
 def test_opened_network_comes_back(networks, tmp_path):
     net = open_network("resnet18", read_weights(networks[0]/"net.pth"), ["a", "b"], size=64)

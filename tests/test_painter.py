@@ -16,6 +16,7 @@ from mirrorcfe.projected import FeatureDiscriminator, channel_scales
 from mirrorcfe.ssc import csp_mask
 from mirrorcfe.student import Student, agreement, get_student, student_loss, train_student
 from mirrorcfe.training import get_recipe, mirror_game, painting_networks, training_images
+from tiny import settle
 
 few = settings(max_examples=12, deadline=None)
 SHAPES = [(6, 16), (8, 8), (10, 4)]
@@ -45,7 +46,8 @@ def test_nothing_changes_where_the_map_has_not_moved(mode, residual, training, s
         maps = [torch.rand(2, c, h, h) for c, h in SHAPES][painter.first:]
         delta = painter(maps, torch.randn(2, 4, side, side), maps[-1], torch.ones(2, 1, 4, 4))
         assert delta.shape == (2, 4, side, side) and not delta.any()
-        x, rebuilt = torch.rand(2, 1, 32, 32)*2 - 1, torch.randn(2, 1, 32, 32)
+        x = torch.rand(2, 1, 32, 32)*2 - 1
+        rebuilt = torch.randn(2, 1, 32, 32)
         assert torch.equal(add_change(x, rebuilt, rebuilt), x)
         moved = painter(maps, torch.randn(2, 4, side, side), maps[-1] + 1, torch.ones(2, 1, 4, 4))
     assert moved.any()
@@ -62,7 +64,9 @@ def test_the_mask_decides_where_the_editors_enter():
     assert not torch.equal(on, off)
 
 def test_the_change_is_added_and_clipped():
-    x, changed, rebuilt = torch.tensor([.5, -.9, 0.]), torch.tensor([.9, -.5, .2]), torch.tensor([.1, -.1, .5])
+    x = torch.tensor([.5, -.9, 0.])
+    changed = torch.tensor([.9, -.5, .2])
+    rebuilt = torch.tensor([.1, -.1, .5])
     shape = lambda v: v.view(1, 1, 1, 3)
     assert add_change(*map(shape, (x, changed, rebuilt))).flatten().tolist() == pytest.approx([1., -1., -.3])
     larger = F.pad(shape(changed), (0, 2, 0, 1))
@@ -127,7 +131,8 @@ def test_a_given_one_is_tried_before_it_is_used():
     x = torch.rand(2, 1, 16, 16)*2 - 1
     class Two:
         def __init__(self, encode=lambda v: v.repeat(1, 2, 1, 1), decode=lambda c: c[:, :1]):
-            self.encode, self.decode = encode, decode
+            self.encode = encode
+            self.decode = decode
     assert check_autoencoder(Two(), x).decode(torch.ones(1, 2, 3, 3)).shape == (1, 1, 3, 3)
     for given, says in ((nn.Identity(), 'encode.x. and decode.c.'), (Two(encode=lambda v: v.flatten(1)), 'maps'),
                         (Two(encode=lambda v: v @ v.new_zeros(3)), 'cannot encode'),
@@ -164,11 +169,13 @@ def test_the_score_is_the_mean_over_places_and_maps():
     torch.manual_seed(0)
     maps = [torch.rand(3, c, h, h).double() for c, h in SHAPES]
     D = FeatureDiscriminator([torch.full((c,), 2.) for c, _ in SHAPES], 5, width=6).eval().double()
-    c, alpha = torch.tensor([0, 4, 2]), torch.tensor([0., .5, 1.]).double()
+    c = torch.tensor([0, 4, 2])
+    alpha = torch.tensor([0., .5, 1.]).double()
     by_hand = 0
     for f, head, v, e in zip(maps, D.heads, D.v, D.e):
         phi = head(f.float()/2) if next(head.parameters()).dtype == torch.float else head.float()(f.float()/2)
-        w, b = v.weight[0, :, 0, 0].float(), v.bias[0].float()
+        w = v.weight[0, :, 0, 0].float()
+        b = v.bias[0].float()
         places = (phi*w.view(1, -1, 1, 1)).sum(1) + b
         named = (phi*e.weight[c].float()[:, :, None, None]).sum(1)
         by_hand = by_hand + (places + alpha.view(-1, 1, 1)*named).mean((1, 2))/len(maps)
@@ -213,7 +220,8 @@ def test_kept_under_classifier_and_images(tmp_path):
 
 def test_the_goal_of_the_student_is_limited():
     "A lead of 18 is asked for as one of 4; a student that answers so has no loss, one that overdoes it has some."
-    x, silent = torch.zeros(3, 1, 8, 8), torch.zeros(3, 1, 8, 8)
+    x = torch.zeros(3, 1, 8, 8)
+    silent = torch.zeros(3, 1, 8, 8)
     intended = torch.tensor([[10., -8.]]).expand(3, 2)
     answers = lambda *v: (lambda x: torch.tensor([v]).expand(len(x), -1))
     assert student_loss(answers(2., -2.), x, intended, silent) == pytest.approx(0, abs=1e-6)
@@ -292,3 +300,21 @@ def test_training_images_of_any_loader():
         def __init__(self): self.train = self
         def new(self, **kw): return TensorLoader(ImageSet(dls.train.dataset.x, dls.train.dataset.y), 16)
     assert torch.equal(training_images(Plain()), dls.train.dataset.x)
+
+@pytest.mark.parametrize('mode', ['full', 'no-csp', 'skip'])
+@pytest.mark.parametrize('shapes, residual', [([(6, 8), (8, 4), (5, 2)], True), ([(6, 8), (8, 4)], False), ([(8, 4)], True)])
+def test_what_is_prepared_once_an_image_changes_nothing(mode, shapes, residual):
+    "Any number of maps, also of a size that is no multiple, and steps of rows in any order."
+    torch.manual_seed(0)
+    painter = LatentPainter(shapes, (4, 6), mode, residual, width=8, limit=8)
+    maps = [torch.rand(3, c, s, s) for c, s in shapes]
+    code, rows = torch.randn(3, 4, 6, 6), torch.tensor([2, 0, 0, 1])
+    f_k = maps[-1][rows] + torch.rand(4, shapes[-1][0], 1, 1)
+    mask = (torch.rand(4, 1, *f_k.shape[2:]) > .4).float()
+    for p in painter.parameters(): torch.nn.init.normal_(p, std=.3)
+    settle(painter, [m[rows] for m in maps], code[rows], f_k, mask)
+    with torch.no_grad():
+        ready = [v[rows] for v in painter.prepare(maps, code)]
+        want = painter([m[rows] for m in maps], code[rows], f_k, mask)
+        torch.testing.assert_close(painter.change(ready, code[rows], f_k, mask), want, rtol=1e-4, atol=1e-4)
+    assert want.abs().max() > .1

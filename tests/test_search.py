@@ -1,10 +1,12 @@
 "The search finds what drawing everything finds, draws less, and leaves steps that are asked for as they were."
 import pytest, torch
+from torch import nn
 from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.features import intended_probs
 from mirrorcfe.losses import gaussian_blur
-from mirrorcfe.search import Loop, Sketch, draw_closed, draw_open, intended_logits, invert_curve, leads, log_odds
+from mirrorcfe.search import (Loop, Sketch, draw_closed, draw_open, fold_batch_norms, intended_logits, invert_curve, leads,
+                              log_odds)
 from mirrorcfe.training import MirrorModel
 
 FINE = torch.linspace(0, 1, 100)
@@ -158,3 +160,28 @@ def test_quickly_means_few_drawings_of_the_steps_asked_for(cfe, x):
     assert torch.equal(quick.ks, full.ks) and quick.first is None
     assert torch.allclose(quick.drawn_ks[:, -1], full.drawn_ks[:, -1], atol=1e-3)
     assert len(cfe.explain(x, quick=False).ks) == 100
+
+def test_folded_networks_compute_the_same():
+    "A chain that somebody looks into, or that shares a layer, is left alone; a batch norm before a convolution stays."
+    torch.manual_seed(0)
+    shared = nn.Conv2d(2, 2, 3, padding=1)
+    hooked = nn.Sequential(nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2))
+    seen = []
+    hooked[0].register_forward_hook(lambda m, a, out: seen.append(out))
+    net = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2), nn.Sequential(shared, nn.BatchNorm2d(2)),
+                        nn.Sequential(shared, nn.BatchNorm2d(2)), hooked)
+    x = torch.randn(4, 2, 9, 9)
+    for _ in range(3): net(x)
+    folded = fold_batch_norms(net.eval())
+    kinds = [type(m).__name__ for m in folded.modules()]
+    assert kinds.count('Identity') == 1 and kinds.count('BatchNorm2d') == 4
+    with torch.no_grad(): torch.testing.assert_close(folded(x), net(x), rtol=1e-4, atol=1e-5)
+
+def test_a_model_that_changes_is_folded_anew(cfe, x):
+    before = cfe.explain(x[:2], ks=[1], quick=True).path
+    kept = cfe._quick_model()
+    assert cfe._quick_model() is kept
+    with torch.no_grad(): cfe.model.G.paint[1].bias += .5
+    try: assert (cfe.explain(x[:2], ks=[1], quick=True).path - before).abs().max() > .01
+    finally:
+        with torch.no_grad(): cfe.model.G.paint[1].bias -= .5

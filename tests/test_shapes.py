@@ -169,11 +169,14 @@ def test_digits_are_padded_and_squares_stay():
         with pytest.raises(MirrorError, match='size must be 8 to 1024 pixels'): get_dls('digits', size=wrong)
 
 def test_keys_of_squares_are_those_of_numbers():
-    assert Task('mnist', (4, 9), (28, 28)) == Task('mnist', (4, 9), 28) and Task('mnist', size=28).title == 'MNIST 28 px'
+    assert Task('mnist', (4, 9), (28, 28)) == Task('mnist', (4, 9), 28)
+    assert Task('mnist', size=28).title == 'MNIST 28 px'
     tall = Task('mnist', size=[48, 32])
-    assert tall.title == 'MNIST 48x32 px' and tall.border == (10, 2) and hash(tall) == hash(Task('mnist', size=(48, 32)))
+    assert tall.title == 'MNIST 48x32 px' and tall.border == (10, 2)
+    assert hash(tall) == hash(Task('mnist', size=(48, 32)))
     assert cut_border(torch.zeros(2, 1, 48, 32), tall.border).shape == (2, 1, 28, 28)
-    assert [own.parse_size(s) for s in (None, '64', '96x64', '64X64', 64, (96, 64))] == [None, 64, (96, 64), 64, 64, (96, 64)]
+    for given, size in ((None, None), ('64', 64), ('96x64', (96, 64)), ('64X64', 64), (64, 64), ((96, 64), (96, 64))):
+        assert own.parse_size(given) == size
 
 def test_kept_networks_know_their_size(tmp_path):
     for size, kept in (((16, 16), 16), ((20, 12), [20, 12])):

@@ -449,9 +449,10 @@ def test_whole_numbers_of_numpy_are_taken_everywhere(tmp_path):
         if wrong != 0:
             with pytest.raises(MirrorError): kid(x.flatten(1), x.flatten(1), subset_size=wrong)
 
-def test_what_is_not_done_yet_is_said():
-    with pytest.raises(MirrorError, match="the head has one logit.*make it two, 0 and that logit"):
-        fitted(made(c=1), loaders(images, labels[:len(images)]))
+def test_a_head_of_one_logit_is_opened_by_wrap():
+    with pytest.raises(MirrorError, match="Classifier.wrap.* makes it two, 0 and that logit"):
+        Classifier([nn.Identity()], nn.Linear(3, 1))
+    assert Classifier.wrap(made(c=1), images[:4]).n_classes == 2
 
 # --- folders, files and consoles ------------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
 "What is kept: whole or not at all, readable by others, checked when it is read, and never called damaged unread."
-import errno, json, os, signal, stat, subprocess, sys, threading, time
+import errno, gc, json, os, signal, stat, subprocess, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import pytest, torch
@@ -125,10 +125,37 @@ def test_what_a_kill_leaves_is_swept(tmp_path, root):
 
 def test_only_our_strays_are_swept(tmp_path):
     for name in (".mine.part", ".a.0123456789abcdef.part", "b.0123456789abcdef.part"): (tmp_path/name).mkdir()
+    (tmp_path/".a.0123456789abcdef.part"/"mine").touch()
     (tmp_path/".f.0123456789abcdef.part").touch()
     (tmp_path/"elsewhere").mkdir(); (tmp_path/"elsewhere"/storage._LOCK).touch()
     (tmp_path/".l.0123456789abcdef.part").symlink_to(tmp_path/"elsewhere")
     assert sweep(tmp_path) == 0 and len(names(tmp_path)) == 6
+
+def test_a_folder_that_somebody_else_makes_meanwhile(tmp_path):
+    def fill(folder):
+        (folder/"a").touch()
+        (tmp_path/"it").mkdir()
+        (tmp_path/"it"/"theirs").touch()
+    with pytest.raises(MirrorError, match="it was made by somebody else in the meantime") as e:
+        new_folder(tmp_path/"it", fill)
+    assert not isinstance(e.value, CannotWrite) and names(tmp_path/"it") == ["theirs"]
+
+@pytest.mark.parametrize("moment", ["before the lock", "while it is removed"])
+def test_a_kill_leaves_nothing_that_is_not_swept(tmp_path, moment, monkeypatch):
+    "Killed between the folder and its lock, or between the first file that is removed and the last."
+    class Killed(BaseException): pass
+    def killed(folder, **kw):
+        (Path(folder)/storage._LOCK).unlink(missing_ok=True)   # the first that is removed may be this one
+        raise Killed
+    with monkeypatch.context() as m, pytest.raises(Killed):
+        if moment == "before the lock": m.setattr(storage, "FileLock", killed)
+        with workspace(tmp_path, "net") as part:
+            for name in ("a", "b", "z"): (part/name).mkdir()
+            m.setattr(storage.shutil, "rmtree", killed)
+    assert len(names(tmp_path)) == 1
+    gc.collect()   # the lock of a process that is gone is free
+    assert sweep(tmp_path) == 1 and names(tmp_path) == []
+
 
 def test_long_names_and_names_that_are_no_utf8(tmp_path):
     name = "ü"*110 + ".txt"
@@ -331,7 +358,7 @@ def test_what_is_no_file_is_said_at_once(tmp_path, kind):
     if kind == "fifo": os.mkfifo(path)
     elif kind == "folder": path.mkdir()
     else: path.symlink_to("x")
-    with pytest.raises(MirrorError, match="cannot read|is no file") as e: read_tensors(path)
+    with pytest.raises(MirrorError, match="cannot read|is not a regular file") as e: read_tensors(path)
     assert not isinstance(e.value, (DamagedFile, MissingFile))
 
 def test_foreign_files(tmp_path):

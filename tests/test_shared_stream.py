@@ -1,0 +1,50 @@
+"Two processes share a stream: one whole table, the same as of one; the share of one that dies is made up for."
+import csv, socket
+from processes import Started
+
+STREAM = """
+import os, sys, torch
+from mirrorcfe.classifiers import small_resnet
+from mirrorcfe.core import MirrorError
+from mirrorcfe.data import ImageSet
+from mirrorcfe.explainer import MirrorCFE
+import mirrorcfe.stream
+from mirrorcfe.training import MirrorModel
+out, dies = sys.argv[1:]
+torch.manual_seed(0)
+clf = small_resnet(3, 1, [4, 6], 16, ['a', 'b', 'c']).eval()
+cfe = MirrorCFE(clf, 'paper', steps=1)
+cfe.model = MirrorModel(clf, [(f.shape[1], f.shape[2]) for f in clf.encode(torch.zeros(1, 1, 16, 16)).maps], 1, 16, cfe.recipe)
+data = ImageSet((255*torch.rand(22, 1, 16, 16)).byte(), torch.zeros(22, dtype=torch.long))
+if dies == os.environ.get('RANK'): mirrorcfe.stream._write_chunk = lambda *a: os._exit(9)
+try: done = cfe.explain_folder(data, out, ks=[0, 1], closed_loop=False, bs=4, chunk=4, progress=False)
+except MirrorError as e: sys.exit(print(e) or 1)
+print('explained', done.explained, sorted(done.counts.items()))
+"""
+
+def run(out, n=1, dies='none'):
+    "Exit codes and what was said of a stream in `n` processes, as a launcher starts them."
+    env = {}
+    if n > 1:
+        with socket.create_server(('127.0.0.1', 0)) as s: port = str(s.getsockname()[1])
+        env = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE=n)
+    said = f'said-{out.name}-{n}-{dies}'
+    runs = [Started(STREAM, [out, dies], out.with_name(f'{said}.{i}'), **(env | dict(RANK=i, LOCAL_RANK=i) if n > 1 else {}))
+            for i in range(n)]
+    return [r.wait() for r in runs], [r.said for r in runs]
+
+def table(out): return (out/'table.csv').read_text()
+
+def test_two_processes_make_the_table_of_one(tmp_path):
+    codes, said = run(tmp_path/'one')
+    assert codes == [0], said
+    codes, said = run(tmp_path/'two', 2)
+    assert codes == [0, 0], said
+    assert table(tmp_path/'two') == table(tmp_path/'one') and len(list(csv.reader(open(tmp_path/'two/table.csv')))) == 23
+    assert said[0] == said[1] and 'explained 22' in said[0]
+    codes, said = run(tmp_path/'lost', 2, dies='1')
+    assert codes[1] == 9 and codes[0] != 0 and 'start the same command again' in said[0]
+    assert len(list((tmp_path/'lost/chunks').glob('*.csv'))) == 3, 'those of the other are kept'
+    codes, said = run(tmp_path/'lost', 2)
+    assert codes == [0, 0] and 'explained 10' in said[0], said
+    assert table(tmp_path/'lost') == table(tmp_path/'one')
