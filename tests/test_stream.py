@@ -151,7 +151,7 @@ def test_odd_files_are_rows_too(cfe, folder, tmp_path):
     (folder/'00.png').rename(folder/os.fsdecode(b'caf\xe9.png'))
     counts = cfe.explain_folder(folder, tmp_path/'out', ks=[1], progress=False).counts
     got = {r['image']: r['reason'] for r in rows(tmp_path/'out') if r['status'] == 'unreadable'}
-    assert counts['unreadable'] == 4 and got['fifo.png'] == 'it is no regular file'
+    assert counts['unreadable'] == 4 and got['fifo.png'] == 'it is not a regular file'
     assert got['lost.png'] == got['loop.png'] == 'it is a link to nothing'
     assert r'caf\xe9.png' in [r['image'] for r in rows(tmp_path/'out')]
 
