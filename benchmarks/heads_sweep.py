@@ -9,6 +9,7 @@ that `wrap` did not see, alone and in a batch; a difference of more than a thous
 wrongly accepted. `benchmarks/results/heads.json` keeps the outcomes and heads.md shows them.
 """
 import argparse, json, multiprocessing, re, time, warnings
+from itertools import zip_longest
 from pathlib import Path
 import torch
 from torch import nn
@@ -22,24 +23,28 @@ RESULTS = Path(__file__).parent/'results'
 LIMIT = 600   # seconds for one network
 SIZES = (64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384)   # pixels; the first that the network takes
 SMALL = ('test_', 'atto', 'femto', 'pico', 'nano', 'xxs', 'xx_small', 'xtiny', 'xxtiny', '_t0', '_s0', '_b0', '_m0',
-         '_f0', '_0_', 'lite0', 'tiny', '_ti', '_xs', 'x_small', 'mini', '_l0', '050', '_035', '_018', '18', '_26', 'small',
-         '_s_', '_s1', '_s2')
+         '_f0', '_0_', 'lite0', 'tiny', '_ti', '_xs', 'x_small', 'mini', '_l0', '050', '_035', '_018', '18', '_26',
+         'small', '_s_', '_s1', '_s2')
+TOO_LARGE = '300m', '306m', '412m', '570m', '_1b', 'nasnetalarge', 'pnasnet5large'   # or slow for two cores
 
 def torchvision_names():
     "All classifiers of torchvision."
     return [f'torchvision/{n}' for n in models.list_models(module=models)]
 
-def timm_names(each=2):
-    "Up to `each` networks of every module of timm, those whose names promise to be small."
-    names = []
+def timm_names(n=130):
+    """`n` networks of timm: first one of every module, then a second, of another kind if there is one, and so on.
+
+    Those come first whose names promise that they are small."""
+    by_module = []
     for module in timm.list_modules():
-        found = timm.list_models(module=module)
-        def rank(n): return (min([i for i, s in enumerate(SMALL) if s in n], default=len(SMALL)), len(n), n)
+        found = [n for n in timm.list_models(module=module) if not any(s in n for s in TOO_LARGE)]
+        found.sort(key=lambda n: (min([i for i, s in enumerate(SMALL) if s in n], default=len(SMALL)), len(n), n))
         kinds = {}
-        for n in sorted(found, key=rank): kinds.setdefault(re.sub(r'[\d_].*', '', n.removeprefix('test_')), n)
-        chosen = list(kinds.values())[:max(each, 4)] if len(kinds) > 1 else sorted(found, key=rank)[:each]
-        names += [f'timm/{n}' for n in chosen]
-    return sorted(set(names))
+        for name in found: kinds.setdefault(re.sub(r'[\d_].*', '', name.removeprefix('test_')), name)
+        first = list(kinds.values())
+        by_module.append(first + [name for name in found if name not in first])
+    rounds = [name for row in zip_longest(*by_module) for name in row if name is not None]
+    return [f'timm/{name}' for name in list(dict.fromkeys(rounds))[:n]]
 
 def build(library, name, size):
     "A network with random weights, always the same, for images of this size; None if it takes no such images."
@@ -78,7 +83,8 @@ def compare(net, model, size):
     x = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(7))*2 - 1
     with torch.no_grad():
         expected = torch.cat([model(i[None]) for i in x])
-        got = [net(x), torch.cat([net(i[None]) for i in x]), torch.stack([net.encode(i[None]).z[0] for i in x]) @ net.W.T + net.b]
+        z = torch.cat([net.encode(i[None]).z for i in x])
+        got = [net(x), torch.cat([net(i[None]) for i in x]), z @ net.W.T + net.b]
     scale = expected.abs().max().clamp_min(1e-6)
     return max(((g - expected).abs().max()/scale).item() for g in got)
 
@@ -94,8 +100,9 @@ def outcome(library, name):
     with torch.no_grad(): maps = [list(f.shape[1:]) for f in net.features(x)]
     pair = torch.zeros(2, dtype=torch.long), torch.ones(2, dtype=torch.long)
     heard = (net.hires_cams(x, *pair).abs().sum(1) > 0).float().mean().item()
-    return row | dict(outcome='opened' if error < 1e-3 else 'wrongly accepted', error=error, gap=net.is_gap, heard=heard,
-                      n=net.n_features, maps=maps, last=net.stages.names[-1] if net.stages.names else 'the image')
+    said = 'opened' if error < 1e-3 else 'wrongly accepted'
+    last = net.stages.names[-1] if net.stages.names else 'the image'
+    return row | dict(outcome=said, error=error, gap=net.is_gap, heard=heard, n=net.n_features, maps=maps, last=last)
 
 def answer(key, pipe):
     "Send the outcome of one network through a pipe."
@@ -124,16 +131,21 @@ def line(key, r):
     maps = ', '.join(f"{c} x {h}x{w}" for c, h, w in r['maps'])
     error = next(s for s in ('1e-5', '1e-4', '1e-3', '1') if r['error'] < float(s)) if r['error'] < 1 else '> 1'
     kind = 'average' if r['gap'] else 'other'
-    return f"| {library} | {name} | {r['size']} | {r['outcome']} | {kind} | {r['n']} | < {error} | {maps}; last `{r['last']}` |"
+    found = f"{kind} | {r['n']} | < {error} | {maps}; last `{r['last']}`"
+    return f"| {library} | {name} | {r['size']} | {r['outcome']} | {found} |"
+
+HEADING = """# What `Classifier.wrap` opens
+
+`python benchmarks/heads_sweep.py` writes this page: all classifiers of torchvision, and some of every family of timm,
+with random weights, at the smallest size of images that they take. What is opened is compared with the network itself
+on images that `wrap` did not see, alone and in a batch; `error` is the largest difference of logits over the largest
+logit. `head`: whether the last layer reads the average of the last map, as in the paper, or something else. `maps` are
+channels x height x width, shallow to deep; N is the length of the latent.
+"""
 
 def page(rows):
     "The page of the table."
-    parts = ["# What `Classifier.wrap` opens", "",
-             "`python benchmarks/heads_sweep.py` writes this page: all classifiers of torchvision, and some of every family of",
-             "timm, with random weights, at the smallest size of images that they take. What is opened is compared with the",
-             "network itself on images that `wrap` did not see, alone and in a batch; `error` is the largest difference of",
-             "logits over the largest logit. `head`: whether the last layer reads the average of the last map, as in the paper,",
-             "or something else. `maps` are channels x height x width, shallow to deep; N is the length of the latent.", ""]
+    parts = [HEADING]
     for library in ('torchvision', 'timm'):
         of = {k: r for k, r in rows.items() if k.startswith(library + '/')}
         ran = {k: r for k, r in of.items() if r['outcome'] != 'does not run'}
@@ -142,7 +154,8 @@ def page(rows):
         average = sum(r.get('gap', False) for r in ran.values())
         parts.append(f"{library}: {len(ran)} networks, {said}; {average} read an average.")
     wrong = sum(r['outcome'] == 'wrongly accepted' for r in rows.values())
-    parts += [f"Wrongly accepted: {wrong}.", "", "| library | network | pixels | outcome | head | N | error | maps, or the reason |",
+    parts += [f"Wrongly accepted: {wrong}.", "",
+              "| library | network | pixels | outcome | head | N | error | maps, or the reason |",
               "|---|---|---|---|---|---|---|---|", *[line(k, r) for k, r in sorted(rows.items(), reverse=True)], ""]
     return '\n'.join(parts)
 

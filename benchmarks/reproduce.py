@@ -1,6 +1,6 @@
 """Train and measure what the pages 70 to 78 show, at real size; kept in results/reproduction, one folder a group.
 
-    python benchmarks/reproduce.py [main colour painter paper floors multi ssc tri pgd]
+    python benchmarks/reproduce.py [main colour painter paper floors multi ssc tri pgd heads heads-masks]
 
 Without an argument all groups run: hours on two cores, minutes on a GPU. A killed run goes on where it stopped:
 explainers come from the cache or from their checkpoint, and measured cells are not measured again. MNIST,
@@ -16,7 +16,8 @@ import torch
 import mirrorcfe.show
 from mirrorcfe.baselines.floors import Identity, NearestNeighbour, PixelBlend
 from mirrorcfe.baselines.pgd import PGD
-from mirrorcfe.benchmark import Task, get_explainer, run_benchmark
+from mirrorcfe.benchmark import NetworkTask, Task, get_explainer, run_benchmark
+from mirrorcfe.classifiers import ARCHITECTURES
 from pictures import save_small
 
 OUT = Path(__file__).parent/'results'/'reproduction'
@@ -24,11 +25,17 @@ MNIST = [Task('mnist', pair) for pair in ((3, 8), (4, 9), (5, 6))]
 FASHION = [Task('fashion_mnist', pair) for pair in ((0, 2), (4, 6), (7, 9))]
 GREY = MNIST + FASHION
 FACES = Task('celeba_hq', (0, 1), 64)
+NETWORKS = [NetworkTask('mnist', (4, 9), n=400, arch=arch) for arch in ARCHITECTURES]   # the same images, four networks
 COLOUR = [Task('bloodmnist', (2, 4)), Task('folder:blood_cells_128', (0, 1), 64), FACES]
 
 def mirror(task, preset='default', pair=True, **changes):
     "The explainer of a task; `pair=False`: one for all classes."
     return get_explainer(task.data, task.pair if pair else None, preset, size=task.size,
+                         progress=sys.stdout.isatty(), **changes)
+
+def mirror_of_network(task, **changes):
+    "The explainer of a task's own classifier, by the recipe that all get."
+    return get_explainer(task.data, task.pair, size=task.size, classifier=task.classifier,
                          progress=sys.stdout.isatty(), **changes)
 
 def floor(task, kind):
@@ -72,7 +79,10 @@ GROUPS = dict(
     multi=(some(GREY), {'Mirror-CFE, all classes': partial(mirror, pair=False, steps=1600)}),
     ssc=(some([FACES]), MASKS),
     tri=(some([FASHION[1]]), TRIANGULATION),
-    pgd=(some(GREY, 200), {'PGD': pgd}))
+    pgd=(some(GREY, 200), {'PGD': pgd}),
+    heads=(NETWORKS, {'Mirror-CFE': mirror_of_network}))
+GROUPS['heads-masks'] = ([NETWORKS[1], NETWORKS[2]], {'mask': mirror_of_network,
+                                                     'no mask': partial(mirror_of_network, mode='no-csp')})
 
 def slug(title):
     "A title as the name of a file."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['View', 'METRICS', 'DEFAULT_METRICS', 'RealImages', 'Sources', 'PUBLISHED', 'Metric', 'cut_border', 'is_adversarial',
-           'see_real', 'measure', 'Task', 'get_explainer', 'get_baseline', 'method_fingerprint', 'load_cells',
-           'load_results', 'markdown_table', 'pooled', 'run_benchmark']
+           'see_real', 'measure', 'Task', 'NetworkTask', 'get_explainer', 'get_baseline', 'method_fingerprint',
+           'load_cells', 'load_results', 'markdown_table', 'pooled', 'run_benchmark']
 
 # %% ../nbs/61_benchmark.ipynb #a2eb549e
 import json, math, os, pickle, platform, re, shutil, sys, time, warnings
@@ -475,6 +475,18 @@ def directions(self:Task)->list:  # of (label, positions in `sources()`, int64)
         index = (source == of).nonzero().flatten().cpu()
         if len(index): both.append((label, index))
     return both
+
+# %% ../nbs/61_benchmark.ipynb #e3a9d8db
+@dataclass(frozen=True)
+class NetworkTask(Task):
+    "A task with another classifier than the usual one."
+    arch:str='lenet'   # a name in `ARCHITECTURES`
+
+    @cached_property
+    def classifier(self): return get_classifier(self.data, size=self.size, arch=self.arch)
+
+    @property
+    def title(self): return f'{Task.title.fget(self)}, {self.arch}'
 
 # %% ../nbs/61_benchmark.ipynb #8c636b4a
 _EXPLAINER_VERSION = 2  # raise it when generator or training change: older folders are then left alone

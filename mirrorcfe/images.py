@@ -136,7 +136,7 @@ def _check_regular(file):
     "Raise `UnreadableImage` for what is not a file with something in it."
     try: found = os.stat(file)
     except OSError as e: raise UnreadableImage(file, _why(file, e)) from None
-    if not stat.S_ISREG(found.st_mode): raise UnreadableImage(file, 'it is no regular file')
+    if not stat.S_ISREG(found.st_mode): raise UnreadableImage(file, 'it is not a regular file')
     if not found.st_size: raise UnreadableImage(file, 'it is empty')
 
 # %% ../nbs/09_images.ipynb #6b0e0012

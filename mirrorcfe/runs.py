@@ -216,7 +216,7 @@ def _small_resnet(weights, classes, size):
 def fit_weights(weights:dict,  # a state dict, name -> tensor
                 wanted         # names of a network's weights
                )->dict:        # those among `weights`, without what stands before them
-    "Take a network's weights out of those of something that held it, such as a module of Lightning."
+    "Take a network's weights out of those of a module around it, such as one of Lightning."
     wanted = list(wanted)
     if not wanted or all(k in weights for k in wanted): return weights
     for key in weights:
@@ -358,7 +358,7 @@ def load_network(path,        # what `save_network` wrote, without suffix
     try:
         about = read_json(file, checked=False, advice='make it again')
         if about.get('format') != FORMAT:
-            raise MirrorError(f"{file} is no network that mirrorcfe keeps: found format {about.get('format')}, "
+            raise MirrorError(f"{file} is not a network saved by mirrorcfe: found format {about.get('format')}, "
                               f"not {FORMAT}; make it again, or name the network by --arch")
         about = read_json(file, advice='make it again')
         weights = read_tensors(f'{path}.safetensors', advice='make it again')[1]

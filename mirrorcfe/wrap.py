@@ -210,7 +210,7 @@ _TAILS = {'': lambda l: l, 'log_softmax': lambda l: l.log_softmax(1), 'softmax':
           'sigmoid': torch.sigmoid}
 
 def _undone_tails(out):
-    "The tails that may have given `out`: name, what stood before it, whether up to a constant in each row."
+    "The final functions that may have given `out`: name, their input, whether that is known up to a constant in each row."
     found = [('', out, False)]
     if out.shape[1] > 1 and out.logsumexp(1).abs().max() < 1e-4: found.append(('log_softmax', out, True))
     if out.min() < 0 or out.max() > 1: return found
@@ -608,7 +608,7 @@ def read(self:HeadTaps,
 
 @patch
 def _latent(self:HeadTaps, taken):
-    "What the layers of the head took, averaged over places and side by side."
+    "The inputs of the layers of the head, averaged over places and concatenated."
     parts = [_mean_over_places(is_conv, taken[name]) for name, is_conv in self.heads]
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
@@ -690,13 +690,32 @@ def _averaged_classes(model, x, calls, out):
     return _Parts(identity, _Head([], [], ''), [last], True, calls)
 
 # %% ../nbs/04_wrap.ipynb #2740c518
+def _stages_of(model, parts):
+    "The module that reads maps, and latents that are no averages, out of `model`."
+    if parts.is_gap: return Taps(model, parts.taps)
+    heads = [(n, isinstance(parts.calls[n].module, nn.Conv2d)) for n in parts.head.layers]
+    once = all(parts.calls[n].count == 1 for n in parts.head.layers)
+    return HeadTaps(model, parts.taps, heads, stop=once)
+
+def _reaches_the_latent(model, x, tap, parts):
+    "Whether a change of the map at `tap` changes the latent: a module may return a map that nobody uses afterwards."
+    taps = _stages_of(copy_network(model), parts._replace(taps=[tap]))
+    try:
+        with torch.enable_grad():
+            f, z = taps.read_from_last(x[:2])
+            return bool(torch.autograd.grad(z.square().sum(), f)[0].any())
+    except RuntimeError: return False
+
 def _deepest_parts(model, x, calls, head):
     "The parts of a network whose latent is no average of a map."
-    linear = _linear_layer(*_joined_head(calls, head))
+    parts = _Parts(_linear_layer(*_joined_head(calls, head)), head, [], False, calls)
     maps, called = _seen_maps(model, x, head.layers)
-    if not maps: return _Parts(linear, head, [], False, calls)
-    deepest, level = _deepest_map(model, maps, called)
-    return _Parts(linear, head, [*_earlier_of_this_size(deepest, level, maps), deepest.tap], False, calls)
+    while maps:
+        deepest, level = _deepest_map(model, maps, called)
+        if _reaches_the_latent(model, x, deepest.tap, parts):
+            return parts._replace(taps=[*_earlier_of_this_size(deepest, level, maps), deepest.tap])
+        maps = [m for m in maps if m != deepest]
+    return parts
 
 def _with_stages(parts, model, x, stages):
     "Return the parts with the maps for the skips: those named, or one for each resolution."
@@ -773,13 +792,6 @@ def _without_heads(model, parts, x):
         except Exception: setattr(model.get_submodule(parent), leaf, layer)   # something behind it needs its output
     return model
 
-def _stages_of(model, parts):
-    "The module that reads maps, and latents that are no averages, out of `model`."
-    if parts.is_gap: return Taps(model, parts.taps)
-    heads = [(n, isinstance(parts.calls[n].module, nn.Conv2d)) for n in parts.head.layers]
-    once = all(parts.calls[n].count == 1 for n in parts.head.layers)
-    return HeadTaps(model, parts.taps, heads, stop=once)
-
 # %% ../nbs/04_wrap.ipynb #b26b3b3e
 def _attribute_number(attribute, c, classes):
     "The number of an attribute that is given by number or name, and its name."
@@ -840,6 +852,9 @@ def _from_learner(learn, sample, classes, normalise):
 def _prepare(model, sample, classes, normalise):
     "Return a copy of the network in eval mode, up to four images on its device, names and normalisation."
     if isinstance(model, Learner): model, sample, classes, normalise = _from_learner(model, sample, classes, normalise)
+    if isinstance(model, (torch.jit.ScriptModule, torch.export.ExportedProgram)) or hasattr(model, '_guards_fn'):
+        raise MirrorError(f"a scripted or exported program ({type(model).__name__}) has lost the layers among which head "
+                          "and maps are found: give the torch module that it was made from")
     if not isinstance(model, nn.Module):
         raise MirrorError(f"the network must be a torch module or a fastai Learner: found {type(model).__name__}")
     if sample is None: raise MirrorError("give a few images of the size to explain, sample=(B, C, H, W) in [-1, 1]")
@@ -892,6 +907,17 @@ def _probe_images(x):
     return [('the sample', x), ('its first image alone', x[:1]), ('noise', noise),
             ('images, negatives and noise', torch.cat([x[:1], -x, noise]))]
 
+def _given_more(net, classes, normalise, stages, output, attribute):
+    "A `Classifier` that is opened already, with names and normalisation if they are given."
+    fixed = dict(stages=stages, output=output, attribute=attribute)
+    if net.normalise is not None: fixed['normalise'] = normalise
+    if given := [f'{n}=' for n, v in fixed.items() if v is not None]:
+        raise MirrorError(f"this is a Classifier already, which has its own {', '.join(given)}: leave that out, "
+                          "or wrap the network that it was made from")
+    if classes is not None: net.classes = class_names(classes, net.n_classes)
+    if normalise is not None: net.normalise = normalise
+    return net.freeze()
+
 @patch(cls_method=True)
 @usual_torch(train=True)
 def wrap(cls:Classifier,
@@ -905,7 +931,7 @@ def wrap(cls:Classifier,
         )->Classifier:              # a frozen copy, opened
     "Find head and maps of `model` by running it; raises `MirrorError` naming the layer that does not fit."
     model, x, classes, normalise = _prepare(model, sample, classes, normalise)
-    if isinstance(model, Classifier): return model.freeze()
+    if isinstance(model, Classifier): return _given_more(model, classes, normalise, stages, output, attribute)
     probes = _probe_images(x)
     fed = [_feed(normalise, images) for _, images in probes]
     logits = _reference_logits(model, fed, output)
@@ -970,7 +996,12 @@ def _fit_linear(z, y, c, wd):
 def _batches(dl, read, device):
     "Yield images and labels of all of `dl`, in a fixed order where the loader has one."
     if hasattr(dl, 'new'): dl = dl.new(shuffle=False, drop_last=False)
-    for x, y in dl: yield read(plain_tensor(x).to(device)), plain_tensor(y).to(device)
+    for batch in dl:
+        x, y = batch[:2] if isinstance(batch, (tuple, list)) and len(batch) > 1 else (None, None)
+        if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or y.numel() != len(x) or y.is_floating_point():
+            raise MirrorError("a batch must begin with images (B, C, H, W) and one class number for each: found "
+                              f"{_shape_or_type(x if isinstance(x, Tensor) else batch)}, {_shape_or_type(y)}")
+        yield read(plain_tensor(x).to(device)), plain_tensor(y).to(device).reshape(-1)
 
 @torch.no_grad()
 def _accuracy(model, dl, read, device, c):
@@ -1061,7 +1092,7 @@ def gap_head(model,                 # any classifier with maps inside, copied, n
     if not (hasattr(dls, 'train') and hasattr(dls, 'valid')):
         raise MirrorError(f"give DataLoaders with .train and .valid, dls=: found {type(dls).__name__}")
     read, as_trained = to_images(dls)
-    sample = read(plain_tensor(dls.valid.one_batch()[0]))
+    sample = read(next(_batches(dls.valid, _unchanged, 'cpu'))[0])
     if not classes: classes = list(getattr(dls, 'vocab', None) or []) or None
     model, x, names, normalise = _prepare(model, sample, classes, as_trained if normalise is None else normalise)
     gap, before = _with_new_head(model, x, dls, read, names, normalise, last, stages, wd)

@@ -662,7 +662,7 @@ def test_class_without_a_readable_picture(folder):
 
 @pytest.mark.skipif(os.name == "nt", reason="needs links and pipes of POSIX")
 @pytest.mark.parametrize("kind, says", [("link", "it is a link to nothing"), ("loop", "it is a link to nothing"),
-                                        ("fifo", "it is no regular file")])
+                                        ("fifo", "it is not a regular file")])
 def test_what_lies_about_in_folders(folder, kind, says):
     "One odd thing among forty images is left out with a warning, as any file that cannot be read."
     odd = folder/"cat"/"x.png"

@@ -243,14 +243,14 @@ def test_reasons(tmp_path):
     (tmp_path/"cut.png").write_bytes((tmp_path/"good.png").read_bytes()[:60])
     assert why(tmp_path/"empty.png") == "it is empty"
     assert why(tmp_path/"text.png") == "its contents are of no known kind" and "truncated" in why(tmp_path/"cut.png")
-    assert why(tmp_path/"none.png") == "it is gone" and why(tmp_path) == "it is no regular file"
+    assert why(tmp_path/"none.png") == "it is gone" and why(tmp_path) == "it is not a regular file"
 
 @posix
 def test_links_and_pipes(tmp_path):
     (tmp_path/"link.png").symlink_to("nowhere.png")
     (tmp_path/"loop.png").symlink_to("loop.png")
     os.mkfifo(tmp_path/"pipe.png")
-    assert why(tmp_path/"link.png") == "it is a link to nothing" and why(tmp_path/"pipe.png") == "it is no regular file"
+    assert why(tmp_path/"link.png") == "it is a link to nothing" and why(tmp_path/"pipe.png") == "it is not a regular file"
     why(tmp_path/"loop.png")
 
 def test_no_memory(tmp_path, monkeypatch):

@@ -117,7 +117,7 @@ def test_weights_and_description_of_two_networks_are_refused(here, saved):
 def test_a_json_file_that_is_not_ours_is_not_called_damaged(here):
     "A user's own settings may lie beside the weights."
     Path("net.json").write_text('{"lr": 0.1}')
-    with pytest.raises(MirrorError, match="net.json is no network that mirrorcfe keeps: .*--arch") as e:
+    with pytest.raises(MirrorError, match="net.json is not a network saved by mirrorcfe: .*--arch") as e:
         load_network("net")
     assert "damaged" not in str(e.value)
 

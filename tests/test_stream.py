@@ -151,7 +151,7 @@ def test_odd_files_are_rows_too(cfe, folder, tmp_path):
     (folder/'00.png').rename(folder/os.fsdecode(b'caf\xe9.png'))
     counts = cfe.explain_folder(folder, tmp_path/'out', ks=[1], progress=False).counts
     got = {r['image']: r['reason'] for r in rows(tmp_path/'out') if r['status'] == 'unreadable'}
-    assert counts['unreadable'] == 4 and got['fifo.png'] == 'it is no regular file'
+    assert counts['unreadable'] == 4 and got['fifo.png'] == 'it is not a regular file'
     assert got['lost.png'] == got['loop.png'] == 'it is a link to nothing'
     assert r'caf\xe9.png' in [r['image'] for r in rows(tmp_path/'out')]
 
@@ -205,3 +205,11 @@ def test_memory_is_flat(cfe, tmp_path):
         seen.append(int(line.split()[1]))
     cfe.explain_folder(data, tmp_path/'out', ks=[0, .5, 1], closed_loop=False, chunk=100, progress=resident)
     assert max(seen[2:]) - seen[1] < 20_000, seen   # kilobytes; all images at once would take more with every chunk
+
+def test_one_table_has_one_set_of_names(cfe, tmp_path, monkeypatch):
+    "A stream that was begun under other class names is not gone on with."
+    data = get_dls('digits', size=16, device='cpu').test.dataset.subset(torch.arange(2))
+    go = lambda: cfe.explain_folder(data, tmp_path/'out', ks=[1], closed_loop=False, progress=False)
+    go()
+    monkeypatch.setattr(cfe.classifier, 'classes', [f'digit {i}' for i in range(10)])
+    with pytest.raises(MirrorError, match='holds another stream .classes differ'): go()

@@ -1,5 +1,5 @@
 "Networks made by others: every kind of head, every refusal, maps in every layout, other heads."
-import copy, pickle, subprocess, sys
+import copy, json, pickle, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -255,7 +255,7 @@ UNFIT = {
     "bent logits": (head(nn.ReLU()), "not the output of '4' (Linear): '5' (ReLU) comes after it"),
     "a function at the end": (lambda: Calls(head()(), lambda o: o**3), "not the output of '0.4' (Linear): a function"),
     "no head": (lambda: sequential(), "returns shape (3, 12, 4, 4), not logits"),
-    "no linear layer": (lambda: sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten()), "no nn.Linear found: the network ends"),
+    "no linear layer": (lambda: sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten()), "no nn.Linear found: the network"),
     "no layers": (Leaf, "no nn.Linear found: the network ends in the module itself (Leaf)"),
     "distances": (lambda: Calls(head()(), lambda o: -o.square()), "a function changes it"),
 }
@@ -486,6 +486,29 @@ REFUSED = {
     "no data": (lambda: gap_head(good), "give DataLoaders with .train and .valid, dls=: found NoneType"),
 }
 
+def test_half_precision_and_scripts_say_that_they_are_the_reason():
+    net = flat(nn.Linear(192, 5)).eval()
+    for kind in (torch.float16, torch.bfloat16):
+        with pytest.raises(MirrorError, match=f"the weights are {kind}.* call model.float"):
+            Classifier.wrap(copy.deepcopy(net).to(kind), rgb)
+    scripted = torch.jit.trace(net, rgb)
+    with pytest.raises(MirrorError, match="a scripted or exported program"): Classifier.wrap(scripted, rgb)
+    with torch.autocast("cpu", torch.bfloat16): half = Classifier.wrap(net, rgb)
+    near(half(rgb), net(rgb), 1e-4)
+
+def test_image_classifiers_of_transformers():
+    "Their outputs are objects, their blocks return tuples, their head reads a class token or an average."
+    t = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    form = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, image_size=64,
+                patch_size=16, num_labels=5)
+    small = dict(hidden_sizes=[16, 32, 48], depths=[1, 1, 1], num_labels=5)
+    for kind, config in (("ViT", form), ("DeiT", form), ("Beit", form), ("ConvNext", small | dict(num_stages=3))):
+        model = getattr(t, f"{kind}ForImageClassification")(getattr(t, f"{kind}Config")(**config)).eval()
+        net = Classifier.wrap(model, images)
+        with torch.no_grad(): near(net(images), model(images).logits, 1e-4)
+        assert net.features(images)[-1].shape[2] > 1
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name):
     call, says = REFUSED[name]
@@ -567,25 +590,52 @@ def test_a_plain_tensor_has_no_subclass():
     assert type(plain_tensor(x)) is torch.Tensor and torch.equal(plain_tensor(x), rgb) and plain_tensor("x") == "x"
 
 FOR_THE_GENERATOR = {
-    "resnet18": lambda: resnet18(weights=None, num_classes=10),
-    "swin": lambda: small_swin(7, depth=3),
-    "function": lambda: nn.Sequential(Functional(torch.tanh)),
-    "vit": lambda: build("timm", "vit_medium_patch16_gap_240"),
+    "function": lambda: Functional(torch.tanh),
+    "class token": lambda: VisionTransformer(32, 8, 3, 2, 32, 64, num_classes=5),
+    "no map": lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 6), nn.ReLU(), nn.Linear(6, 5)),
 }
 
 @pytest.mark.parametrize("name", FOR_THE_GENERATOR)
-def test_the_generator_takes_the_maps(name):
-    "A step of training and an explanation, on maps of any number and layout."
+def test_the_generator_takes_the_maps(name, tmp_path):
+    "A step of training, an explanation with its masks, and the same from a file, on maps of any number and layout."
     torch.manual_seed(0)
-    dls = digits(n=16, size=64)
-    model = FOR_THE_GENERATOR[name]()
-    if name == "function": model[0].fc = nn.Linear(12, 10)
-    net = Classifier.wrap(model, dls.train.one_batch()[0])
-    dls.train.n_inp = 1
-    cfe = MirrorCFE(net, amp=False, **SHORT).fit(dls, 1, progress=False)
-    x, _ = dls.valid.one_batch()
-    assert cfe.explain(x[:2], ks=[0, .5, 1], closed_loop=False).path.shape == (2, 3, 3, 64, 64)
-    assert cfe.model.shapes == [tuple(f.shape[1:3]) for f in net.features(x[:1])]
+    x = torch.rand(20, 3, 32, 32)*2 - 1
+    data = [(i, torch.tensor(n % 5)) for n, i in enumerate(x)]
+    dls = DataLoaders(DataLoader(data, bs=10, n_inp=1), DataLoader(data, bs=10, n_inp=1), device="cpu")
+    net = Classifier.wrap(random_head(FOR_THE_GENERATOR[name]()), x[:4])
+    cfe = MirrorCFE(net, "paper", amp=False, steps=1, width=16).fit(dls, 1, progress=False)
+    ex = cfe.explain(x[:2], ks=[0, .5, 1], closed_loop=False)
+    assert ex.path.shape == (2, 3, 3, 32, 32)
+    masks = cfe.masks(ex)
+    assert masks.shape[2:] == net.features(x[:1])[-1].shape[2:]
+    assert (masks.diff(dim=1) >= 0).all() and 0 < masks.mean() < 1
+    assert hasattr(cfe.model.G, "lift") == (not net.is_gap)
+    if net.is_gap: return
+    if name == "class token": assert not torch.equal(cfe.model.G.lift.weight, torch.eye(32))   # where it began
+    again = MirrorCFE.load(cfe.save(tmp_path/"e"), net).explain(x[:2], ks=[0, .5, 1], closed_loop=False)
+    assert torch.allclose(again.path, ex.path, atol=1e-5)
+    with pytest.raises(MirrorError, match="needs a classifier that averages its last map"):
+        MirrorCFE(net, "paper", kfe="location", steps=1, width=16).fit(dls, 1, progress=False)
+
+# --- the sweep ------------------------------------------------------------------------------------------------------
+
+sys.path.insert(0, str(ROOT/"benchmarks"))
+
+@pytest.mark.parametrize("key", ["torchvision/squeezenet1_1", "timm/test_vit", "timm/test_convnext"])
+def test_a_part_of_the_sweep(key):
+    pytest.importorskip("timm")
+    import heads_sweep
+    found = heads_sweep.outcome(*key.split("/"))
+    assert found["outcome"] == "opened" and found["heard"] > .3
+
+def test_the_stored_sweep():
+    pytest.importorskip("timm")
+    import heads_sweep
+    folder = ROOT/"benchmarks"/"results"
+    rows = json.loads((folder/"heads.json").read_text())
+    ran = [r["outcome"] for r in rows.values() if r["outcome"] != "does not run"]
+    assert "wrongly accepted" not in ran and ran.count("opened") >= .95*len(ran)
+    assert heads_sweep.page(rows) == (folder/"heads.md").read_text(encoding="utf-8")
 
 def test_imports_say_nothing():
     "fastai scripts four functions when it is imported, and torch warns everybody of that."
