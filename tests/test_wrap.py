@@ -486,6 +486,29 @@ REFUSED = {
     "no data": (lambda: gap_head(good), "give DataLoaders with .train and .valid, dls=: found NoneType"),
 }
 
+def test_half_precision_and_scripts_say_that_they_are_the_reason():
+    net = flat(nn.Linear(192, 5)).eval()
+    for kind in (torch.float16, torch.bfloat16):
+        with pytest.raises(MirrorError, match=f"the weights are {kind}.* call model.float"):
+            Classifier.wrap(copy.deepcopy(net).to(kind), rgb)
+    scripted = torch.jit.trace(net, rgb)
+    with pytest.raises(MirrorError, match="a scripted or exported program"): Classifier.wrap(scripted, rgb)
+    with torch.autocast("cpu", torch.bfloat16): half = Classifier.wrap(net, rgb)
+    near(half(rgb), net(rgb), 1e-4)
+
+def test_image_classifiers_of_transformers():
+    "Their outputs are objects, their blocks return tuples, their head reads a class token or an average."
+    t = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    form = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, image_size=64,
+                patch_size=16, num_labels=5)
+    small = dict(hidden_sizes=[16, 32, 48], depths=[1, 1, 1], num_labels=5)
+    for kind, config in (("ViT", form), ("DeiT", form), ("Beit", form), ("ConvNext", small | dict(num_stages=3))):
+        model = getattr(t, f"{kind}ForImageClassification")(getattr(t, f"{kind}Config")(**config)).eval()
+        net = Classifier.wrap(model, images)
+        with torch.no_grad(): near(net(images), model(images).logits, 1e-4)
+        assert net.features(images)[-1].shape[2] > 1
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name):
     call, says = REFUSED[name]
