@@ -1,11 +1,12 @@
 """Time the closed form of the logit swap against L-BFGS on the same latents in one run; kept in results/solvers.md.
 
-    python benchmarks/solvers.py [--device cuda] [--threads 2] [--n 4096 --features 512 --classes 10]
+    python benchmarks/solvers.py [--device cuda] [--threads 2] [--n 4096 --features 512 --classes 10] [--limit]
 
 About a minute on two cores. A solver counts as converged where no entry of its latents is further than 1e-8 from the
 closed form's. L-BFGS gets every advantage: it stops at the first iteration that has converged (which a user cannot
 know), its fastest run counts against the closed form's median, and only the fastest of its settings is compared.
-Seconds mean something only on a quiet machine; the load is printed.
+Seconds mean something only on a quiet machine; the load is printed. `--limit` measures how far the closed form is from
+the memory limit, for 10 and 1,000 classes, in the processor's own time, and writes that section anew.
 """
 import argparse, os, platform, sys, time
 from datetime import date
@@ -141,6 +142,46 @@ def report(args, rows, build, residual, load):
               'iterations.']
     return '\n'.join(lines) + '\n', wolfe['ratio'] >= 50 and paper['ratio'] >= 500
 
+LIMIT = '## How far from the memory limit'
+
+def memory_limit(args):
+    """Rows of (classes, type, ms, ms of a copy, GB/s of the copy): every latent has to be read and written once, so no
+    solver is faster than a copy of the latents, which moves the same bytes."""
+    rows = []
+    for classes in (10, 1000):
+        for dtype in (torch.float64, torch.float32):
+            W, b, z, source, target = problem(args.n, args.features, classes, args.seed, args.device)
+            W, b, z = (v.to(dtype) for v in (W, b, z))
+            solver = ClosedFormSolver(W, b)
+            out = torch.empty_like(z)
+            times = {f: [] for f in ('solve', 'copy')}
+            for r in range(args.repeats + 10):
+                for name, f in (('solve', lambda: solver(z, source, target)), ('copy', lambda: out.copy_(z))):
+                    start = time.process_time_ns()
+                    f()
+                    if r >= 10: times[name].append((time.process_time_ns() - start)/1e6)
+            solve, copy = (sorted(v)[len(v)//2] for v in times.values())
+            rows.append((classes, str(dtype).removeprefix('torch.'), solve, copy, 2*z.numel()*z.element_size()/copy/1e6))
+    return rows
+
+def limit_section(args, rows):
+    "The rows as Markdown."
+    return '\n'.join([
+        LIMIT, '', f'`python benchmarks/solvers.py --limit --threads {torch.get_num_threads()}`: {args.n:,} latents, N = '
+        f'{args.features}, medians of {args.repeats} turns, processor time. Every latent is read once and written once, '
+        'whatever the solver does: a copy of the latents moves these bytes and nothing else.', '',
+        '| classes | type | closed form, ms | copy, ms | copy, GB/s | closed form over the copy |',
+        '|---|---|---|---|---|---|',
+        *[f'| {c:,} | {kind} | {solve:.2f} | {copy:.2f} | {rate:.1f} | {solve/copy:.1f} |'
+          for c, kind, solve, copy, rate in rows]]) + '\n'
+
+def write_limit(args):
+    "Put the section at the end of the page, in place of an older one."
+    text = limit_section(args, memory_limit(args))
+    kept = args.out.read_text(encoding='utf-8').partition(LIMIT)[0].rstrip('\n') if args.out.exists() else ''
+    args.out.write_text(f'{kept}\n\n{text}'.lstrip('\n'), encoding='utf-8')
+    print(text)
+
 def main():
     "Measure and write the page; returns whether a goal was missed."
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -148,13 +189,16 @@ def main():
     for name, default in sizes.items(): parser.add_argument(f'--{name}', type=int, default=default)
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--out', type=Path, default=OUT)
+    parser.add_argument('--limit', action='store_true', help='only the section on the memory limit')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.limit: return write_limit(args)
     load = os.getloadavg()[0]
     page, reached = report(args, *measure(args), load)
     args.out.parent.mkdir(exist_ok=True)
     args.out.write_text(page, encoding='utf-8')
     print(page)
+    write_limit(args)
     return not reached
 
 if __name__ == '__main__': sys.exit(main())

@@ -28,7 +28,7 @@ from fastcore.basics import patch
 from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
 from .core import MirrorError, check_class, height_width, short_size, whole_number
-from .features import class_index, pair_index
+from .features import class_index, describe, pair_index
 from .images import (SUFFIXES, UnreadableImage, check_fit, check_levels, frame_around, from_bytes,
                               images_below, printable, read_fitted)
 from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, expand, json_hash, read_tensors,
@@ -277,7 +277,10 @@ def as_loaders(dls,          # `DataLoaders` of anybody, or one loader
         loaders = [dls, dls]
     device = getattr(dls, 'device', None) or device or 'cpu'
     checked = [_checked(dl, names, device) for dl in loaders]
-    if not len(checked[0]): raise MirrorError(_NO_BATCHES)
+    try: n = len(checked[0])
+    except TypeError:
+        raise MirrorError("a loader has no length, so an epoch has no end: give its dataset a __len__") from None
+    if not n: raise MirrorError(_NO_BATCHES)
     if all(a is b for a, b in zip(checked, loaders)) and loaders[0] is not dls: return dls
     out = DataLoaders(*checked, device=device)
     out.pair = getattr(dls, 'pair', None)
@@ -877,7 +880,14 @@ def _contents(dataset):
     entries = [i if isinstance(i, tuple) else (i,) for i in list(items)] if items is not None else []
     if entries and all(isinstance(file, (str, Path)) for file, *_ in entries):
         return json_hash([(*_file_state(file), *map(str, label)) for file, *label in entries])
-    return f'{len(dataset)} of {type(dataset).__name__}'
+    if isinstance(dataset, torch.utils.data.Subset):
+        return json_hash([_contents(dataset.dataset), [int(i) for i in dataset.indices]])
+    if isinstance(dataset, torch.utils.data.ConcatDataset): return json_hash([_contents(d) for d in dataset.datasets])
+    kinds = bool, int, float, str, list, tuple, dict, Tensor, np.ndarray, Path
+    attributes = sorted(getattr(dataset, '__dict__', {}).items())
+    held = {n: v for n, v in attributes if isinstance(v, kinds)}
+    inside = [_contents(v) for _, v in attributes if isinstance(v, torch.utils.data.Dataset)]
+    return json_hash([type(dataset).__name__, len(dataset), describe(held), inside])
 
 def loader_key(dl      # `TensorLoader`, or a loader of fastai or torch
               )->dict: # name -> number or text

@@ -456,6 +456,7 @@ def explain(self:MirrorCFE,
            )->Explanation:
     "Draw the path of each image through its mirror."
     bs = whole_number(bs, 1, 'bs')
+    if not 0 <= blur_sigma < float('inf'): raise MirrorError(f"blur_sigma must be 0 or more: found {blur_sigma!r}")
     search = ks is None and quick is not False
     x, encoded = self._look(x, search or quick)
     ks = self.grid(100 if ks is None and not search else ks).to(x.device)

@@ -8,12 +8,13 @@ __all__ = ['Encoded', 'check_images', 'check_target', 'Normalise', 'as_normalise
            'intended_probs', 'kfe_features']
 
 # %% ../nbs/02_features.ipynb #a02df3bb
-import copy, hashlib, json, warnings
+import copy, dis, hashlib, inspect, json, sys, warnings
 from collections import Counter, namedtuple
 from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from types import FunctionType, MethodType
+from pathlib import PurePath
+from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -90,6 +91,14 @@ def _is_foreign_normalize(v):
     "Whether `v` is the `Normalize` of another library, which expects images in [0, 1]."
     return type(v).__name__ == 'Normalize' and hasattr(v, 'mean') and hasattr(v, 'std')
 
+def _expects_unit_range(v):
+    "Whether `v` is made for images in [0, 1]: torchvision's `normalize` with its numbers, a preset, or a subclass."
+    if isinstance(v, partial):
+        home = getattr(v.func, '__module__', None) or ''
+        return home.startswith('torchvision.') and v.func.__name__ == 'normalize'
+    of_torchvision = [c for c in type(v).__mro__ if c.__module__.startswith('torchvision.')]
+    return bool(of_torchvision) and hasattr(v, 'mean') and hasattr(v, 'std')
+
 def as_normalise(v   # None, a callable from [-1, 1] images to what a network expects, or `Normalize` of torchvision
                 ):   # None or a callable
     "Return `v` as `Classifier` uses it, or raise `MirrorError` for what does not normalise images in [-1, 1]."
@@ -99,6 +108,10 @@ def as_normalise(v   # None, a callable from [-1, 1] images to what a network ex
                           "Normalise() is that of ImageNet, Normalise(mean, std) any other")
     if _is_foreign_normalize(v):
         return Normalise(*(torch.as_tensor(n).flatten().tolist() for n in (v.mean, v.std)))
+    if _expects_unit_range(v):
+        what = v.func.__name__ if isinstance(v, partial) else type(v).__name__
+        raise MirrorError(f"normalise is torchvision's {what}, which expects images in [0, 1], and they are in "
+                          "[-1, 1] here, already of the size of the network: give Normalise(mean, std)")
     chain = list(v) if isinstance(v, nn.Sequential) else getattr(v, 'transforms', None)
     if isinstance(chain, (list, tuple)) and any(map(_is_foreign_normalize, chain)):
         raise MirrorError("normalise is a chain with a Normalize, which expects images in [0, 1], and images are in "
@@ -354,17 +367,51 @@ def usual_torch(train:bool=False   # with gradients, and single precision as the
 
 # %% ../nbs/02_features.ipynb #420649c1
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_SHOWN = (PurePath, torch.dtype, torch.device, range, slice)   # values whose `repr` says all
+_LIBRARIES = {'builtins', 'torch', 'torchvision', 'fastai', 'timm', 'mirrorcfe'}   # known by the names of their classes
+
+def _is_own(thing):
+    "Whether a class or a function is the user's own: the name of one that comes with a package says what it does."
+    name = getattr(thing, '__module__', None) or ''
+    root = name.partition('.')[0]
+    file = getattr(sys.modules.get(name), '__file__', None) or ''
+    return not (root in _LIBRARIES or root in sys.stdlib_module_names or '-packages' in file)
+
+def _is_of_python(kind): return kind.__module__.partition('.')[0] in {*sys.stdlib_module_names, 'builtins'}
 
 def _describe_code(code, seen):
     "The bytecode of a function, its names and constants."
     consts = [_describe_code(c, seen) if hasattr(c, 'co_code') else describe(c, seen) for c in code.co_consts]
     return [code.co_code.hex(), list(code.co_names), consts]
 
+_KINDS = (*_PLAIN, list, tuple, dict, Tensor, np.ndarray, FunctionType)
+
+def _names_in(code):
+    "The names that a function and those inside it use."
+    inside = [_names_in(c) for c in code.co_consts if hasattr(c, 'co_code')]
+    return {*code.co_names}.union(*inside)
+
+def _other_globals(f, used):
+    "What a function of the user's own names beside the globals `used`: objects, classes, and values in modules of his."
+    names = sorted(_names_in(f.__code__)) if _is_own(f) else []
+    out = {}
+    for n in names:
+        v = f.__globals__.get(n)
+        if n in used or v is None: continue
+        if isinstance(v, ModuleType):
+            file = getattr(v, '__file__', None) or '-packages'
+            if '-packages' in file or not _is_own(SimpleNamespace(__module__=v.__name__)): continue
+            out |= {f'{n}.{a}': vars(v)[a] for a in names if isinstance(vars(v).get(a), _KINDS)}
+        elif isinstance(v, _KINDS): out[n] = v
+        elif isinstance(v, type): out |= {n: v} if _is_own(v) else {}
+        elif isinstance(v, (SimpleNamespace, partial)) or not _is_of_python(type(v)): out[n] = v
+    return out
+
 def _describe_function(f, seen):
-    "Code and defaults of a function, what it captured, and the plain values, tensors and functions among its globals."
+    "Code and defaults of a function, what it captured, and the values, functions and objects among its globals."
     named = {n: f.__globals__[n] for n in f.__code__.co_names if n in f.__globals__}
-    kinds = (*_PLAIN, list, tuple, dict, Tensor, np.ndarray, FunctionType)
-    used = {n: v for n, v in named.items() if isinstance(v, kinds)}
+    used = {n: v for n, v in named.items() if isinstance(v, _KINDS)}
+    used |= _other_globals(f, used)
     captured = []
     for cell in f.__closure__ or ():
         try: captured.append(cell.cell_contents)
@@ -384,24 +431,61 @@ def describe(v,         # any value
     if isinstance(v, Mapping): return [[describe(k, seen), describe(u, seen)] for k, u in v.items()]
     if isinstance(v, (set, frozenset)): return sorted(repr(describe(u, seen)) for u in v)
     if isinstance(v, Tensor): v = v.detach().double().cpu().numpy()
+    if isinstance(v, np.ndarray) and v.dtype == object: return describe(v.tolist(), seen)
     if isinstance(v, np.ndarray): return [list(v.shape), hashlib.sha256(np.ascontiguousarray(v).tobytes()).hexdigest()]
     if isinstance(v, nn.Module): return [[n, *_describe_module(m, seen)] for n, m in v.named_modules()] + _numbers(v)
     if isinstance(v, partial): return ['partial', *describe([v.func, v.args, v.keywords], seen)]
     if isinstance(v, MethodType): return describe([v.__func__, v.__self__], seen)
     if isinstance(v, FunctionType): return _describe_function(v, seen)
-    if isinstance(v, type) or not hasattr(v, '__dict__'): return getattr(v, '__qualname__', type(v).__qualname__)
-    return [type(v).__qualname__, describe(_own_code(type(v)), seen), describe(vars(v), seen)]
+    if isinstance(v, _SHOWN): return repr(v)
+    if isinstance(v, type): return [v.__qualname__, describe(_own_code(v), seen)] if _is_own(v) else v.__qualname__
+    held = {n: getattr(v, n) for c in type(v).__mro__ for n in getattr(c, '__slots__', ()) if hasattr(v, n)}
+    if not hasattr(v, '__dict__') and not (held and _is_own(type(v))):
+        return getattr(v, '__qualname__', type(v).__qualname__)
+    return [type(v).__qualname__, describe(_own_code(type(v)), seen), describe(getattr(v, '__dict__', held), seen)]
 
 # %% ../nbs/02_features.ipynb #fa13a49e
-_LIBRARIES = {'builtins', 'torch', 'torchvision', 'fastai', 'timm', 'mirrorcfe'}   # known by the names of their classes
 _NO_PART_OF_THE_ANSWER = {'training', 'classes', 'size', 'in_channels', 'frozen', 'accuracy', 'accuracy_before',
                           'history'}
 
+def _inside(v):
+    "The function of a property, a static or a class method; any other value as it is."
+    return v.fget if isinstance(v, property) else getattr(v, '__func__', v)
+
 def _own_code(cls):
-    "The methods of a class, and of those it inherits from, that come from no library."
+    "The methods and values of a class, and of those it inherits from, that come from no library."
     classes = [c for c in cls.__mro__ if c.__module__.partition('.')[0] not in _LIBRARIES]
-    return [[n, f] for c in classes for n, f in sorted(vars(c).items())
-            if isinstance(f, FunctionType) and (n == '__call__' or not n.startswith('__'))]
+    found = [[n, _inside(v)] for c in classes for n, v in sorted(vars(c).items())
+             if n == '__call__' or not n.startswith('__')]
+    return [[n, v] for n, v in found if isinstance(v, (*_KINDS, *_SHOWN, np.generic))]
+
+def _written(cls):
+    "The attributes that the methods of a class write down: what is computed, and no setting."
+    return {i.argval for n, f in _own_code(cls) if isinstance(f, FunctionType)
+            for i in dis.get_instructions(f) if i.opname == 'STORE_ATTR'}
+
+def _other_settings(m):
+    "What was set on a module of the user's own beside plain values and functions."
+    if not _is_own(type(m)): return {}
+    usual = {*vars(nn.Module()), *_written(type(m))}
+    return {n: v for n, v in sorted(vars(m).items()) if n not in usual and (n[0] == '_' or not _is_setting(v))
+            and not isinstance(v, nn.Module) and _is_known(v)}
+
+def _is_known(v, inside=False):
+    "Whether a value can be compared. What lists and dicts hold may have been collected in runs: no maps of theirs."
+    if isinstance(v, (Tensor, np.ndarray)): return not inside or v.ndim < 2
+    if isinstance(v, Mapping): v = v.values()
+    elif not isinstance(v, (list, tuple)):
+        return _is_setting(v) or isinstance(v, (*_SHOWN, np.generic, SimpleNamespace)) or _is_own(type(v))
+    return all(_is_known(u, True) for u in v)
+
+def _hooks(m):
+    "The code and the plain values of hooks that the user hung on a module."
+    hooks = [*m._forward_pre_hooks.values(), *m._forward_hooks.values()]
+    own = [getattr(h, '__func__', h) for h in hooks]
+    own = [h for h in own if isinstance(h, FunctionType) and _is_own(h)]
+    return [[_describe_code(h.__code__, ()), [repr(v) for v in inspect.getclosurevars(h).nonlocals.values()
+                                              if isinstance(v, _PLAIN)]] for h in own]
 
 def _is_setting(v):
     "Whether an attribute of a module says what it computes: plain values, functions, and lists of them."
@@ -416,7 +500,10 @@ def _describe_module(m, seen=()):
     "The type of a module, its settings, and the code of a class of one's own."
     skipped = _NO_PART_OF_THE_ANSWER if isinstance(m, Classifier) else {'training'}
     settings = {n: v for n, v in sorted(vars(m).items()) if n not in skipped and n[0] != '_' and _is_setting(v)}
-    return [_kind(m), describe(settings, (*seen, m)), describe(_own_code(type(m)), (*seen, m))]
+    settings |= _other_settings(m)
+    hooks = _hooks(m)
+    known = [_kind(m), describe(settings, (*seen, m)), describe(_own_code(type(m)), (*seen, m))]
+    return [*known, hooks] if hooks else known
 
 def _numbers(m):
     "The names, shapes and values of the parameters and buffers of a module, in single precision."

@@ -262,6 +262,7 @@ def explain_folder(self:MirrorCFE,
                  generator=tensors_hash(model.G), recipe=json_hash(asdict(self.recipe)), pair=self.pair,
                  autoencoder=None if model.autoencoder is None else tensors_hash(model.autoencoder),
                  ks=[round(k, 6) for k in ks.tolist()], target=repr(target), keep=keep, chunk=int(chunk),
+                 classes=self.classifier.classes,   # the table holds names
                  closed_loop=bool(closed_loop), search=search,
                  bs=int(bs) if self.recipe.solver == 'lbfgs' else None)   # which solves a batch as one problem
     about = json.loads(json.dumps(about))   # as it will be read back

@@ -907,6 +907,17 @@ def _probe_images(x):
     return [('the sample', x), ('its first image alone', x[:1]), ('noise', noise),
             ('images, negatives and noise', torch.cat([x[:1], -x, noise]))]
 
+def _given_more(net, classes, normalise, stages, output, attribute):
+    "A `Classifier` that is opened already, with names and normalisation if they are given."
+    fixed = dict(stages=stages, output=output, attribute=attribute)
+    if net.normalise is not None: fixed['normalise'] = normalise
+    if given := [f'{n}=' for n, v in fixed.items() if v is not None]:
+        raise MirrorError(f"this is a Classifier already, which has its own {', '.join(given)}: leave that out, "
+                          "or wrap the network that it was made from")
+    if classes is not None: net.classes = class_names(classes, net.n_classes)
+    if normalise is not None: net.normalise = normalise
+    return net.freeze()
+
 @patch(cls_method=True)
 @usual_torch(train=True)
 def wrap(cls:Classifier,
@@ -920,7 +931,7 @@ def wrap(cls:Classifier,
         )->Classifier:              # a frozen copy, opened
     "Find head and maps of `model` by running it; raises `MirrorError` naming the layer that does not fit."
     model, x, classes, normalise = _prepare(model, sample, classes, normalise)
-    if isinstance(model, Classifier): return model.freeze()
+    if isinstance(model, Classifier): return _given_more(model, classes, normalise, stages, output, attribute)
     probes = _probe_images(x)
     fed = [_feed(normalise, images) for _, images in probes]
     logits = _reference_logits(model, fed, output)
@@ -985,7 +996,12 @@ def _fit_linear(z, y, c, wd):
 def _batches(dl, read, device):
     "Yield images and labels of all of `dl`, in a fixed order where the loader has one."
     if hasattr(dl, 'new'): dl = dl.new(shuffle=False, drop_last=False)
-    for x, y in dl: yield read(plain_tensor(x).to(device)), plain_tensor(y).to(device)
+    for batch in dl:
+        x, y = batch[:2] if isinstance(batch, (tuple, list)) and len(batch) > 1 else (None, None)
+        if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or y.numel() != len(x) or y.is_floating_point():
+            raise MirrorError("a batch must begin with images (B, C, H, W) and one class number for each: found "
+                              f"{_shape_or_type(x if isinstance(x, Tensor) else batch)}, {_shape_or_type(y)}")
+        yield read(plain_tensor(x).to(device)), plain_tensor(y).to(device).reshape(-1)
 
 @torch.no_grad()
 def _accuracy(model, dl, read, device, c):
@@ -1076,7 +1092,7 @@ def gap_head(model,                 # any classifier with maps inside, copied, n
     if not (hasattr(dls, 'train') and hasattr(dls, 'valid')):
         raise MirrorError(f"give DataLoaders with .train and .valid, dls=: found {type(dls).__name__}")
     read, as_trained = to_images(dls)
-    sample = read(plain_tensor(dls.valid.one_batch()[0]))
+    sample = read(next(_batches(dls.valid, _unchanged, 'cpu'))[0])
     if not classes: classes = list(getattr(dls, 'vocab', None) or []) or None
     model, x, names, normalise = _prepare(model, sample, classes, as_trained if normalise is None else normalise)
     gap, before = _with_new_head(model, x, dls, read, names, normalise, last, stages, wd)

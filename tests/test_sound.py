@@ -3,19 +3,21 @@ import copy, io, json, os, subprocess, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 import numpy as np, pytest, torch, torchvision
 from PIL import Image
 from fastai.data.core import DataLoaders
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader as TorchLoader, Dataset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader as TorchLoader, Dataset, Subset, TensorDataset
 from torchvision import transforms
-from torchvision.transforms import v2
+from torchvision.transforms import _presets, functional as TF, v2
 from mirrorcfe.autoencoder import train_autoencoder
 from mirrorcfe.baselines.pgd import PGD
 from mirrorcfe.classifiers import classifier_learner, predict, small_resnet
 from mirrorcfe.core import MirrorError
-from mirrorcfe.data import ImageSet, TensorLoader, as_loaders, get_dls, get_folder_dls
+from mirrorcfe.data import ImageSet, TensorLoader, as_loaders, get_dls, get_folder_dls, loader_key
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.features import Classifier, Normalise, copy_network, describe, frozen_copy, pair_index
 from mirrorcfe.metrics import kid, oracle_features
@@ -555,3 +557,86 @@ def test_names_that_are_numbers_mean_the_same_everywhere(tmp_path):
     with pytest.raises(MirrorError, match="class 1 may be"): get_folder_dls(tmp_path/"d", without=1)
     method = CycleGAN(Classifier([made().a, made().b], made().fc, names, size=(16, 16)), pair=("1", "2"))
     assert method.pair == (0, 1)
+
+# --- what a network of one's own carries -------------------------------------------------------------------------------
+
+class Carries(Net):
+    "Its answer depends on `gain`, wherever that stands."
+    gain = 1.
+    def forward(self, x): return self.fc(self.b(self.a(x)*self.get()).mean((2, 3)))
+    def get(self): return float(self.gain)
+class Louder(Carries): gain = 2.
+Louder.__name__ = Louder.__qualname__ = "Carries"
+class Private(Carries):
+    def get(self): return float(self._gain)
+class Configured(Carries):
+    def get(self): return float(self.config.gain)
+class Computed(Carries):
+    @property
+    def gain(self): return 1.
+class ComputedLouder(Carries):
+    @property
+    def gain(self): return 2.
+ComputedLouder.__name__ = ComputedLouder.__qualname__ = "Computed"
+
+unit = v2.Normalize([.4]*3, [.5]*3)
+def by_an_object(x): return unit((x + 1)/2)
+def by_an_inner_function(x):
+    def moved(): return x + offset
+    return moved()
+
+def carrying(kind, **values):
+    net = made(kind=kind)
+    for name, v in values.items(): setattr(net, name, v)
+    return wrapped(net)
+
+def scaled_by_a_hook(by):
+    net = made()
+    net.a.register_forward_hook(lambda m, i, o: o*by)
+    return wrapped(net)
+
+@pytest.mark.parametrize("one, other", [
+    (lambda: carrying(Carries), lambda: carrying(Louder)),
+    (lambda: carrying(Computed), lambda: carrying(ComputedLouder)),
+    (lambda: carrying(Private, _gain=1.), lambda: carrying(Private, _gain=2.)),
+    (lambda: carrying(Carries, gain=torch.tensor(1.)), lambda: carrying(Carries, gain=torch.tensor(2.))),
+    (lambda: carrying(Carries, gain=np.float32(1)), lambda: carrying(Carries, gain=np.float32(2))),
+    (lambda: carrying(Configured, config=SimpleNamespace(gain=1.)),
+     lambda: carrying(Configured, config=SimpleNamespace(gain=2.))),
+    (lambda: scaled_by_a_hook(1.), lambda: scaled_by_a_hook(2.))],
+    ids=["class", "property", "private", "tensor", "numpy", "config", "hook"])
+def test_a_fingerprint_covers_what_a_network_of_ones_own_carries(one, other):
+    assert one() == one() != other()
+
+def test_a_fingerprint_covers_the_objects_a_function_names(monkeypatch):
+    before = [wrapped(normalise=f) for f in (by_an_object, by_an_inner_function)]
+    monkeypatch.setitem(globals(), "unit", v2.Normalize([.4]*3, [.6]*3))
+    monkeypatch.setitem(globals(), "offset", .7)
+    after = [wrapped(normalise=f) for f in (by_an_object, by_an_inner_function)]
+    assert before[0] != after[0] and before[1] != after[1]
+    assert describe(Path("a")) != describe(Path("b")) and describe(torch.float32) != describe(torch.float64)
+
+@pytest.mark.parametrize("normalise", [
+    partial(TF.normalize, mean=[.5], std=[.2]), _presets.ImageClassification(crop_size=16),
+    type("Mine", (v2.Normalize,), {})([.5], [.2])], ids=["partial", "preset", "subclass"])
+def test_what_expects_images_in_the_unit_range_is_refused(normalise):
+    with pytest.raises(MirrorError, match="expects images in \\[0, 1\\]"):
+        Classifier.wrap(made(), images[:4], normalise=normalise)
+
+def test_names_and_normalisation_of_an_opened_network_are_not_dropped():
+    opened = Classifier.wrap(made(), images[:4])
+    again = Classifier.wrap(opened, images[:4], list("abcd"), Normalise(.5, .25))
+    assert again.classes == list("abcd") and again.fingerprint() != opened.fingerprint()
+    with pytest.raises(MirrorError, match="has its own normalise="):
+        Classifier.wrap(again, images[:4], normalise=Normalise(.5, .5))
+
+class OwnImages(Dataset):
+    def __init__(self, x): self.x = x
+    def __len__(self): return len(self.x)
+    def __getitem__(self, i): return self.x[i], 0
+
+def test_the_key_of_a_loader_sees_the_images_of_any_dataset():
+    data = OwnImages(images[:4])
+    sets = [data, OwnImages(-images[:4]), Subset(data, [0, 1]), Subset(data, [0, 2]), ConcatDataset([data, data])]
+    keys = [loader_key(TorchLoader(d, 2))["images"] for d in sets]
+    assert len(set(keys)) == len(keys) and keys[0] == loader_key(TorchLoader(OwnImages(images[:4].clone()), 2))["images"]

@@ -205,3 +205,11 @@ def test_memory_is_flat(cfe, tmp_path):
         seen.append(int(line.split()[1]))
     cfe.explain_folder(data, tmp_path/'out', ks=[0, .5, 1], closed_loop=False, chunk=100, progress=resident)
     assert max(seen[2:]) - seen[1] < 20_000, seen   # kilobytes; all images at once would take more with every chunk
+
+def test_one_table_has_one_set_of_names(cfe, tmp_path, monkeypatch):
+    "A stream that was begun under other class names is not gone on with."
+    data = get_dls('digits', size=16, device='cpu').test.dataset.subset(torch.arange(2))
+    go = lambda: cfe.explain_folder(data, tmp_path/'out', ks=[1], closed_loop=False, progress=False)
+    go()
+    monkeypatch.setattr(cfe.classifier, 'classes', [f'digit {i}' for i in range(10)])
+    with pytest.raises(MirrorError, match='holds another stream .classes differ'): go()

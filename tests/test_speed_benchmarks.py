@@ -1,0 +1,40 @@
+"The benchmarks of speed run: tiny, on a processor; their marks can be missed."
+import importlib.util
+from pathlib import Path
+import torch
+
+def script(name):
+    "A file of benchmarks/ as a module."
+    file = Path(__file__).resolve().parent.parent/'benchmarks'/f'{name}.py'
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+def test_training_and_explaining_by_size_run_dry(capsys):
+    row, = script('gpu').main(['--dry'])
+    assert row['size'] == 16 and min(row['step'], row['first CFE'], row['reflection, open loop']) > 0
+    assert '| 16 |' in capsys.readouterr().out
+
+def test_convolutions_are_counted_and_timed_alone():
+    speed = script('training_speed')
+    conv = torch.nn.Conv2d(2, 3, 3)
+    with speed.Convolutions() as seen:
+        for _ in range(2): conv(torch.rand(1, 2, 5, 5)).sum().backward()
+    assert sorted(seen.calls.values()) == [2, 2], 'forward and backward'
+    ticks = iter(range(99))
+    assert speed.alone(seen.calls, lambda: next(ticks)) == 4
+    page = speed.limit_page('cpu', {32: dict(step=17., convolutions=10.), 64: dict(step=34., convolutions=20.)})
+    assert '1.70** times its convolutions (mark 1.6: MISSED)' in page and '2.00** times a step at 32 (mark 4: reached)' in page
+
+def test_a_search_that_misses_is_seen():
+    speed = script('explaining_speed')
+    shaped = speed.C3LTShaped()
+    assert round(sum(p.numel() for p in shaped.parameters())/1e6, 1) == 4.7 and shaped(torch.zeros(2, 1, 32, 32)).shape[1:] == (1, 32, 32)
+    row = dict(data='x', loop='open', images=200, same=199, near=200, drawings=9., error=[.1, .1], l1=[.1, .1])
+    ms = {'C3LT-shaped pass': 2., 'C3LT-shaped pass, 256 at once': 4., 'first CFE, closed loop': 17.,
+          'reflection, open loop, 256 at once': 1.}
+    page = speed.page(dict(compared=[row], ms=ms, parameters=4.7e6, rounds=1, machine='m', torch='t',
+                           folder=dict(rate=199., images=1, early=1., late=1.)))
+    assert '**99.50 %**' in page and '| 8.50 | 8 MISSED |' in page and '| 0.25 | 0.35 reached |' in page
+    assert 'mark 200: MISSED' in page
