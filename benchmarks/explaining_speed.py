@@ -145,8 +145,8 @@ def page(found):
     f = found['folder']
     said = 'reached' if f['rate'] >= 200 else 'MISSED'
     lines += ['', f"`explain_folder`, tables only, 4 steps, open loop, {f['images']:,} images: **{f['rate']:.0f} "
-              f"images a second** (mark 200: {said}); peak of memory {f['early']:.0f} MB after two chunks, {f['late']:.0f} "
-              'MB at the end.']
+              f"images a second** (mark 200: {said}); peak of memory {f['early']:.0f} MB after two chunks, "
+              f"{f['late']:.0f} MB at the end."]
     return '\n'.join(lines) + '\n'
 
 def time_parts(cfe, x, rounds):
