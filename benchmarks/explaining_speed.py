@@ -4,8 +4,8 @@
 
 MNIST, Fashion-MNIST and the digits of scikit-learn; explainers come from the cache, or are trained once, a few minutes
 each. Processor seconds of one thread are counted; ratios are to one pass of C3LT's shape (encoder, step, DCGAN) in the
-same turns. The numbers are printed and kept in results/explaining_speed.md and explaining_speed.json. `--parts` times the parts
-of a drawing, before and after, and keeps them in results/explaining_parts.json.
+same turns. The numbers are printed and kept in results/explaining_speed.md and explaining_speed.json. `--parts` times
+the parts of a drawing, before and after, and keeps them in results/explaining_parts.json.
 """
 import argparse, json, os, platform, resource, statistics, tempfile, time
 from pathlib import Path
@@ -118,14 +118,15 @@ def time_folder(cfe, x, n=2000):
 def page(found):
     "The results as Markdown."
     lines = ['# Explaining: what is drawn, and how fast', '',
-             f"Made by `python benchmarks/explaining_speed.py`: processor time of one thread, medians of {found['rounds']} "
-             f"rounds in turns; {found['machine']}, torch {found['torch']}, mirrorcfe {__version__}.", '',
+             'Made by `python benchmarks/explaining_speed.py`: processor time of one thread, medians of '
+             f"{found['rounds']} rounds in turns; {found['machine']}, torch {found['torch']}, mirrorcfe "
+             f'{__version__}.', '',
              '## The search against every step', '',
-             'Images whose first CFE is at the same of the hundred steps; drawings an image (every step: 100, and 149 in '
-             'the closed loop); |intended - achieved| over twelve steps against that over all hundred; L1 of the '
+             'Images whose first CFE is at the same of the hundred steps; drawings an image (every step: 100, and 149 '
+             'in the closed loop); |intended - achieved| over twelve steps against that over all hundred; L1 of the '
              'reflection.', '',
-             '| data | loop | images | same step | within two | drawings | confidence error | every step | L1 at k = 1 | '
-             'every step |', '|---|---|---|---|---|---|---|---|---|---|']
+             '| data | loop | images | same step | within two | drawings | confidence error | every step | '
+             'L1 at k = 1 | every step |', '|---|---|---|---|---|---|---|---|---|---|']
     total = [0, 0, 0]
     for r in found['compared']:
         lines.append(f"| {r['data']} | {r['loop']} | {r['images']} | {r['same']} | {r['near']} | {r['drawings']:.1f} | "
@@ -143,13 +144,13 @@ def page(found):
         lines.append(f'| {name} | {v:.2f} | {v/base:.2f} | {said} |')
     f = found['folder']
     said = 'reached' if f['rate'] >= 200 else 'MISSED'
-    lines += ['', f"`explain_folder`, tables only, 4 steps, open loop, {f['images']:,} images: **{f['rate']:.0f} images a "
-              f"second** (mark 200: {said}); peak of memory {f['early']:.0f} MB after two chunks, {f['late']:.0f} MB at "
-              'the end.']
+    lines += ['', f"`explain_folder`, tables only, 4 steps, open loop, {f['images']:,} images: **{f['rate']:.0f} "
+              f"images a second** (mark 200: {said}); peak of memory {f['early']:.0f} MB after two chunks, "
+              f"{f['late']:.0f} MB at the end."]
     return '\n'.join(lines) + '\n'
 
 def time_parts(cfe, x, rounds):
-    "Milliseconds an image of every part of explaining: with the networks as they are trained, and with those that draw."
+    "Milliseconds an image of every part of explaining: with the trained networks, and with those that only draw."
     source = cfe.classifier(x).argmax(1)
     target = cfe.targets(cfe.classifier(x))
     k = torch.full((len(x),), .6)

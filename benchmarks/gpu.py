@@ -1,4 +1,4 @@
-"""Time training and explaining at 32, 64, 128 and 224 pixels on the device there is; kept in results/gpu.md and gpu.json.
+"""Time training and explaining at 32, 64, 128 and 224 pixels on the device there is; kept in results/gpu.md.
 
     python benchmarks/gpu.py [--device cuda] [--sizes 32 64 128 224] [--bs 64] [--dry]
 
@@ -60,7 +60,8 @@ def page(rows, device, bs):
     lines = ['# Training and explaining by size', '',
              f'Made by `python benchmarks/gpu.py`: batch {bs}, colour, ten classes, the default recipe, clock time, '
              f'medians; validation is part of a step. {name}, torch {torch.__version__}, mirrorcfe {__version__}.', '',
-             '| pixels | ms a step | first CFE, images a second | reflection in open loop, images a second | peak, MB |',
+             '| pixels | ms a step | first CFE, images a second | reflection in open loop, images a second '
+             '| peak, MB |',
              '|---|---|---|---|---|']
     for r in rows:
         memory = '' if r['memory'] is None else f"{r['memory']:.0f}"

@@ -161,15 +161,16 @@ def memory_limit(args):
                     f()
                     if r >= 10: times[name].append((time.process_time_ns() - start)/1e6)
             solve, copy = (sorted(v)[len(v)//2] for v in times.values())
-            rows.append((classes, str(dtype).removeprefix('torch.'), solve, copy, 2*z.numel()*z.element_size()/copy/1e6))
+            rate = 2*z.numel()*z.element_size()/copy/1e6
+            rows.append((classes, str(dtype).removeprefix('torch.'), solve, copy, rate))
     return rows
 
 def limit_section(args, rows):
     "The rows as Markdown."
     return '\n'.join([
-        LIMIT, '', f'`python benchmarks/solvers.py --limit --threads {torch.get_num_threads()}`: {args.n:,} latents, N = '
-        f'{args.features}, medians of {args.repeats} turns, processor time. Every latent is read once and written once, '
-        'whatever the solver does: a copy of the latents moves these bytes and nothing else.', '',
+        LIMIT, '', f'`python benchmarks/solvers.py --limit --threads {torch.get_num_threads()}`: {args.n:,} latents, '
+        f'N = {args.features}, medians of {args.repeats} turns, processor time. Every latent is read once and written '
+        'once, whatever the solver does: a copy of the latents moves these bytes and nothing else.', '',
         '| classes | type | closed form, ms | copy, ms | copy, GB/s | closed form over the copy |',
         '|---|---|---|---|---|---|',
         *[f'| {c:,} | {kind} | {solve:.2f} | {copy:.2f} | {rate:.1f} | {solve/copy:.1f} |'

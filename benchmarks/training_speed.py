@@ -90,7 +90,7 @@ def alone(calls, clock):
     for (func, shapes), count in calls.items():
         def tensor(v):
             if not isinstance(v, Shape): return list(v) if isinstance(v, tuple) else v
-            held = 1 + sum((n - 1)*step for n, step in zip(v.size, v.stride))   # fewer elements where a gradient is expanded
+            held = 1 + sum((n - 1)*step for n, step in zip(v.size, v.stride))   # few where it is expanded
             return torch.randn(held, dtype=v.dtype, device=v.device).as_strided(v.size, v.stride)
         args = [tensor(v) for v in shapes]
         times = []
@@ -117,7 +117,9 @@ def limit(device, rounds, steps=4):
                 continue
             times[size, 'step'].append(1000*time_round(learn, device, steps))
             times[size, 'convolutions'].append(1000*alone(calls[size], clock)/steps)
-    return {size: {what: statistics.median(times[size, what]) for what in ('step', 'convolutions')} for size in learners}
+    found = {size: {} for size in learners}
+    for (size, what), values in times.items(): found[size][what] = statistics.median(values)
+    return found
 
 def limit_page(device, found):
     "The results of `limit` as Markdown."

@@ -5,8 +5,8 @@ from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.features import intended_probs
 from mirrorcfe.losses import gaussian_blur
-from mirrorcfe.search import (Loop, Sketch, draw_closed, draw_open, fold_batch_norms, intended_logits, invert_curve, leads,
-                              log_odds)
+from mirrorcfe.search import (Loop, Sketch, draw_closed, draw_open, fold_batch_norms, intended_logits, invert_curve,
+                              leads, log_odds)
 from mirrorcfe.training import MirrorModel
 
 FINE = torch.linspace(0, 1, 100)
@@ -168,8 +168,8 @@ def test_folded_networks_compute_the_same():
     hooked = nn.Sequential(nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2))
     seen = []
     hooked[0].register_forward_hook(lambda m, a, out: seen.append(out))
-    net = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2), nn.Sequential(shared, nn.BatchNorm2d(2)),
-                        nn.Sequential(shared, nn.BatchNorm2d(2)), hooked)
+    plain = nn.BatchNorm2d(2), nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2)
+    net = nn.Sequential(*plain, nn.Sequential(shared, nn.BatchNorm2d(2)), nn.Sequential(shared, nn.BatchNorm2d(2)), hooked)
     x = torch.randn(4, 2, 9, 9)
     for _ in range(3): net(x)
     folded = fold_batch_norms(net.eval())
