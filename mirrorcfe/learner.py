@@ -17,7 +17,7 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 from .core import MirrorError, whole_number
 from .features import Classifier, class_names, copy_network, pair_index, usual_torch
-from .data import ImageSet, TensorLoader, read_labels
+from .data import ImageSet, TensorLoader, read_labels, split_batch
 from .images import from_bytes, read_fitted, to_bytes
 from .explainer import MirrorCFE
 from .explanation import Explanation
@@ -30,8 +30,9 @@ def _read_images(dl, to_unit, n, names):
     labels = []
     have = 0
     for batch in dl:
-        images.append(to_bytes(to_unit(plain_tensor(batch[0]))).cpu())
-        labels.append(read_labels(plain_tensor(batch[-1]).cpu(), names))
+        x, y = split_batch(batch)
+        images.append(to_bytes(to_unit(plain_tensor(x))).cpu())
+        labels.append(read_labels(plain_tensor(y).cpu(), names))
         have += len(labels[-1])
         if have >= n: break
     if not have: raise MirrorError("the learner has no images to learn from: give it DataLoaders with images")
@@ -126,7 +127,7 @@ def _read_batches(batches, to_unit, names):
     for batch in batches:
         batch = batch if isinstance(batch, (list, tuple)) else [batch]
         images.append(to_unit(plain_tensor(batch[0])))
-        if len(batch) > 1: labels.append(read_labels(plain_tensor(batch[-1]), names))
+        if len(batch) > 1: labels.append(read_labels(plain_tensor(split_batch(batch)[1]), names))
     if not images: raise MirrorError("the loader has no images to explain")
     return torch.cat(images), torch.cat(labels) if labels else None
 

@@ -16,6 +16,7 @@ import csv, importlib.util, os, re, shutil, sys, tempfile, time, unicodedata
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
+import pandas as pd
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
@@ -667,7 +668,7 @@ def most_believed(model:MirrorCFE,  # fitted
         with torch.no_grad(): p = oracle(ex.x_reflection.nan_to_num(0)).softmax(1)
         confidence.append(p.gather(1, ex.target[:, None])[:, 0].cpu())
     order = np.lexsort((-torch.cat(confidence), -torch.cat(share)))
-    rank = class_rank(y.cpu()[order])
+    rank = pd.Series(order).groupby(y.cpu().numpy()[order]).cumcount()   # 0: the best of its class
     return torch.from_numpy(order[np.argsort(rank, kind='stable')[:n]])
 
 # %% ../nbs/90_runs.ipynb #23cd210c
