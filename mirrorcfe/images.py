@@ -205,14 +205,20 @@ def images_below(folder   # searched with all folders below it
     "List the image files of a folder."
     found = []
     passed = Counter()
+    linked = []
     def note(e): warnings.warn(f"the folder {printable(e.filename)} is passed over: {e.strerror}")
     for top, folders, names in os.walk(folder, onerror=note):
         folders[:] = [d for d in folders if not d.startswith('.')]
+        linked += [os.path.join(top, d) for d in folders if os.path.islink(os.path.join(top, d))]
         for name in names:
             suffix = os.path.splitext(name)[1].lower()
             if name.startswith('.'): continue
             if suffix in SUFFIXES: found.append(Path(top)/name)
             elif suffix in _NOT_READ: passed[suffix] += 1
+    if linked:
+        some = ', '.join(map(printable, sorted(linked)[:5])) + (' ...' if len(linked) > 5 else '')
+        warnings.warn(f"links to folders are not followed, since they may lead in a circle: {some}; what is in them is "
+                      "left out: put the folders themselves here")
     if passed:
         kinds = ', '.join(f'{n} {suffix}' for suffix, n in sorted(passed.items()))
         warnings.warn(f"pictures in {printable(folder)} are passed over, since their formats are not read ({kinds}): "

@@ -365,6 +365,12 @@ def test_formats_that_are_not_read_are_named(tree):
     assert not set(SUFFIXES) & images._NOT_READ
 
 @posix
+def test_links_to_folders_are_named(tree):
+    (tree/"a/more").symlink_to(tree)
+    with pytest.warns(UserWarning, match=r"links to folders are not followed.*a/more; what is in them is left out"):
+        assert len(images_below(tree)) == 4
+
+@posix
 def test_odd_names_are_listed_and_printable(tree):
     (tree/"a"/os.fsdecode(b"caf\xe9.png")).touch()
     (tree/"a/lost.png").symlink_to("nowhere")
