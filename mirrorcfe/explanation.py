@@ -153,7 +153,7 @@ def one(self:Explanation,
     one = self[i]
     first = one.first
     if first is None or first.k.isnan().any() or one.first_index[0] >= 0: return one
-    j = int(torch.searchsorted(one.ks, first.k[0].to(one.ks)))
+    j = int(torch.searchsorted(one.ks.contiguous(), first.k[0].to(one.ks)))
     def insert(v, new): return torch.cat([v[:, :j], new[:, None].to(v), v[:, j:]], 1)
     steps = insert(one.ks[None], first.k)[0]
     drawn = None if one.drawn_ks is None else insert(one.drawn_ks, first.drawn_k)

@@ -41,14 +41,14 @@ def cache_dir()->Path: # it need not exist yet
     return earlier if earlier.is_dir() and not usual.is_dir() else usual
 
 # %% ../nbs/08_storage.ipynb #5a0e0010
-_STRAY = re.compile(r'\..*\.[0-9a-f]{16}\.part')   # the names that `workspace` gives
+_STRAY = re.compile(r'\..*\.[0-9a-f]{16}\.(part|new)')   # the names that `workspace` gives
 _LOCK = '.lock-of-mirrorcfe'
 
 def sweep(parent:Path   # an existing folder
          )->int:        # how many were removed
     "Remove the work folders in `parent` whose writer was killed."
     n = 0
-    for part in parent.glob('.*.part'):
+    for part in [*parent.glob('.*.part'), *parent.glob('.*.new')]:
         if not _STRAY.fullmatch(part.name) or part.is_symlink(): continue
         if not (part/_LOCK).is_file():   # killed before it was locked; whoever is about to lock it tries again
             with suppress(OSError):
@@ -68,8 +68,13 @@ def _remove(part, lock):
         for child in [c for c in part.iterdir() if c.name != _LOCK]:
             if child.is_dir() and not child.is_symlink(): shutil.rmtree(child, ignore_errors=True)
             else: child.unlink()
+    try: (part/_LOCK).unlink()   # while it is held: whoever locks it now finds that its file is gone
+    except OSError:              # Windows keeps a file that is open
+        lock.release()
+        shutil.rmtree(part, ignore_errors=True)
+        return
     lock.release()
-    shutil.rmtree(part, ignore_errors=True)
+    with suppress(OSError): part.rmdir()   # not with its contents: another may have begun to work here
 
 @contextmanager
 def workspace(parent:Path,  # folder to work in, made where it is missing
@@ -79,12 +84,18 @@ def workspace(parent:Path,  # folder to work in, made where it is missing
     parent.mkdir(parents=True, exist_ok=True)
     sweep(parent)
     while True:
-        part = parent/f'.{name[:40]}.{secrets.token_hex(8)}.part'
-        part.mkdir()
-        lock = FileLock(part/_LOCK, mode=0o666)
-        try: lock.acquire(timeout=0)
-        except (Timeout, FileNotFoundError): continue   # another process swept it before it was locked: take a new one
-        except (OSError, NotImplementedError): pass     # no locks on this disk: strays stay
+        stem = f'.{name[:40]}.{secrets.token_hex(8)}'
+        made = parent/f'{stem}.new'   # it gets its name when it is locked, so that nobody can sweep a `.part` in use
+        part = parent/f'{stem}.part'
+        made.mkdir()
+        lock = FileLock(made/_LOCK, mode=0o666)
+        try:
+            with suppress(NotImplementedError): lock.acquire(timeout=0)   # no locks on this disk: strays stay
+        except (Timeout, FileNotFoundError): continue   # somebody swept it before it was locked: take a new one
+        except OSError: pass
+        try: made.rename(part)
+        except FileNotFoundError: continue
+        except PermissionError: part = made   # Windows renames no folder with an open file
         break
     try: yield part
     finally: _remove(part, lock)
