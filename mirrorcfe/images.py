@@ -331,7 +331,7 @@ def fit_image(img,                # PIL image, mode L or RGB
 def check_fit(fit    # 'middle' or 'whole'
              )->str: # the same
     "Return how pictures are brought to a size, or raise `MirrorError` if that is none of the two ways."
-    if fit in ('middle', 'whole'): return fit
+    if isinstance(fit, str) and fit in ('middle', 'whole'): return fit
     raise MirrorError(f"fit must be 'middle' (the middle of the picture) or 'whole' (all of it, padded): found {fit!r}")
 
 def read_fitted(file,            # image file

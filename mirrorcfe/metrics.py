@@ -171,7 +171,7 @@ def lpips_distance(x:Tensor,               # sources in [-1, 1], (B, 1 or 3, H, 
                    reduction:str='mean'    # 'mean' over those found, or 'none': (B,) with NaN
                   )->Tensor:               # at least 0, rarely above 1; lower is better
     "Return the LPIPS distance."
-    if net not in ('squeeze', 'alex', 'vgg'):
+    if not isinstance(net, str) or net not in ('squeeze', 'alex', 'vgg'):
         raise MirrorError(f"net must be 'squeeze', 'alex' or 'vgg': found {net!r}")
     there = _check_pair(x, x_cf)
     bs = whole_number(bs, 1, 'bs')
@@ -222,7 +222,7 @@ def fid(real:Tensor,         # features of real images, (n, d)
         few:str='warn'       # when n or m is below d + 1: 'warn', 'raise' or 'allow'
        )->float:             # at least 0, in squared units of the features; lower is better
     "Return the Fréchet distance of two sets of features."
-    if few not in ('warn', 'raise', 'allow'):
+    if not isinstance(few, str) or few not in ('warn', 'raise', 'allow'):
         raise MirrorError(f"few must be 'warn', 'raise' or 'allow': found {few!r}")
     real, fake = _check_features(real, fake)
     n, d = real.shape

@@ -158,7 +158,7 @@ class SSC(nn.Module):
                  residual:bool=True     # see `SPE`
                 ):
         super().__init__()
-        if mode not in ('full', 'no-csp', 'skip'):
+        if not isinstance(mode, str) or mode not in ('full', 'no-csp', 'skip'):
             raise MirrorError(f"mode must be 'full', 'no-csp' or 'skip': found {mode!r}")
         self.mode = mode
         n, last = shapes[-1]

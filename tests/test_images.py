@@ -364,6 +364,10 @@ def test_formats_that_are_not_read_are_named(tree):
         assert len(images_below(tree)) == 4
     assert not set(SUFFIXES) & images._NOT_READ
 
+@pytest.mark.parametrize("fit", [np.array([0, 1]), None, "crop", 3])
+def test_another_way_to_fit_is_refused(fit):
+    with pytest.raises(MirrorError, match="fit must be 'middle'.*found"): images.check_fit(fit)
+
 @posix
 def test_links_to_folders_are_named(tree):
     (tree/"a/more").symlink_to(tree)
