@@ -96,6 +96,9 @@ def workspace(parent:Path,  # folder to work in, made where it is missing
         try: made.rename(part)
         except FileNotFoundError: continue
         except PermissionError: part = made   # Windows renames no folder with an open file
+        except OSError:   # of a full disk, say
+            _remove(made, lock)
+            raise
         break
     try: yield part
     finally: _remove(part, lock)
