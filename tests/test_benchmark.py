@@ -621,7 +621,7 @@ STORED = Path(__file__).resolve().parent.parent/'benchmarks'/'results'
 GROUPS = sorted(f.parent for f in STORED.glob('reproduction/*/cells'))
 
 def test_there_are_stored_results():
-    assert {g.name for g in GROUPS} == set('main colour paper prox floors multi ssc tri pgd methods c3lt'.split())
+    assert {g.name for g in GROUPS} == set('main colour paper prox floors multi ssc tri pgd methods c3lt heads'.split())
     assert len(list(STORED.glob('reproduction/*/cells/*'))) == len(list(STORED.glob('reproduction/*/cells/*.json')))
     assert sum(f.stat().st_size for f in STORED.rglob('*.png')) < 2.5e6
 
