@@ -29,7 +29,7 @@ from . import __version__
 from .autoencoder import train_autoencoder
 from .classifiers import get_classifier, get_oracle, predict
 from .core import MirrorError, height_width, short_size
-from .features import pair_index
+from .features import names_in_code, pair_index
 from .data import TensorLoader, _file_state, _first, data_fingerprint, data_spec, get_dls, loader_key
 from .explainer import MirrorCFE
 from .images import images_below, in_markdown
@@ -740,14 +740,9 @@ def _describe_array(v):
     if v.dtype == object: return _describe_value(v.tolist())
     return [str(v.dtype), list(v.shape), sha256(np.ascontiguousarray(v).tobytes()).hexdigest()]
 
-def _names_in(code):
-    "Return the names that a function and those inside it use."
-    inside = [_names_in(c) for c in code.co_consts if hasattr(c, 'co_code')]
-    return {*code.co_names}.union(*inside)
-
 def _global_values(f, seen):
     "Return the globals that a function names, except modules and what is of a library."
-    named = {n: f.__globals__[n] for n in sorted(_names_in(f.__code__)) if n in f.__globals__}
+    named = {n: f.__globals__[n] for n in sorted(names_in_code(f.__code__)) if n in f.__globals__}
     of_library = {n for n, v in named.items()
                   if isinstance(v, ModuleType) or (hasattr(v, '__qualname__') and _is_of_a_library(v))}
     return {n: _describe_value(v, seen) for n, v in named.items() if n not in of_library}

@@ -241,5 +241,5 @@ def wait(self:ProcessGroup):
     except RuntimeError as e: raise _one_has_ended(self, e) from e
 
 def _one_has_ended(group, e):
-    return MirrorError(f"one of {group.world_size} processes has ended before its share was done: look at what it said, "
-                       "and start the same command again")
+    return MirrorError(f"one of {group.world_size} processes has ended before its share was done: look at what it "
+                       "said, and start the same command again")

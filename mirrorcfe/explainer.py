@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 import mirrorcfe.wrap  # adds `Classifier.wrap`
-from .core import MirrorError, check_class, height_width, whole_number
+from .core import MirrorError, check_class, height_width, is_one_of, whole_number
 from .data import split_batch
 from .confidence import bisect_step, check_confidence, closest_class, confidence_step
 from .features import (Classifier, Encoded, check_images, check_target, class_index, frozen_copy,
@@ -296,7 +296,7 @@ def targets(self:MirrorCFE,
             on_same:str='raise'    # an image that is its target already: 'raise', or 'mark' to keep it without images
            )->Tensor:              # int64 (B,)
     "Return the class each image is sent to."
-    if not isinstance(on_same, str) or on_same not in ('raise', 'mark'):
+    if not is_one_of(on_same, 'raise', 'mark'):
         raise MirrorError(f"on_same must be 'raise' or 'mark': found {on_same!r}")
     names = self.classifier.classes
     source = logits.argmax(1)
@@ -452,7 +452,7 @@ def explain(self:MirrorCFE,
             bs:int=256,             # images drawn at once
             progress:bool=False,    # show a bar, where all is drawn
             target_confidence=None, # confidences requested: a number, (P,) for all or (B, P); see `.target_confidence`
-            quick:bool|None=None    # few drawings, the loop measured only where it has to be; None: unless `ks` are given
+            quick:bool|None=None    # few drawings, the loop measured only where it must be; None: unless `ks` are given
            )->Explanation:
     "Draw the path of each image through its mirror."
     bs = whole_number(bs, 1, 'bs')

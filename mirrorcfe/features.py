@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Encoded', 'check_images', 'check_target', 'Normalise', 'as_normalise', 'class_names', 'class_index', 'pair_index',
-           'Classifier', 'eval_mode', 'copy_network', 'frozen_copy', 'usual_torch', 'describe', 'cams',
+           'Classifier', 'eval_mode', 'copy_network', 'frozen_copy', 'usual_torch', 'names_in_code', 'describe', 'cams',
            'intended_probs', 'kfe_features']
 
 # %% ../nbs/02_features.ipynb #a02df3bb
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from fastcore.basics import patch
-from .core import MirrorError, Mirror, check_class, check_logits, check_pair
+from .core import Mirror, MirrorError, check_class, check_logits, check_pair, is_one_of
 from .multiclass import path_logits
 
 # %% ../nbs/02_features.ipynb #bacfe77b
@@ -119,7 +119,7 @@ def as_normalise(v   # None, a callable from [-1, 1] images to what a network ex
     return v
 
 # %% ../nbs/02_features.ipynb #609fb848
-def class_names(classes,   # a sequence in order; or a dict, number -> name or (torchvision's `class_to_idx`) the reverse
+def class_names(classes,   # a sequence in order; or a dict of number and name, either way round (`class_to_idx`)
                 n:int      # how many there must be
                )->list:    # of n different strings
     "Return the names of classes by their numbers, or raise `MirrorError` if they do not name `n` classes."
@@ -386,14 +386,15 @@ def _describe_code(code, seen):
 
 _KINDS = (*_PLAIN, list, tuple, dict, Tensor, np.ndarray, FunctionType)
 
-def _names_in(code):
-    "The names that a function and those inside it use."
-    inside = [_names_in(c) for c in code.co_consts if hasattr(c, 'co_code')]
+def names_in_code(code   # bytecode of a function, its `__code__`
+                 )->set: # of strings
+    "Return the names that a function and those inside it use."
+    inside = [names_in_code(c) for c in code.co_consts if hasattr(c, 'co_code')]
     return {*code.co_names}.union(*inside)
 
 def _other_globals(f, used):
     "What a function of the user's own names beside the globals `used`: objects, classes, and values in modules of his."
-    names = sorted(_names_in(f.__code__)) if _is_own(f) else []
+    names = sorted(names_in_code(f.__code__)) if _is_own(f) else []
     out = {}
     for n in names:
         v = f.__globals__.get(n)
@@ -601,7 +602,8 @@ def kfe_features(f:Tensor,                # last map of the source, (B, N, h, w)
     if f.ndim != 4 or z_k.shape != f.shape[:2]:
         raise MirrorError(f"a map (B, N, h, w) and latents (B, N) must agree: "
                           f"found {tuple(f.shape)} and {tuple(z_k.shape)}")
-    if mode not in ('uniform', 'location'): raise MirrorError(f"mode must be 'uniform' or 'location': found {mode!r}")
+    if not is_one_of(mode, 'uniform', 'location'):
+        raise MirrorError(f"mode must be 'uniform' or 'location': found {mode!r}")
     move = (z_k.to(f) - f.mean((2, 3)))[..., None, None]
     if mode == 'uniform': return f + move
     if mirror is None:

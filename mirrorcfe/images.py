@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from .core import MirrorError, height_width
+from .core import MirrorError, height_width, is_one_of
 from .storage import expand
 
 # %% ../nbs/09_images.ipynb #6b0e0003
@@ -331,7 +331,7 @@ def fit_image(img,                # PIL image, mode L or RGB
 def check_fit(fit    # 'middle' or 'whole'
              )->str: # the same
     "Return how pictures are brought to a size, or raise `MirrorError` if that is none of the two ways."
-    if isinstance(fit, str) and fit in ('middle', 'whole'): return fit
+    if is_one_of(fit, 'middle', 'whole'): return fit
     raise MirrorError(f"fit must be 'middle' (the middle of the picture) or 'whole' (all of it, padded): found {fit!r}")
 
 def read_fitted(file,            # image file

@@ -16,7 +16,7 @@ import torch
 from scipy.stats import bootstrap
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .core import MirrorError, check_class, whole_number
+from .core import MirrorError, check_class, is_one_of, whole_number
 from .features import check_images
 from .losses import gaussian_blur
 from .multiclass import ClosedFormSolver
@@ -25,7 +25,8 @@ from .projected import lpips_network
 # %% ../nbs/60_metrics.ipynb #34331d0b
 def _reduce(v, reduction):
     "Return one value an image, or the mean of those that have one."
-    if reduction not in ('none', 'mean'): raise MirrorError(f"reduction must be 'none' or 'mean': found {reduction!r}")
+    if not is_one_of(reduction, 'none', 'mean'):
+        raise MirrorError(f"reduction must be 'none' or 'mean': found {reduction!r}")
     return v if reduction == 'none' else v.nanmean()
 
 def _present(x):
@@ -171,7 +172,7 @@ def lpips_distance(x:Tensor,               # sources in [-1, 1], (B, 1 or 3, H, 
                    reduction:str='mean'    # 'mean' over those found, or 'none': (B,) with NaN
                   )->Tensor:               # at least 0, rarely above 1; lower is better
     "Return the LPIPS distance."
-    if not isinstance(net, str) or net not in ('squeeze', 'alex', 'vgg'):
+    if not is_one_of(net, 'squeeze', 'alex', 'vgg'):
         raise MirrorError(f"net must be 'squeeze', 'alex' or 'vgg': found {net!r}")
     there = _check_pair(x, x_cf)
     bs = whole_number(bs, 1, 'bs')
@@ -222,7 +223,7 @@ def fid(real:Tensor,         # features of real images, (n, d)
         few:str='warn'       # when n or m is below d + 1: 'warn', 'raise' or 'allow'
        )->float:             # at least 0, in squared units of the features; lower is better
     "Return the Fréchet distance of two sets of features."
-    if not isinstance(few, str) or few not in ('warn', 'raise', 'allow'):
+    if not is_one_of(few, 'warn', 'raise', 'allow'):
         raise MirrorError(f"few must be 'warn', 'raise' or 'allow': found {few!r}")
     real, fake = _check_features(real, fake)
     n, d = real.shape
@@ -386,7 +387,7 @@ def cout(classifier,            # the explained classifier: images to logits
          reduction:str='mean'   # 'mean' over those found, or 'none': (B,) with NaN
         )->Cout:                # value -1 to 1, higher is better; target_confidence, p_source (B, T); fractions (T,)
     "Return COUT and its two curves."
-    if mode not in ('exact', 'c3lt'): raise MirrorError(f"mode must be 'exact' or 'c3lt': found {mode!r}")
+    if not is_one_of(mode, 'exact', 'c3lt'): raise MirrorError(f"mode must be 'exact' or 'c3lt': found {mode!r}")
     there = _check_pair(x, x_cf)
     a = x[there]
     b = x_cf[there]

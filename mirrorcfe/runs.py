@@ -689,8 +689,8 @@ def finish_run(new:NewFolder,    # entered
     chosen, shown = torch.arange(min(n, len(x))), ''
     if best and panel is not None:
         chosen = most_believed(model, x, y, panel, oracle, n)
-        shown = (f"Shown are those {len(chosen)} of {len(x)} held-out images whose reflections the judges believe most, "
-                 "of each class in turn. The numbers above are those of all that were measured.")
+        shown = (f"Shown are those {len(chosen)} of {len(x)} held-out images whose reflections the judges believe "
+                 "most, of each class in turn. The numbers above are those of all that were measured.")
     chosen = chosen.to(x.device)
     ex = model.explain(x[chosen], truth=y[chosen], ks=100).judged(panel)   # every step, for the films
     progress = Progress('measuring')

@@ -146,7 +146,7 @@ class Loop:
     "The closed loop of a batch, measured where it has to be."
     def __init__(self,
                  sketch:Sketch,        # on a grid that holds the reflection and goes beyond it
-                 intended,             # function of steps (B, K) -> logits that the latents have there, (B, K, n_classes)
+                 intended,             # function of steps (B, K) -> logits of the latents there, (B, K, n_classes)
                  blurred=None,         # function of images -> their logits when blurred; None: no blur to survive
                  top:int=32,           # column of the reflection
                  stride:int=8,         # between the columns measured at first

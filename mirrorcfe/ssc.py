@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from fastcore.basics import patch
-from .core import MirrorError, height_width
+from .core import MirrorError, height_width, is_one_of
 from .features import cams
 
 # %% ../nbs/20_ssc.ipynb #2e9f12d5
@@ -158,7 +158,7 @@ class SSC(nn.Module):
                  residual:bool=True     # see `SPE`
                 ):
         super().__init__()
-        if not isinstance(mode, str) or mode not in ('full', 'no-csp', 'skip'):
+        if not is_one_of(mode, 'full', 'no-csp', 'skip'):
             raise MirrorError(f"mode must be 'full', 'no-csp' or 'skip': found {mode!r}")
         self.mode = mode
         n, last = shapes[-1]

@@ -216,7 +216,8 @@ def reading(path:Path,                                            # the file
            ):
     "Turn what goes wrong in reading `path` into `MissingFile`, `DamagedFile`, or `MirrorError` if it cannot be opened."
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode): raise MirrorError(f"{path} is not a regular file: {kind} was expected")
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise MirrorError(f"{path} is not a regular file: {kind} was expected")
         with open(path, 'rb'): pass   # safetensors reports any failure to open as a missing file
         yield
     except (FileNotFoundError, NotADirectoryError): raise MissingFile(f"no file {path}: the file is missing") from None

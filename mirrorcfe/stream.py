@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
-from .core import MirrorError, height_width
+from .core import MirrorError, height_width, is_one_of
 from .data import ImageSet, TensorLoader
 from .distributed import join_group
 from .explainer import MirrorCFE
@@ -218,7 +218,7 @@ def _is_whole_number(v, low, high=float('inf')):
 @patch
 def _check_stream(self:MirrorCFE, source, target, keep, bs, chunk):
     "Raise `MirrorError` for settings that would fail later."
-    if keep not in ('table', 'images'): raise MirrorError(f"keep must be 'table' or 'images': found {keep!r}")
+    if not is_one_of(keep, 'table', 'images'): raise MirrorError(f"keep must be 'table' or 'images': found {keep!r}")
     for name, value in (('bs', bs), ('chunk', chunk)):
         if not _is_whole_number(value, 1):
             raise MirrorError(f"{name} must be a whole number of 1 or more: found {value!r}")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from fastai.learner import Learner
 from fastcore.basics import AttrDict, patch, store_attr
-from .core import Mirror, MirrorError, check_pair, height_width, short_size
+from .core import Mirror, MirrorError, check_pair, height_width, is_one_of, short_size
 from .multiclass import ClosedFormSolver, LBFGSSolver, NaiveSolver
 from .features import Classifier, check_images, frozen_copy, kfe_features
 from .autoencoder import autoencoder_form, check_autoencoder, get_autoencoder
@@ -75,15 +75,15 @@ class Recipe(BaseRecipe):
 PRESETS = dict(
     default=Recipe(),
     paper=Recipe(painter='pixels', steps=800, lr=2e-4, betas=(.5, .999), wd=0., schedule='constant', ema=0.,
-                 width=128, own=False, cls=1., augmented=0., student=0., adv=1., rec=1., fea=1., tri=2., prox=0., ramp=0.,
-                 at_source=.25, at_reflection=0., near_mirror=0., blur_margin=0., shift=0, residual=False))
+                 width=128, own=False, cls=1., augmented=0., student=0., adv=1., rec=1., fea=1., tri=2., prox=0.,
+                 ramp=0., at_source=.25, at_reflection=0., near_mirror=0., blur_margin=0., shift=0, residual=False))
 
 def get_recipe(preset:str|Recipe='default', # 'default', 'paper', or a recipe
                **changes                    # fields to replace
               )->Recipe:
     "Return a recipe with some of its fields replaced."
     recipe = pick_recipe(PRESETS, preset, **changes)
-    if recipe.painter not in ('latent', 'pixels'):
+    if not is_one_of(recipe.painter, 'latent', 'pixels'):
         raise MirrorError(f"painter must be 'latent' or 'pixels': found {recipe.painter!r}")
     if not (recipe.pixels or recipe.own or recipe.squeeze):
         raise MirrorError("there is no discriminator: set pixels, own or squeeze to True")

@@ -210,7 +210,7 @@ _TAILS = {'': lambda l: l, 'log_softmax': lambda l: l.log_softmax(1), 'softmax':
           'sigmoid': torch.sigmoid}
 
 def _undone_tails(out):
-    "The final functions that may have given `out`: name, their input, whether that is known up to a constant in each row."
+    "The final functions that may have given `out`: name, input, whether that is known but for a constant in each row."
     found = [('', out, False)]
     if out.shape[1] > 1 and out.logsumexp(1).abs().max() < 1e-4: found.append(('log_softmax', out, True))
     if out.min() < 0 or out.max() > 1: return found
@@ -853,8 +853,8 @@ def _prepare(model, sample, classes, normalise):
     "Return a copy of the network in eval mode, up to four images on its device, names and normalisation."
     if isinstance(model, Learner): model, sample, classes, normalise = _from_learner(model, sample, classes, normalise)
     if isinstance(model, (torch.jit.ScriptModule, torch.export.ExportedProgram)) or hasattr(model, '_guards_fn'):
-        raise MirrorError(f"a scripted or exported program ({type(model).__name__}) has lost the layers among which head "
-                          "and maps are found: give the torch module that it was made from")
+        raise MirrorError(f"a scripted or exported program ({type(model).__name__}) has lost the layers among which "
+                          "head and maps are found: give the torch module that it was made from")
     if not isinstance(model, nn.Module):
         raise MirrorError(f"the network must be a torch module or a fastai Learner: found {type(model).__name__}")
     if sample is None: raise MirrorError("give a few images of the size to explain, sample=(B, C, H, W) in [-1, 1]")

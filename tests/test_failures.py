@@ -59,7 +59,7 @@ says(lambda: MirrorCFE(clf, amp=False, steps=4, autoencoder_steps=2, student_ste
 """
 
 @pytest.fixture(scope='module')
-def limited(tmp_path_factory, root):
+def limited(tmp_path_factory):
     "A process whose files may not grow beyond 20 kB saves and trains: what a disk that fills up does, for real."
     pytest.importorskip('resource')
     folder = tmp_path_factory.mktemp('limited')
