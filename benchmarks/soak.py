@@ -9,6 +9,7 @@ what is printed in results/soak.md.
 import argparse, contextlib, math, os, pickle, random, resource, shutil, signal, tempfile, time, traceback
 import warnings
 from collections import Counter
+from multiprocessing.connection import wait
 from pathlib import Path
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from mirrorcfe.training import MirrorModel, get_recipe
 RESULTS = Path(__file__).parent/'results'
 SIZE = 16
 FORKS = hasattr(os, 'fork')
+PATIENCE = 120   # seconds for one job in a fork; each takes a few
 
 # --- what is done and kept --------------------------------------------------------------------------------------------
 
@@ -134,8 +136,12 @@ def outcome_of(job):
     except TypeError as e: return 'type', str(e)
     except Exception: return 'foreign', traceback.format_exc()
 
-def in_child(job, seconds=None, prepare=None):
-    "The outcome of a job in a fork of this process; ('killed', None) where it did not come to its end."
+def in_child(job, seconds=None, prepare=None, patience=PATIENCE):
+    """The outcome of a job in a fork of this process.
+
+    ('killed', None) where it did not come to its end, ('hung', None) where it was still busy after `patience` seconds.
+    The threads of torch's pool do not come along into a fork: this process must have computed with one thread only.
+    """
     read, write = os.pipe()
     pid = os.fork()
     if not pid:
@@ -149,8 +155,11 @@ def in_child(job, seconds=None, prepare=None):
     if seconds is not None:
         time.sleep(seconds)
         os.kill(pid, signal.SIGKILL)
+    ended = wait([read], patience)
+    if not ended: os.kill(pid, signal.SIGKILL)
     with open(read, 'rb') as f: said = f.read()
     os.waitpid(pid, 0)
+    if not ended: return 'hung', None
     return pickle.loads(said) if said else ('killed', None)
 
 def judged(found, want, name=''):
