@@ -10,6 +10,7 @@ import copy, math, threading
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from difflib import get_close_matches
 from functools import partial
 from itertools import combinations
@@ -102,6 +103,7 @@ class _FunctionWatch(TorchFunctionMode):
 
 # %% ../nbs/04_wrap.ipynb #619dd837
 _MOST_DISTORTION = .4   # in logarithms: a map may be half as wide again as the images
+_any_proportions = ContextVar('_any_proportions', default=False)   # True: (B, N, h, w) of all proportions are maps
 
 def _distortion(h, w, x):
     "How far the proportions of an h x w map differ from those of the images `x`, as the absolute logarithm of a ratio."
@@ -125,6 +127,8 @@ def _possible_layouts(o, x, usual='nchw'):
         return [f'tokens+{r}' if r else 'tokens' for r in sorted(fitting, key=distortion.get)]
     distortion = {'nchw': _distortion(*o.shape[2:], x), 'nhwc': _distortion(*o.shape[1:3], x)}
     fitting = [l for l in distortion if distortion[l] < _MOST_DISTORTION]
+    within = o.shape[2] <= x.shape[2] and o.shape[3] <= x.shape[3]
+    if not fitting and within and _any_proportions.get(): return ['nchw']
     return sorted(fitting, key=lambda l: (distortion[l], l != usual))
 
 # %% ../nbs/04_wrap.ipynb #76a1ec3f
@@ -727,7 +731,7 @@ def _with_stages(parts, model, x, stages):
     taps = _find_stages(parts.calls, last, hw, x, upwards)
     return parts if len(taps) == 1 and not parts.is_gap else parts._replace(taps=taps)
 
-def _find_parts(model, x, output=None, stages=None):
+def _parts_of_run(model, x, output, stages):
     "Find the head and the maps of `model` by running it on `x`; refuse a network whose last layer is not linear."
     calls, out = _record_calls(model, x)
     _check_autocast(calls)
@@ -738,6 +742,14 @@ def _find_parts(model, x, output=None, stages=None):
         if parts is None: raise
     else: parts = _gap_parts(model, x, calls, head) or _deepest_parts(model, x, calls, head)
     return _with_stages(parts, model, x, stages)
+
+def _find_parts(model, x, output=None, stages=None):
+    "Find head and maps of `model`; a map of quite other proportions than the images counts where there is no better one."
+    parts = _parts_of_run(model, x, output, stages)
+    if parts.taps: return parts
+    token = _any_proportions.set(True)
+    try: return _parts_of_run(model, x, output, stages)
+    finally: _any_proportions.reset(token)
 
 # %% ../nbs/04_wrap.ipynb #a5f3e5d2
 def _first_that_differs(model, x, alone):

@@ -99,6 +99,8 @@ class Functional(nn.Module):
 
 def sequential(*tail): return nn.Sequential(conv(3, 8), conv(8, 12), *tail)
 
+def upright(*tail): return nn.Sequential(conv(3, 5, (2, 1)), conv(5, 12, (2, 1)), *tail)
+
 def trained(norm):
     with torch.no_grad():
         for p in (norm.running_mean, norm.running_var, norm.weight, norm.bias): p.uniform_(.5, 2)
@@ -342,6 +344,9 @@ HEADS = {   # network; whether it is GAP; its maps by name; N
     "class token": (small_vit, False, ["conv_proj", "encoder.layers.encoder_layer_2"], 32),
     "attention pooling": (AttentionPool, False, TWO, 12),
     "two heads": (TwoHeads, False, TWO, 24),
+    "halves the height alone": (lambda: upright(*GAP, nn.Linear(12, 5)), True, ["0", "1"], 12),
+    "halves the height alone, flat": (lambda: upright(nn.Flatten(), nn.Linear(12*4*16, 7), nn.ReLU(), nn.Linear(7, 5)),
+                                      False, ["0", "1"], 7),
     "no map": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 6), nn.ReLU(), nn.Linear(6, 5)), False, [], 6),
     "log_softmax": (head(nn.LogSoftmax(1)), True, ["0", "1"], 12),
     "softmax": (head(nn.Softmax(1)), True, ["0", "1"], 12),
@@ -503,7 +508,11 @@ def test_image_classifiers_of_transformers():
     form = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, image_size=64,
                 patch_size=16, num_labels=5)
     small = dict(hidden_sizes=[16, 32, 48], depths=[1, 1, 1], num_labels=5)
-    for kind, config in (("ViT", form), ("DeiT", form), ("Beit", form), ("ConvNext", small | dict(num_stages=3))):
+    swin = dict(image_size=64, embed_dim=16, depths=[1, 1, 2], num_heads=[2, 2, 2], window_size=4, num_labels=5)
+    mobile = dict(image_size=64, depth_multiplier=.35, num_labels=5)
+    resnet = small | dict(embedding_size=16, layer_type="basic")
+    for kind, config in (("ViT", form), ("DeiT", form), ("Beit", form), ("ConvNext", small | dict(num_stages=3)),
+                         ("ResNet", resnet), ("Swin", swin), ("MobileNetV2", mobile)):
         model = getattr(t, f"{kind}ForImageClassification")(getattr(t, f"{kind}Config")(**config)).eval()
         net = Classifier.wrap(model, images)
         with torch.no_grad(): near(net(images), model(images).logits, 1e-4)
@@ -592,6 +601,7 @@ def test_a_plain_tensor_has_no_subclass():
 FOR_THE_GENERATOR = {
     "function": lambda: Functional(torch.tanh),
     "class token": lambda: VisionTransformer(32, 8, 3, 2, 32, 64, num_classes=5),
+    "halves the height alone": lambda: upright(nn.Flatten(), nn.Linear(12*8*32, 5)),
     "no map": lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 6), nn.ReLU(), nn.Linear(6, 5)),
 }
 
