@@ -20,7 +20,7 @@ from mirrorcfe.features import Classifier
 import mirrorcfe.wrap  # adds `Classifier.wrap`
 
 RESULTS = Path(__file__).parent/'results'
-LIMIT = 600   # seconds for one network
+LIMIT = 300   # seconds of the processor for one network
 MEMORY = 14*2**30   # bytes of addresses for one network
 SIZES = (64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384)   # pixels; the first that the network takes
 SMALL = ('test_', 'atto', 'femto', 'pico', 'nano', 'xxs', 'xx_small', 'xtiny', 'xxtiny', '_t0', '_s0', '_b0', '_m0',
@@ -109,6 +109,8 @@ def answer(key, pipe):
     "Send the outcome of one network through a pipe."
     warnings.simplefilter('ignore')
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))
+    torch.set_flush_denormal(True)   # random weights may give numbers near 1e-40, with which a processor is slow
     Path('/proc/self/oom_score_adj').write_text('1000')   # should memory end, this process ends, and not the sweep
     try: pipe.send(outcome(*key.split('/')))
     except BaseException as e: pipe.send(dict(outcome='crashed', reason=f'{type(e).__name__}: {e}'[:300]))
@@ -121,10 +123,11 @@ def in_a_process(key):
     start = time.monotonic()
     process.start()
     there.close()
-    try: found = here.recv() if here.poll(LIMIT) else dict(outcome='time limit', reason=f'more than {LIMIT} seconds')
-    except (EOFError, OSError): found = dict(outcome='crashed', reason='the process ended without an answer')
+    try: found = here.recv() if here.poll(10*LIMIT) else None
+    except (EOFError, OSError): found = None   # its limit of time, or the end of memory
     process.kill()
     process.join()
+    if found is None: found = dict(outcome='no answer', reason=f'within {LIMIT} seconds and {MEMORY >> 30} GiB')
     return found | dict(seconds=round(time.monotonic() - start))
 
 def line(key, r):

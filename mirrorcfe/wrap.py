@@ -335,22 +335,26 @@ def _linear_layer(W, b):
     return m
 
 # %% ../nbs/04_wrap.ipynb #008837cf
-def _batch_norm_before(calls, z):
-    "Return the name of a batch norm that gave `z`, or None."
+def _batch_norm_before(calls, z, later=()):
+    "Return the name of a batch norm that gave `z`, or None; one in `later` has been found already."
     for name in reversed(_leaves(calls)):
         call = calls[name]
+        if name in later: continue   # an untrained norm gives nearly what it takes
         if not isinstance(call.module, (nn.BatchNorm1d, nn.BatchNorm2d)) or call.module.running_var is None: continue
         if _changed_in_place(call): continue
         o = call.output
         if o.shape[:2] == z.shape and o.numel() == z.numel() and _nearly_equal(o.flatten(1), z): return name
 
 # %% ../nbs/04_wrap.ipynb #b2926706
+_PADDINGS = nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d
+
 def _maps_up_to(calls, last, x):
     "The modules up to `last` whose output can be read as maps: name to layout, and name to (h, w)."
     layouts = {}
     sizes = {}
     for name, call in calls.items():
         fitting = _possible_layouts(call.output, x, last.layout)
+        if isinstance(call.module, _PADDINGS): fitting = []   # the map before it, with a margin
         if not last.layout.startswith('tokens'): fitting = [l for l in fitting if not l.startswith('tokens')]
         if fitting:
             layouts[name] = fitting[0]
@@ -658,9 +662,11 @@ class _Parts(NamedTuple):
 def _gap_of(model, x, calls, z, W, b):
     "Return the map whose average is `z`, perhaps before batch norms, and `W` and `b` behind the average; or None."
     last, places = _find_last_map(model, x, calls, z)
+    norms = []
     while places < 2:
-        norm = _batch_norm_before(calls, z)
+        norm = _batch_norm_before(calls, z, norms)
         if norm is None: return None
+        norms.append(norm)
         W, b = _fold_batch_norm(calls[norm].module, W, b)
         z = calls[norm].input.flatten(1)
         last, places = _find_last_map(model, x, calls, z)

