@@ -50,13 +50,28 @@ def _forward_hooks(modules, hook):
     finally:
         for handle in handles: handle.remove()
 
+def _where_it_fails(model, x):
+    "Name the innermost module that does not return on the images `x`, for a message."
+    entered = []
+    def enter(name, module, inputs): entered.append(f"'{name}' ({type(module).__name__})")
+    def leave(name, module, inputs, output): entered.pop()
+    inner = [(name, m) for name, m in model.named_modules() if name]
+    handles = [m.register_forward_pre_hook(partial(enter, name)) for name, m in inner]
+    try:
+        with torch.no_grad(), _forward_hooks(inner, leave): model(x)
+    except Exception: pass
+    finally:
+        for handle in handles: handle.remove()
+    return f'; it fails in {entered[-1]}' if entered else ''
+
 def _run(model, x):
     "Return `model(x)` without gradients; if the network fails, raise `MirrorError` with its message."
     try:
         with torch.no_grad(): return model(x)
     except MirrorError: raise
     except Exception as e:
-        raise MirrorError(f"the network fails on images of shape {tuple(x.shape)}: {type(e).__name__}: {e}") from e
+        raise MirrorError(f"the network fails on images of shape {tuple(x.shape)}: {type(e).__name__}: {e}"
+                          + _where_it_fails(model, x)) from e
 
 def _record_calls(model, x):
     "Return the last call of every module, by name in the order of their return, and the output of `model`."
@@ -898,8 +913,20 @@ def _without_parametrizations(model):
         for name in list(getattr(m, 'parametrizations', ())): parametrize.remove_parametrizations(m, name)
     return model
 
+def _check_devices(model):
+    "Refuse a network on several devices, and one whose weights have no values; name the first layer that is elsewhere."
+    first = None
+    for name, p in model.named_parameters():
+        layer = name.rpartition('.')[0] or 'the network'
+        if p.is_meta: raise MirrorError(f"the weights of {layer} are on the meta device, without values: load them first")
+        if first is None: first = p
+        if p.device != first.device:
+            raise MirrorError(f"the weights of {layer} are on {p.device}, those before it on {first.device}: move the "
+                              "network to one device first, such as model.to('cpu')")
+
 def _check_precision(model):
     "Return a number of the type and on the device of the weights, or refuse a type whose numbers cannot be compared."
+    _check_devices(model)
     numbers = [p for p in model.parameters() if p.is_floating_point()]
     types = {p.dtype for p in numbers}
     if len(types) > 1 or types - {torch.float32, torch.float64}:
