@@ -66,6 +66,13 @@ def train(
     # pictures of other proportions: middle cuts off what is too much, whole pads what is missing;
     # without it, middle for picture files and whole for the other datasets
     fit:str=None,
+    # what your own code does to pictures, in place of --size and --fit: --resize 64 scales the shorter side to 64
+    # pixels, 96x64 height and width
+    resize:str=None,
+    # then take the middle of so many pixels: 64, or 96x64 for height x width
+    crop:str=None,
+    # how --resize scales: bilinear (without this option), bicubic, nearest, lanczos, box, hamming
+    interpolation:str=None,
     # numbers that are black and white in image files of more than 8 bits, such as --levels 0 4095;
     # without it, as their format says
     levels:list=None,
@@ -96,7 +103,10 @@ def explain(
     factory:str=None,
     out:str='mirrorcfe-out-explain',  # folder for the results; if it is not empty, a number is added to its name
     invert:bool=False,                # swap dark and bright first
-    crop:bool=False,                  # cut the margin off first, so that the content is as large as in training
+    trim:bool=False,                  # cut the margin off first, so that the content is as large as in training
+    resize:str=None,                  # as for mirrorcfe train; without these three, as in training
+    crop:str=None,                    # as for mirrorcfe train
+    interpolation:str=None,           # as for mirrorcfe train
     # numbers that are black and white in image files of more than 8 bits; without it, those of the training
     levels:list=None,
     device:str='auto',                # cpu, cuda or mps; auto takes the best there is
@@ -116,6 +126,9 @@ def evaluate(
     pair:list=None,
     n:int=300,                         # images in each direction, at most
     steps:int=100,                     # steps from source to reflection; the first counterfactual is one of them
+    resize:str=None,                   # as for mirrorcfe train; without these three, as in training
+    crop:str=None,                     # as for mirrorcfe train
+    interpolation:str=None,            # as for mirrorcfe train
     # numbers that are black and white in image files of more than 8 bits; without it, those of the training
     levels:list=None,
     # your own FILE:FUNCTION that builds the classifier, where it was trained by one; the file is executed
@@ -143,6 +156,9 @@ def animate(
     fps:int=10,                       # frames a second, 1 to 60
     size:int=480,                     # width of a film in pixels, even, 160 to 2000
     format:str=None,                  # mp4 or gif; without it, mp4 where there is an ffmpeg
+    resize:str=None,                  # as for mirrorcfe train; without these three, as in training
+    crop:str=None,                    # as for mirrorcfe train
+    interpolation:str=None,           # as for mirrorcfe train
     # your own FILE:FUNCTION that builds the classifier, where it was trained by one; the file is executed
     factory:str=None,
     out:str='mirrorcfe-out-animate',  # folder for the films; if it is not empty, a number is added to its name
@@ -160,8 +176,8 @@ class UsageError(ValueError):
 # What stands for the value of an option in the help; N for the others
 PLACEHOLDERS = dict(out='FOLDER', explainer='FOLDER', data='DATA', classifier='FILE', classes='FILE', images='IMAGE',
                     size='PIXELS', fit='HOW', pair='CLASS', target='CLASS', target_confidence='P', levels='LEVEL',
-                    arch='NAME', factory='FILE:FUNCTION', normalise='INPUT', preset='NAME', device='NAME',
-                    format='FORMAT')
+                    resize='PIXELS', crop='PIXELS', interpolation='NAME', arch='NAME', factory='FILE:FUNCTION',
+                    normalise='INPUT', preset='NAME', device='NAME', format='FORMAT')
 
 def parse(name:str,   # of a command
           argv:list   # words behind it

@@ -7,9 +7,9 @@ __all__ = ['NORMALISE', 'FORMAT', 'RESULT_METRICS', 'RESULT_COLUMNS', 'JUDGES', 
            'results_folder', 'check_range', 'format_time', 'Progress', 'ProgressLine', 'training_progress',
            'parse_normalise', 'fit_weights', 'call_factory', 'open_network', 'save_network', 'load_network',
            'save_explainer', 'load_explainer', 'load_panel', 'results_of', 'measure_run', 'Explained',
-           'measure_explanation', 'summarise', 'slug', 'write_pictures', 'write_csv', 'md_table', 'judges_table',
-           'write_results', 'pick_test_images', 'most_believed', 'finish_run', 'get_judges', 'relative', 'echo_results',
-           'prepare_demo', 'demo']
+           'measure_explanation', 'summarise', 'slug', 'write_pictures', 'write_csv', 'md_table', 'prepared_in_words',
+           'judges_table', 'write_results', 'pick_test_images', 'most_believed', 'finish_run', 'get_judges', 'relative',
+           'echo_results', 'prepare_demo', 'demo']
 
 # %% ../nbs/90_runs.ipynb #42c66657
 import csv, importlib.util, os, re, shutil, sys, tempfile, time, unicodedata
@@ -560,8 +560,10 @@ RESULT_COLUMNS = dict(
     l1_reflection='mean |difference| of the reflection from its source, in [-1, 1] units',
     l1_first='mean |difference| of the first counterfactual from its source',
     coverage='share of images with a counterfactual at some step',
-    classifier_accuracy='of the classifier, on held-out images',
-    oracle_accuracy='of the oracle, on held-out images',
+    classifier_accuracy='of the classifier, on the test images',
+    oracle_accuracy='of the oracle, on the test images',
+    test_images='from whom they were held out',
+    pictures='what was done to picture files',
     images='images that were measured',
     ks='steps from source to reflection, evenly spaced',
     seed='of weights, data order and noise',
@@ -570,6 +572,15 @@ RESULT_COLUMNS = dict(
     seconds='for training and explaining',
     device='that was used',
     dataset='')
+
+def prepared_in_words(about:dict  # what is kept with an explainer
+                     )->str:
+    "Say what is done to picture files before the classifier sees them."
+    if about.get('prepared'):
+        given = {k: v for k, v in about['prepared'].items() if v is not None}
+        return ', '.join(f"{k} {'x'.join(map(str, v)) if isinstance(v, (list, tuple)) else v}" for k, v in given.items())
+    how = 'the middle' if about.get('fit') == 'middle' else 'all of it, padded'
+    return f'{how}, bicubic'
 
 def _short(value):
     "Four digits of a float, nothing for NaN, anything else as it is."
@@ -699,6 +710,7 @@ def finish_run(new:NewFolder,    # entered
     results |= dict(classifier_accuracy=model.classifier.accuracy, oracle_accuracy=oracle.accuracy,
                     steps=model.recipe.steps, seconds=round(time.monotonic() - start), device=str(dls.device))
     results |= {k: about[k] for k in ('seed', 'preset', 'dataset')}
+    results |= dict(test_images=about.get('held_out', 'the test set of the data'), pictures=prepared_in_words(about))
     if left_out: echo(f"note: {left_out} held-out images are taken for a third class and left out")
     write_results(new.tmp, ex, results, f"Mirror-CFE on {dls.spec.title}", write_pictures(ex, new.tmp),
                   panel=panel, shown=shown)

@@ -113,7 +113,8 @@ def test_every_option_is_explained(capsys):
 def test_arguments():
     got = parse("explain", ["a.png", "b", "--invert", "--target", "3", "--target-confidence", ".5", ".8"])
     assert got == dict(images=["a.png", "b"], explainer="mirrorcfe-out", target="3", target_confidence=[".5", ".8"],
-                       out="mirrorcfe-out-explain", invert=True, crop=False, levels=None, factory=None, device="auto")
+                       out="mirrorcfe-out-explain", invert=True, trim=False, resize=None,
+                       crop=None, interpolation=None, levels=None, factory=None, device="auto")
     defaults = dict(out="mirrorcfe-out", n=8, seed=0, preset="default", steps=450, measure=300, device="auto")
     assert parse("demo", []) == defaults
 
