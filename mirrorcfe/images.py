@@ -446,7 +446,8 @@ class ResizeCrop:
         if resize is None and crop is None: raise MirrorError("give resize=, crop= or both: found neither")
         if not is_one_of(interpolation, *INTERPOLATIONS):
             raise MirrorError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}: found {interpolation!r}")
-        if resize is not None: resize = height_width(resize) if np.iterable(resize) else whole_number(resize, 1, 'resize')
+        if np.iterable(resize): resize = height_width(resize)
+        elif resize is not None: resize = whole_number(resize, 1, 'resize')
         self.resize = resize
         self.crop = None if crop is None else height_width(crop)
         self.interpolation = interpolation

@@ -54,7 +54,7 @@ def directions(model:MirrorCFE,  # fitted
                pair,             # two classes by number, or None
                n:int             # images a direction, at most
               )->list:           # of (label, images, classes, target; None for the class that came second)
-    "Return what to explain: the test images of each direction."
+    "Return what to explain: the test images of each direction, where there are two; with more classes all in one."
     predicted = predict(model.classifier, dls.test)[0].argmax(1)
     data = dls.test.dataset
     names = model.classifier.classes

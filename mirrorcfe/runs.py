@@ -577,8 +577,8 @@ def prepared_in_words(about:dict  # what is kept with an explainer
                      )->str:
     "Say what is done to picture files before the classifier sees them."
     if about.get('prepared'):
-        given = {k: v for k, v in about['prepared'].items() if v is not None}
-        return ', '.join(f"{k} {'x'.join(map(str, v)) if isinstance(v, (list, tuple)) else v}" for k, v in given.items())
+        def text(v): return 'x'.join(map(str, v)) if isinstance(v, (list, tuple)) else v
+        return ', '.join(f'{k} {text(v)}' for k, v in about['prepared'].items() if v is not None)
     how = 'the middle' if about.get('fit') == 'middle' else 'all of it, padded'
     return f'{how}, bicubic'
 
