@@ -9,6 +9,8 @@ __all__ = ['COMMANDS', 'PLACEHOLDERS', 'FOR_PROGRAMMERS', 'ZeroOrMore', 'command
 # %% ../nbs/93_cli.ipynb #cbb18688
 import contextlib, os, signal, sys, threading, warnings
 from fastcore.script import anno_parser
+from .checks import RANGES, check_command
+from .core import MirrorError
 from . import __version__
 
 # %% ../nbs/93_cli.ipynb #c0e67fd3
@@ -260,9 +262,7 @@ def _stop_on_term():
 
 def _is_for_the_user(error):
     "Whether an error is about what the user gave, or about the disk."
-    if isinstance(error, (UsageError, OSError)): return True
-    from mirrorcfe.core import MirrorError
-    return isinstance(error, MirrorError)
+    return isinstance(error, (UsageError, OSError, MirrorError))
 
 def main(argv:list|None=None   # words on the command line; None: those of the process
         )->int:                # exit code: 0 done, 2 refused, 130 interrupted
@@ -288,7 +288,9 @@ def _main(name, *words):
         warnings.showwarning = show_warning
         try:
             if name not in COMMANDS: raise UsageError(f"no command {name!r}: there are {', '.join(COMMANDS)}")
-            COMMANDS[name](**parse(name, list(words)))
+            options = parse(name, list(words))
+            if name in RANGES: check_command(name, options)   # before torch is imported, which takes seconds
+            COMMANDS[name](**options)
         except SystemExit as e: return e.code or 0   # argparse has printed its help
         except KeyboardInterrupt as e:
             print(f"\nmirrorcfe: stopped, {e if e.args else 'nothing was written'}", file=sys.stderr)

@@ -12,14 +12,15 @@ from pathlib import Path
 import torch
 from .animate import find_ffmpeg
 from .benchmark import measure
+from .checks import check_range, parse_preprocessing
 from .classifiers import predict
 from .core import MirrorError
 from .data import best_device
 from .explainer import MirrorCFE
 from .explanation import Explanation
 from .own import (class_number, class_pair, explainable, get_network, held_out_in_words, load_images,
-                           make_preprocessing, match_classes, open_data, parse_preprocessing)
-from .runs import (Progress, check_range, echo, get_judges, judges_table, load_explainer, load_panel, md_table,
+                           make_preprocessing, match_classes, open_data)
+from .runs import (Progress, echo, get_judges, judges_table, load_explainer, load_panel, md_table,
                             prepared_in_words, relative, results_folder, slug, write_csv)
 
 # %% ../nbs/92_outcomes.ipynb #ae89e1b4
