@@ -885,7 +885,8 @@ def _from_learner(learn, sample, classes, normalise):
 def _prepare(model, sample, classes, normalise):
     "Return a copy of the network in eval mode, up to four images on its device, names and normalisation."
     if isinstance(model, Learner): model, sample, classes, normalise = _from_learner(model, sample, classes, normalise)
-    if isinstance(model, (torch.jit.ScriptModule, torch.export.ExportedProgram)) or hasattr(model, '_guards_fn'):
+    programs = torch.jit.ScriptModule, torch.export.ExportedProgram, torch.export.UnflattenedModule
+    if isinstance(model, programs) or hasattr(model, '_guards_fn'):
         raise MirrorError(f"a scripted or exported program ({type(model).__name__}) has lost the layers among which "
                           "head and maps are found: give the torch module that it was made from")
     if not isinstance(model, nn.Module):

@@ -506,8 +506,9 @@ def test_half_precision_and_scripts_say_that_they_are_the_reason():
     for kind in (torch.float16, torch.bfloat16):
         with pytest.raises(MirrorError, match=f"the weights are {kind}.* call model.float"):
             Classifier.wrap(copy.deepcopy(net).to(kind), rgb)
-    scripted = torch.jit.trace(net, rgb)
-    with pytest.raises(MirrorError, match="a scripted or exported program"): Classifier.wrap(scripted, rgb)
+    program = torch.export.export(net, (rgb,))
+    for made in (torch.jit.trace(net, rgb), program, program.module(), torch.export.unflatten(program)):
+        with pytest.raises(MirrorError, match="a scripted or exported program"): Classifier.wrap(made, rgb)
     with torch.autocast("cpu", torch.bfloat16): half = Classifier.wrap(net, rgb)
     near(half(rgb), net(rgb), 1e-4)
 
