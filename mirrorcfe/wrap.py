@@ -919,6 +919,8 @@ def _check_devices(model):
     first = None
     for name, p in model.named_parameters():
         layer = name.rpartition('.')[0] or 'the network'
+        if isinstance(p, nn.UninitializedParameter):
+            raise MirrorError(f"the weights of {layer} have no shape yet: run the network once, model(x)")
         if p.is_meta: raise MirrorError(f"the weights of {layer} are on the meta device, without values: load them first")
         if first is None: first = p
         if p.device != first.device:

@@ -483,6 +483,7 @@ REFUSED = {
     "class names": (lambda: wrap(good, rgb, classes=["a"]), "1 class names for a head of 5 classes"),
     "channels": (lambda: wrap(good, rgb[:, :1]), "the network fails on images of shape (3, 1, 16, 16): RuntimeError"),
     "the layer that fails": (lambda: wrap(good, rgb[:, :1]), "; it fails in '0.0' (Conv2d)"),
+    "no shapes": (lambda: wrap(sequential(*GAP, nn.LazyLinear(5)), rgb), "the weights of 4 have no shape yet"),
     "no values": (lambda: wrap(sequential(*GAP, nn.Linear(12, 5)).to("meta"), rgb), "of 0.0 are on the meta device"),
     "half of it elsewhere": (lambda: wrap(nn.Sequential(good[:4], nn.Linear(12, 5, device="meta")), rgb),
                              "the weights of 1 are on the meta device"),
