@@ -79,7 +79,7 @@ def test_a_full_disk_under_the_output(root):
 def test_process_ends_with_code_2():
     code = "import sys; from mirrorcfe.cli import main; sys.exit(main())"
     run = subprocess.run([sys.executable, "-c", code, "explian"], capture_output=True, text=True)
-    message = "mirrorcfe: no command 'explian': there are demo, train, explain, evaluate, animate\n"
+    message = "mirrorcfe: no command 'explian': there are demo, train, explain, evaluate, animate, app\n"
     assert (run.returncode, run.stdout, run.stderr) == (2, "", message)
 
 def test_help_and_version(capsys):
