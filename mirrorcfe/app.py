@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'MOST_PIXELS', 'STEPS', 'CSS', 'FILM_SECONDS', 'DEMO_STEPS', 'EXAMPLES', 'NO_GRADIO', 'read_upload',
-           'Shown', 'Viewer', 'picture_url', 'first_view', 'verdict_line', 'path_curve', 'step_view', 'write_film',
-           'write_examples', 'demo_explainer', 'open_viewer', 'import_gradio', 'Page', 'build', 'launch_options', 'app',
-           'write_space']
+           'Shown', 'Viewer', 'first_view', 'verdict_line', 'path_curve', 'step_view', 'write_film', 'write_examples',
+           'demo_explainer', 'open_viewer', 'import_gradio', 'Page', 'build', 'launch_options', 'app', 'write_space']
 
 # %% ../nbs/93_app.ipynb #0db861d8
-import base64, importlib.util, io, os, shutil, tempfile, threading, time, warnings
+import importlib.util, os, shutil, tempfile, threading, time, warnings
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -24,7 +23,7 @@ from .images import look_of, printable, to_picture
 from .own import explainable, image_warnings, load_images, open_data
 from .runs import (echo, get_judges, load_explainer, load_panel, pick_test_images, prepare_demo,
                             save_explainer, slug, training_progress)
-from .show import class_name, step_name, to_rgb
+from .show import class_name, picture_url, step_name, to_rgb
 from .storage import NETS_FORMAT, cache_dir, expand, file_lock, json_hash, new_folder
 from .widget import step_bars, step_picture
 import mirrorcfe.animate   # adds the film to `Explanation`
@@ -145,13 +144,6 @@ CSS = """
 """
 
 # %% ../nbs/93_app.ipynb #6861a67b
-def picture_url(picture   # PIL image
-               )->str:    # to be the `src` of an image
-    "Return a picture as a data URL."
-    out = io.BytesIO()
-    picture.save(out, 'PNG')
-    return 'data:image/png;base64,' + base64.b64encode(out.getvalue()).decode()
-
 def _figure(picture, title, below=''):
     "A picture with what it is and what is said of it; a text stands in for a picture that there is not."
     if isinstance(picture, str): image = f'<div class="none">{escape(picture)}</div>'
