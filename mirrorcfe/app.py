@@ -40,7 +40,7 @@ def _check_size(file):
         raise MirrorError(f"{name} has {size/2**20:.0f} MB, the page takes {MOST_BYTES//2**20}: store it smaller, "
                           "or as a JPEG")
     try:
-        with Image.open(file) as im: width, height = im.size
+        with warnings.catch_warnings(record=True), Image.open(file) as im: width, height = im.size   # Pillow warns late
     except Exception: return
     if width*height > MOST_PIXELS:
         raise MirrorError(f"{name} has {width} x {height} pixels, the page takes {MOST_PIXELS//10**6} million: "
