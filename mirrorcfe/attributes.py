@@ -147,7 +147,7 @@ def attribute_judge(x:Tensor,       # training images, uint8 (N, C, H, W)
     "Return the judge of some labelled images, trained once."
     settings = dict(images=tensors_hash(dict(x=x, y=y)), steps=steps, seed=seed, code=1)
     blank = partial(PlainConvNet, y.shape[1], x.shape[1], x.shape[-1], (16, 32, 64))
-    return trained_once('attribute judge', settings, blank, partial(_train_attributes, x, y, steps, seed))
+    return trained_once('attribute_judge', settings, blank, partial(_train_attributes, x, y, steps, seed))
 
 def attribute_accuracy(judge,     # images in [-1, 1] -> logits (B, A)
                        x:Tensor,  # images, uint8 (N, C, H, W)
