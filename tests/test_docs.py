@@ -126,7 +126,8 @@ def test_search_index(site):
 
 def test_list_of_names(site):
     page = (site[0]/"api.html").read_text(encoding="utf-8")
-    for name in ("Explanation.to_frame", "MirrorCFE.explain", "reflect", "read_image"): assert f"<code>{name}</code>" in page
+    for name in ("Explanation.to_frame", "MirrorCFE.explain", "reflect", "read_image"):
+        assert f"<code>{name}</code></a>" in page
     assert "<code>_" not in page
 
 def test_user_pages_show_no_tests(site):

@@ -322,12 +322,18 @@ def api_page(rows, site):
     cells = []
     for module, label, link, said in rows:
         name = f'<a href="{target(link)}"><code>{html.escape(label)}</code></a>'
-        cells.append(f"<tr><td><code>{module}</code></td><td>{name}</td><td>{html.escape(said)}</td></tr>")
+        said = re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(said))
+        cells.append(f"<tr><td><code>{module}</code></td><td>{name}</td><td>{said}</td></tr>")
     return f"<table><tr><th>module</th><th>name</th><th>what it does</th></tr>{''.join(cells)}</table>"
 
 def front(nb):
     "Return the title and the description that nbdev puts into the first cell."
     return yaml.safe_load(text(nb["cells"][0]["source"]).strip().strip("-")) or {}
+
+def lead_of(nb):
+    "Return what stands behind `>` in the first cell of a notebook; nbdev keeps the first line alone."
+    lines = [l for l in text(nb["cells"][0]["source"]).splitlines() if l.startswith(">")]
+    return " ".join(l.lstrip("> ") for l in lines)
 
 def relink(body, home, pages=None):
     "Let links to notebooks and to the published site lead to the pages beside this one."
@@ -422,17 +428,18 @@ def plain(root=ROOT):
                              site=config["title"], sidebar=sections, around=footer)
         (site/page).write_text(relink(filled, home, pages), encoding="utf-8")
         entries.extend(search_entries(page, title, lead, body))
+    raw = {n: json.loads((root/"nbs"/n).read_text(encoding="utf-8")) for n in nbs}
     for name, nb in nbs.items():
         shown = [c for c in nb["cells"] if name not in for_users or not is_check(c)]
         body = "\n".join(cell_html(c, md) for c in shown)
-        lead = md(fronts[name].get("description", "")).strip().removeprefix("<p>").removesuffix("</p>")
+        lead = md(lead_of(raw[name])).strip().removeprefix("<p>").removesuffix("</p>")
         write(name, pages[name], titles[name], lead, body)
-    sources = {n: [text(c["source"]) for c in json.loads((root/"nbs"/n).read_text(encoding="utf-8"))["cells"]]
-               for n in nbs}
+    sources = {n: [text(c["source"]) for c in nb["cells"]] for n, nb in raw.items()}
     rows = list(api_rows(root, pages, sources))
     write(None, "api.html", "All names", "Every public function, class and method, and the page that explains it.",
           api_page(rows, site))
-    entries += [[link, label, label, said] for _, label, link, said in rows]
+    known = {e[0] for e in entries}
+    entries += [[link, label, label, said.replace("`", "")] for _, label, link, said in rows if link not in known]
     data = json.dumps(entries, separators=(",", ":"), ensure_ascii=False)
     (site/"search.js").write_text(f"window.SEARCH={data};\n", encoding="utf-8")
     mend(site)
