@@ -221,7 +221,7 @@ def intended_logits(logits:Tensor,  # of the sources, (B, n_classes)
                    )->Tensor:       # (B, K, n_classes)
     "Return the logits that the latents should have at steps of each image's own: `path_logits`, many at once."
     def each(v): return v.repeat_interleave(k.shape[1], 0)
-    return path_logits(each(logits), each(source), each(target), k.flatten()).view(*k.shape, -1)
+    return path_logits(each(logits), each(source), each(target), k.flatten()).view(*k.shape, logits.shape[1])
 
 @patch
 def _before(self:Loop, rows):
