@@ -4,11 +4,11 @@
     python benchmarks/heads_sweep.py torchvision/vgg11 # these only
     python benchmarks/heads_sweep.py --again           # all anew
 
-Each network has a process of its own, with a time limit. What was opened is compared with the network itself on images
+Each network has a process of its own, with a limit of time and one of memory (Linux). What was opened is compared with the network itself on images
 that `wrap` did not see, alone and in a batch; a difference of more than a thousandth of the largest logit counts as
 wrongly accepted. `benchmarks/results/heads.json` keeps the outcomes and heads.md shows them.
 """
-import argparse, json, multiprocessing, re, time, warnings
+import argparse, json, multiprocessing, re, resource, time, warnings
 from collections import Counter
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -21,7 +21,8 @@ from mirrorcfe.features import Classifier
 import mirrorcfe.wrap  # adds `Classifier.wrap`
 
 RESULTS = Path(__file__).parent/'results'
-LIMIT = 600   # seconds for one network
+LIMIT = 300   # seconds of the processor for one network
+MEMORY = 14*2**30   # bytes of addresses for one network
 SIZES = (64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384)   # pixels; the first that the network takes
 SMALL = ('test_', 'atto', 'femto', 'pico', 'nano', 'xxs', 'xx_small', 'xtiny', 'xxtiny', '_t0', '_s0', '_b0', '_m0',
          '_f0', '_0_', 'lite0', 'tiny', '_ti', '_xs', 'x_small', 'mini', '_l0', '050', '_035', '_018', '18', '_26',
@@ -68,7 +69,7 @@ def build(library, name, size):
 
 def sizes_of(library, name):
     "Sizes to try: the small ones, and the size the network was made for."
-    if library == 'torchvision': return SIZES
+    if library == 'torchvision': return (112, 224) if name.endswith('_14') else SIZES   # whole patches
     made_for = timm.get_pretrained_cfg(name)
     made_for = made_for.input_size[-1] if made_for else 224
     return sorted({*(s for s in SIZES if s <= made_for), made_for})
@@ -113,6 +114,10 @@ def outcome(library, name):
 def answer(key, pipe):
     "Send the outcome of one network through a pipe."
     warnings.simplefilter('ignore')
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))
+    torch.set_flush_denormal(True)   # random weights may give numbers near 1e-40, with which a processor is slow
+    Path('/proc/self/oom_score_adj').write_text('1000')   # should memory end, this process ends, and not the sweep
     try: pipe.send(outcome(*key.split('/')))
     except BaseException as e: pipe.send(dict(outcome='crashed', reason=f'{type(e).__name__}: {e}'[:300]))
 
@@ -124,10 +129,11 @@ def in_a_process(key):
     start = time.monotonic()
     process.start()
     there.close()
-    try: found = here.recv() if here.poll(LIMIT) else dict(outcome='time limit', reason=f'more than {LIMIT} seconds')
-    except EOFError: found = dict(outcome='crashed', reason='the process ended without an answer')
+    try: found = here.recv() if here.poll(10*LIMIT) else None
+    except (EOFError, OSError): found = None   # its limit of time, or the end of memory
     process.kill()
     process.join()
+    if found is None: found = dict(outcome='no answer', reason=f'within {LIMIT} seconds and {MEMORY >> 30} GiB')
     return found | dict(seconds=round(time.monotonic() - start))
 
 def line(key, r):

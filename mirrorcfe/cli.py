@@ -9,6 +9,8 @@ __all__ = ['COMMANDS', 'PLACEHOLDERS', 'FOR_PROGRAMMERS', 'ZeroOrMore', 'command
 # %% ../nbs/93_cli.ipynb #cbb18688
 import contextlib, os, signal, sys, threading, warnings
 from fastcore.script import anno_parser
+from .checks import RANGES, check_command
+from .core import MirrorError
 from . import __version__
 
 # %% ../nbs/93_cli.ipynb #c0e67fd3
@@ -66,6 +68,13 @@ def train(
     # pictures of other proportions: middle cuts off what is too much, whole pads what is missing;
     # without it, middle for picture files and whole for the other datasets
     fit:str=None,
+    # what your own code does to pictures, in place of --size and --fit: --resize 64 scales the shorter side to 64
+    # pixels, 96x64 height and width
+    resize:str=None,
+    # then take the middle of so many pixels: 64, or 96x64 for height x width
+    crop:str=None,
+    # how --resize scales: bilinear (without this option), bicubic, nearest, lanczos, box, hamming
+    interpolation:str=None,
     # numbers that are black and white in image files of more than 8 bits, such as --levels 0 4095;
     # without it, as their format says
     levels:list=None,
@@ -96,7 +105,10 @@ def explain(
     factory:str=None,
     out:str='mirrorcfe-out-explain',  # folder for the results; if it is not empty, a number is added to its name
     invert:bool=False,                # swap dark and bright first
-    crop:bool=False,                  # cut the margin off first, so that the content is as large as in training
+    trim:bool=False,                  # cut the margin off first, so that the content is as large as in training
+    resize:str=None,                  # as for mirrorcfe train; without these three, as in training
+    crop:str=None,                    # as for mirrorcfe train
+    interpolation:str=None,           # as for mirrorcfe train
     # numbers that are black and white in image files of more than 8 bits; without it, those of the training
     levels:list=None,
     device:str='auto',                # cpu, cuda or mps; auto takes the best there is
@@ -116,6 +128,9 @@ def evaluate(
     pair:list=None,
     n:int=300,                         # images in each direction, at most
     steps:int=100,                     # steps from source to reflection; the first counterfactual is one of them
+    resize:str=None,                   # as for mirrorcfe train; without these three, as in training
+    crop:str=None,                     # as for mirrorcfe train
+    interpolation:str=None,            # as for mirrorcfe train
     # numbers that are black and white in image files of more than 8 bits; without it, those of the training
     levels:list=None,
     # your own FILE:FUNCTION that builds the classifier, where it was trained by one; the file is executed
@@ -143,6 +158,9 @@ def animate(
     fps:int=10,                       # frames a second, 1 to 60
     size:int=480,                     # width of a film in pixels, even, 160 to 2000
     format:str=None,                  # mp4 or gif; without it, mp4 where there is an ffmpeg
+    resize:str=None,                  # as for mirrorcfe train; without these three, as in training
+    crop:str=None,                    # as for mirrorcfe train
+    interpolation:str=None,           # as for mirrorcfe train
     # your own FILE:FUNCTION that builds the classifier, where it was trained by one; the file is executed
     factory:str=None,
     out:str='mirrorcfe-out-animate',  # folder for the films; if it is not empty, a number is added to its name
@@ -160,8 +178,8 @@ class UsageError(ValueError):
 # What stands for the value of an option in the help; N for the others
 PLACEHOLDERS = dict(out='FOLDER', explainer='FOLDER', data='DATA', classifier='FILE', classes='FILE', images='IMAGE',
                     size='PIXELS', fit='HOW', pair='CLASS', target='CLASS', target_confidence='P', levels='LEVEL',
-                    arch='NAME', factory='FILE:FUNCTION', normalise='INPUT', preset='NAME', device='NAME',
-                    format='FORMAT')
+                    resize='PIXELS', crop='PIXELS', interpolation='NAME', arch='NAME', factory='FILE:FUNCTION',
+                    normalise='INPUT', preset='NAME', device='NAME', format='FORMAT')
 
 def parse(name:str,   # of a command
           argv:list   # words behind it
@@ -246,9 +264,7 @@ def _stop_on_term():
 
 def _is_for_the_user(error):
     "Whether an error is about what the user gave, or about the disk."
-    if isinstance(error, (UsageError, OSError)): return True
-    from mirrorcfe.core import MirrorError
-    return isinstance(error, MirrorError)
+    return isinstance(error, (UsageError, OSError, MirrorError))
 
 def main(argv:list|None=None   # words on the command line; None: those of the process
         )->int:                # exit code: 0 done, 2 refused, 130 interrupted
@@ -274,7 +290,9 @@ def _main(name, *words):
         warnings.showwarning = show_warning
         try:
             if name not in COMMANDS: raise UsageError(f"no command {name!r}: there are {', '.join(COMMANDS)}")
-            COMMANDS[name](**parse(name, list(words)))
+            options = parse(name, list(words))
+            if name in RANGES: check_command(name, options)   # before torch is imported, which takes seconds
+            COMMANDS[name](**options)
         except SystemExit as e: return e.code or 0   # argparse has printed its help
         except KeyboardInterrupt as e:
             print(f"\nmirrorcfe: stopped, {e if e.args else 'nothing was written'}", file=sys.stderr)

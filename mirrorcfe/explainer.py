@@ -388,6 +388,7 @@ def _sketch(self:MirrorCFE, x, encoded, source, target, grid, bs):
     model = self._quick_model()
     cams = model.source_cams(encoded, source, target)
     def draw(i, k):
+        if not len(i): return x[:0], encoded.logits[:0]   # many a network cannot reshape an empty batch
         images = []
         logits = []
         for rows, steps in zip(i.split(min(bs, _CHUNK)), k.split(min(bs, _CHUNK))):
@@ -395,7 +396,6 @@ def _sketch(self:MirrorCFE, x, encoded, source, target, grid, bs):
             known = None if cams is None else cams[rows]
             images.append(model.draw(*part, steps, full=True, cams=known)[0])
             logits.append(model.F(images[-1]))
-        if not images: return x[:0], encoded.logits[:0]
         return torch.cat(images), torch.cat(logits)
     sketch = Sketch(draw, grid, target, encoded.logits.shape[1])
     rows = torch.arange(len(x), device=x.device)

@@ -131,7 +131,8 @@ class RealImages:
         self.count = self.y.bincount(minlength=max(classes) + 1)
         missing = [str(c) for c in classes if not self.count[c]]
         if missing:
-            raise MirrorError(f"no training image of class {', '.join(missing)}: found classes "
+            more = f' and {len(missing) - 10} more' if len(missing) > 10 else ''
+            raise MirrorError(f"no training image of class {', '.join(missing[:10])}{more}: found classes "
                               f"{self.y.unique().tolist()}; give pair= or data with all classes")
         self.order = self.y.argsort(stable=True)
         self.first = self.count.cumsum(0) - self.count
