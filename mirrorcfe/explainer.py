@@ -93,7 +93,8 @@ def fit(self:MirrorCFE,
         folder:str|Path|None=None,  # for checkpoints, log and sample grids; a killed run resumes; None: keep none
         progress:bool=True,         # show bars with the losses and the time left
         autoencoder=None,           # to draw with: anything with `encode` and `decode`; None: trained on the images
-        student_net=None            # of `get_student`; None: trained on the images
+        student_net=None,           # of `get_student`; None: trained on the images
+        cbs=()                      # fastai callbacks, such as CSVLogger, TensorBoardCallback or WandbCallback
        )->MirrorCFE:                # itself
     "Train the generator; the classifier does not change."
     if folder is not None:
@@ -106,7 +107,7 @@ def fit(self:MirrorCFE,
     self.learn = mirror_learner(self.classifier, dls, self.recipe, self.pair, self.seed, folder, self.amp,
                                 self.channels_last, autoencoder, student_net, progress)
     self.classifier = self.learn.model.F   # a copy, which nobody else can change
-    try: self.model = self.learn.fit_game(epochs, progress).model.mirror
+    try: self.model = self.learn.fit_game(epochs, progress, cbs).model.mirror
     except OSError as e:
         if folder is None or not _is_disk(e): raise
         why = e.strerror or e
