@@ -240,7 +240,9 @@ _PLAIN = str.maketrans({'█': '#', '·': '.', '→': '->', '–': '-', '…': '
 _CONTROL = {c: f'\\x{c:02x}' for c in (*range(32), *range(127, 160)) if chr(c) not in '\n\r\t'}
 
 class Printer:
-    "A text stream that survives a closed pipe, and escapes what its encoding or a terminal cannot show."
+    "A text stream that survives a closed pipe, and escapes what the encoding behind it or a terminal cannot show."
+    encoding = 'utf-8'   # it takes every character itself
+
     def __init__(self,
                  stream   # to write to; None: nowhere
                 ):

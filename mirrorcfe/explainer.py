@@ -166,6 +166,12 @@ def _misses(self:MirrorCFE, encoded, source, target):
     return residual, residual > 1e-3*encoded.logits.abs().amax(1).clamp_min(1)
 
 @patch
+def _latent_logits(self:MirrorCFE, encoded, source, target, k):
+    "The logits of the latents at each image's own steps (B, K), (B, K, n_classes)."
+    model = self.model
+    return torch.stack([model.F.logits_of(model.solve(encoded.z, source, target, step)) for step in k.T], 1)
+
+@patch
 @torch.no_grad()
 def latent_probs(self:MirrorCFE,
                  encoded:Encoded,   # the sources, looked at by the classifier
@@ -174,13 +180,11 @@ def latent_probs(self:MirrorCFE,
                  ks:Tensor          # steps, (K,)
                 )->tuple[Tensor,Tensor]: # (B, K, n_classes); residual at k = 1 in logits, (B,), 0: reached
     "Return the probabilities that the latents have at every step, and by how much they miss the swap at the last."
-    model = self.model
     probs = intended_probs(encoded.logits, source, target, ks)
     residual, missed = self._misses(encoded, source, target)
     if missed.any():
-        steps = (model.solve(encoded.z, source, target, k.expand(len(source))) for k in ks)
-        of_latents = torch.stack([model.F.logits_of(z).softmax(-1) for z in steps], 1)
-        probs = torch.where(missed[:, None, None], of_latents.to(probs), probs)
+        found = self._latent_logits(encoded, source, target, ks.expand(len(source), -1)).softmax(-1)
+        probs = torch.where(missed[:, None, None], found.to(probs), probs)
     return probs, residual
 
 # %% ../nbs/31_explainer.ipynb #3a1e000e
@@ -406,8 +410,8 @@ def _intended(self:MirrorCFE, encoded, source, target):
     def logits(k):
         exact = intended_logits(encoded.logits, source, target, k)
         if not missed.any(): return exact
-        steps = (self.model.F.logits_of(self.model.solve(encoded.z, source, target, step)) for step in k.T)
-        return torch.where(missed[:, None, None], torch.stack(list(steps), 1).to(exact), exact)
+        found = self._latent_logits(encoded, source, target, k)
+        return torch.where(missed[:, None, None], found.to(exact), exact)
     return logits
 
 @patch
