@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['IMAGE_KEYS', 'LABEL_KEYS', 'TIMEOUT', 'IDX_FILES', 'BLOODMNIST', 'BLOOD_FILES', 'MAX_BYTES', 'KEEP_FROM', 'FACES',
            'BLOCK', 'DATASETS', 'ImageSet', 'TensorLoader', 'split_batch', 'read_labels', 'LabelledLoader',
-           'as_loaders', 'class_rank', 'stratified', 'to_size', 'decode_files', 'face_attributes', 'block_split',
-           'DataSpec', 'data_spec', 'available', 'best_device', 'get_dls', 'get_folder_dls', 'data_fingerprint',
-           'loader_key']
+           'FirstBatches', 'as_loaders', 'short_epochs', 'class_rank', 'stratified', 'to_size', 'decode_files',
+           'face_attributes', 'block_split', 'DataSpec', 'data_spec', 'available', 'best_device', 'get_dls',
+           'get_folder_dls', 'data_fingerprint', 'loader_key']
 
 # %% ../nbs/10_data.ipynb #6897362d
 import gzip, os, re, textwrap, warnings
@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
@@ -256,6 +257,18 @@ class LabelledLoader:
                                              collate_fn=dl.collate_fn, drop_last=drop_last)
         return LabelledLoader(dl, self.names, self.device)
 
+class FirstBatches(LabelledLoader):
+    "The first batches of each epoch of a loader."
+    def __init__(self,
+                 loader:LabelledLoader,   # whose batches they are
+                 n:int                    # how many, at most
+                ):
+        super().__init__(loader.dl, loader.names, loader.device)
+        self.n = n
+
+    def __len__(self): return min(self.n, super().__len__())
+    def __iter__(self): return islice(super().__iter__(), self.n)
+
 def _checked(dl, names, device):
     "A loader whose batches are known to be sound."
     if isinstance(dl, TensorLoader):
@@ -286,6 +299,18 @@ def as_loaders(dls,          # `DataLoaders` of anybody, or one loader
     out = DataLoaders(*checked, device=device)
     out.pair = getattr(dls, 'pair', None)
     return out
+
+# %% ../nbs/10_data.ipynb #2f031b60
+def short_epochs(dls,       # `DataLoaders`, as `as_loaders` returns; not changed
+                 steps:int  # batches
+                ):          # `DataLoaders` whose training epoch has so many batches, at most
+    "Return loaders for a training that is shorter than an epoch."
+    if len(dls.train) <= steps: return dls
+    train = dls.train
+    if isinstance(train, LabelledLoader): train = FirstBatches(train, steps)
+    elif train.shuffle: train = train.new(steps=steps)
+    else: train = train.new(train.dataset.subset(slice(0, steps*train.bs)))
+    return DataLoaders(train, dls.valid, device=getattr(dls, 'device', None))
 
 # %% ../nbs/10_data.ipynb #f306bf76
 def _data_folder(root=None):

@@ -557,7 +557,7 @@ def _resume(learn, epochs):
 @patch
 def fit_game(self:Learner,
              epochs:int|None=None,   # None: as many as the recipe says
-             progress:bool=True,     # show bars with the time left
+             progress=True,          # show bars with the time left; a function is for networks trained before
              cbs=()                  # more fastai callbacks
             )->Learner:              # itself; its `model`, the game, is trained and in eval mode
     "Train the game, or go on from the checkpoint in the folder."
@@ -571,7 +571,7 @@ def fit_game(self:Learner,
         turns.prepare()
         self.first_epoch = 0
         writers = _resume(self, epochs) if self.folder is not None else []
-        if group.rank or not progress:
+        if group.rank or progress is not True:
             for quiet in (self.no_bar, self.no_logging): stack.enter_context(quiet())
         if group.rank: writers = []
         if self.first_epoch < epochs: self.fit(epochs, start_epoch=self.first_epoch, cbs=[*writers, *cbs])
