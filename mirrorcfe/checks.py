@@ -198,8 +198,8 @@ def check_command(name:str,      # of the command
     "Raise `MirrorError` for what can be refused without torch, and without reading a picture."
     o = options
     if int(os.environ.get('WORLD_SIZE', 1)) > 1 and name not in SHARED:
-        raise MirrorError(f"{name} runs in one process, several share {' and '.join(SHARED)} only: start it without the "
-                          "launcher")
+        raise MirrorError(f"{name} runs in one process: start it without the launcher; several processes share "
+                          f"{' and '.join(SHARED)}")
     for option, (low, high) in RANGES[name].items(): check_range(option, o[option], low, high)
     if o.get('preset') and o['preset'] not in PRESET_NAMES:
         raise MirrorError(f"preset must be one of {', '.join(PRESET_NAMES)}: found {o['preset']!r}")
