@@ -6,8 +6,8 @@
 __all__ = ['IMAGE_KEYS', 'LABEL_KEYS', 'TIMEOUT', 'IDX_FILES', 'BLOODMNIST', 'BLOOD_FILES', 'MAX_BYTES', 'KEEP_FROM', 'FACES',
            'BLOCK', 'DATASETS', 'ImageSet', 'TensorLoader', 'split_batch', 'read_labels', 'LabelledLoader',
            'FirstBatches', 'as_loaders', 'short_epochs', 'class_rank', 'stratified', 'to_size', 'decode_files',
-           'face_attributes', 'block_split', 'DataSpec', 'data_spec', 'available', 'best_device', 'get_dls',
-           'get_folder_dls', 'get_dataset_dls', 'tensor_dls', 'data_fingerprint', 'loader_key']
+           'faces_folder', 'face_attributes', 'block_split', 'DataSpec', 'data_spec', 'available', 'best_device',
+           'get_dls', 'get_folder_dls', 'get_dataset_dls', 'tensor_dls', 'data_fingerprint', 'loader_key']
 
 # %% ../nbs/10_data.ipynb #6897362d
 import copy, gzip, os, re, textwrap, warnings
@@ -549,8 +549,9 @@ FACES = 'CelebAMask-HQ-attribute-anno.txt'   # the file of the attributes
 BLOCK = 50                                   # faces in a block of the split
 _face_files = tuple(f'{d}/{FACES}' for d in ('celeba_hq', 'CelebAMask-HQ'))  # where it may be
 
-def _faces_folder(root=None):
-    "The folder with the attributes and the images."
+def faces_folder(root=None    # folder with celeba_hq; None: `$MIRRORCFE_DATA`, else the user's cache
+                )->Path:
+    "Return the folder with the attributes and the images of CelebA-HQ."
     folder, chosen_by = _data_folder(root)
     places = [folder/p for p in _face_files]
     for place in places:
@@ -565,7 +566,7 @@ def _faces_folder(root=None):
 def face_attributes(root=None    # folder with celeba_hq; None: `$MIRRORCFE_DATA`, else the user's cache
                    )->tuple[list,list,np.ndarray]: # names of the attributes (A), names of the files (N), bool (N, A)
     "Read which face has which attribute."
-    file = _faces_folder(root)/FACES
+    file = faces_folder(root)/FACES
     with reading(file, 'the attributes of CelebAMask-HQ', 'delete it and fetch it again'):
         lines = [line.split() for line in file.read_text(encoding='utf-8').splitlines()[1:] if line.strip()]
         if not lines: raise ValueError('it is empty')
@@ -591,7 +592,7 @@ def block_split(ids,            # numbers of the images, (N,)
 def _read_faces(root=None, attribute='Mouth_Slightly_Open', size=64, progress=None, fit='middle'):
     "Images and labels of CelebA-HQ, uint8 (N, 3, H, W) and int64 (N,), 1 with the attribute: train, valid, test."
     names, files, has = face_attributes(root)
-    folder = _faces_folder(root)/'CelebA-HQ-img'
+    folder = faces_folder(root)/'CelebA-HQ-img'
     if attribute not in names:
         raise MirrorError(f"no attribute {attribute!r} in {FACES}: choose one of {', '.join(names)}")
     there = set(os.listdir(folder)) if folder.is_dir() else set()

@@ -651,7 +651,7 @@ def most_believed(model:MirrorCFE,  # fitted
     "Rank images by the votes for their reflections, then by the oracle's confidence in them."
     share, confidence = [], []
     for images in x.split(50):
-        ex = model.explain(images, ks=[0, 1], on_same='mark')
+        ex = model.explain(images, ks=[0, 1], on_same='mark', quick=True)
         share.append(panel.believed(ex.x_reflection, ex.target).share.nan_to_num(-1))
         with torch.no_grad(): p = oracle(ex.x_reflection.nan_to_num(0)).softmax(1)
         confidence.append(p.gather(1, ex.target[:, None])[:, 0].cpu())

