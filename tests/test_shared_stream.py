@@ -46,7 +46,8 @@ def test_two_processes_make_the_table_of_one(tmp_path):
     assert codes == [0], said
     codes, said = run(tmp_path/'two', 2)
     assert codes == [0, 0], said
-    assert table(tmp_path/'two') == table(tmp_path/'one') and len(list(csv.reader(open(tmp_path/'two/table.csv')))) == 23
+    assert table(tmp_path/'two') == table(tmp_path/'one')
+    assert len(list(csv.reader(open(tmp_path/'two/table.csv')))) == 23
     assert said[0] == said[1] and 'explained 22' in said[0]
     codes, said = run(tmp_path/'lost', 2, dies='1')
     assert codes[1] == 9 and codes[0] != 0 and 'start the same command again' in said[0]
