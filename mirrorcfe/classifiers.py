@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'RECIPES', 'CODE_VERSION', 'ResBlock', 'small_resnet', 'lenet', 'SmallViT', 'ConvNeXtBlock',
-           'small_convnext', 'build_network', 'predict', 'accuracy', 'class_table', 'shift', 'random_translation',
-           'random_blur', 'EpochSeed', 'fast_bf16', 'classifier_learner', 'train_classifier', 'get_classifier',
-           'get_oracle']
+           'small_convnext', 'build_network', 'predict', 'accuracy', 'class_table', 'mistakes', 'shift',
+           'random_translation', 'random_blur', 'EpochSeed', 'fast_bf16', 'classifier_learner', 'train_classifier',
+           'get_classifier', 'get_oracle']
 
 # %% ../nbs/11_classifiers.ipynb #076fdfe1
 import re, sys, warnings
@@ -179,6 +179,17 @@ def class_table(model:nn.Module,         # images to logits
         taken_for = f'{names[wrong[i].argmax()]} ({wrong[i].max()})' if wrong[i].any() else ''
         rows.append((names[i], images[i].item(), right[i].item()/images[i].item(), taken_for))
     return pd.DataFrame(rows, columns=['class', 'images', 'accuracy', 'taken for'])
+
+# %% ../nbs/11_classifiers.ipynb #62a36538
+def mistakes(model:nn.Module,  # images (B, C, H, W) to logits (B, C)
+             dl:TensorLoader   # of a split of `get_dls`
+            )->tuple[Tensor,Tensor,Tensor]: # images, predicted classes, true classes
+    "Return the images of a loader that are misclassified."
+    logits, y = predict(model, dl)
+    said = logits.argmax(1)
+    i = (said != y).nonzero().flatten()
+    x = dl.dataset[i.to(dl.dataset.y.device)][0]
+    return x, said[i].to(x.device), y[i].to(x.device)
 
 # %% ../nbs/11_classifiers.ipynb #92594a50
 def shift(x:Tensor,                # images, (B, C, H, W)

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 import mirrorcfe.wrap  # adds `Classifier.wrap`
 from .core import MirrorError, check_class, height_width, is_one_of, whole_number
-from .data import split_batch
+from .data import as_loaders, short_epochs, split_batch
 from .confidence import bisect_step, check_confidence, closest_class, confidence_step
 from .features import (Classifier, Encoded, check_images, check_target, class_index, frozen_copy,
                                 intended_probs, pair_index, usual_torch)
@@ -91,22 +91,26 @@ def fit(self:MirrorCFE,
         dls,                        # DataLoaders of (x in [-1, 1], y), as `get_dls` returns, or see `as_loaders`
         epochs:int|None=None,       # passes over `dls.train`; None: as many as the recipe's steps need
         folder:str|Path|None=None,  # for checkpoints, log and sample grids; a killed run resumes; None: keep none
-        progress:bool=True,         # show bars with the losses and the time left
+        progress=True,              # show bars with the losses and the time left, or as for `shown_steps`
         autoencoder=None,           # to draw with: anything with `encode` and `decode`; None: trained on the images
-        student_net=None            # of `get_student`; None: trained on the images
+        student_net=None,           # of `get_student`; None: trained on the images
+        cbs=()                      # fastai callbacks, such as CSVLogger, TensorBoardCallback or WandbCallback
        )->MirrorCFE:                # itself
     "Train the generator; the classifier does not change."
     if folder is not None:
         folder = expand(folder)
         _check_folder(folder)
     if not isinstance(self.classifier, Classifier):
-        self.classifier = Classifier.wrap(self.classifier, _some_images(dls))
+        how = getattr(getattr(dls, 'spec', None), 'transform', None)   # with the numbers of its Normalize, if any
+        self.classifier = Classifier.wrap(self.classifier, _some_images(dls), normalise=how and how.normalise)
     if self.pair is None: self.pair = getattr(dls, 'pair', None)
     else: self.pair = pair_index(self.pair, self.classifier.classes)
+    if epochs is None and not self.recipe.epochs:
+        dls = short_epochs(as_loaders(dls, self.classifier.classes, self.classifier.W.device), self.recipe.steps)
     self.learn = mirror_learner(self.classifier, dls, self.recipe, self.pair, self.seed, folder, self.amp,
                                 self.channels_last, autoencoder, student_net, progress)
     self.classifier = self.learn.model.F   # a copy, which nobody else can change
-    try: self.model = self.learn.fit_game(epochs, progress).model.mirror
+    try: self.model = self.learn.fit_game(epochs, progress, cbs).model.mirror
     except OSError as e:
         if folder is None or not _is_disk(e): raise
         why = e.strerror or e
@@ -165,6 +169,12 @@ def _misses(self:MirrorCFE, encoded, source, target):
     return residual, residual > 1e-3*encoded.logits.abs().amax(1).clamp_min(1)
 
 @patch
+def _latent_logits(self:MirrorCFE, encoded, source, target, k):
+    "The logits of the latents at each image's own steps (B, K), (B, K, n_classes)."
+    model = self.model
+    return torch.stack([model.F.logits_of(model.solve(encoded.z, source, target, step)) for step in k.T], 1)
+
+@patch
 @torch.no_grad()
 def latent_probs(self:MirrorCFE,
                  encoded:Encoded,   # the sources, looked at by the classifier
@@ -173,13 +183,11 @@ def latent_probs(self:MirrorCFE,
                  ks:Tensor          # steps, (K,)
                 )->tuple[Tensor,Tensor]: # (B, K, n_classes); residual at k = 1 in logits, (B,), 0: reached
     "Return the probabilities that the latents have at every step, and by how much they miss the swap at the last."
-    model = self.model
     probs = intended_probs(encoded.logits, source, target, ks)
     residual, missed = self._misses(encoded, source, target)
     if missed.any():
-        steps = (model.solve(encoded.z, source, target, k.expand(len(source))) for k in ks)
-        of_latents = torch.stack([model.F.logits_of(z).softmax(-1) for z in steps], 1)
-        probs = torch.where(missed[:, None, None], of_latents.to(probs), probs)
+        found = self._latent_logits(encoded, source, target, ks.expand(len(source), -1)).softmax(-1)
+        probs = torch.where(missed[:, None, None], found.to(probs), probs)
     return probs, residual
 
 # %% ../nbs/31_explainer.ipynb #3a1e000e
@@ -405,8 +413,8 @@ def _intended(self:MirrorCFE, encoded, source, target):
     def logits(k):
         exact = intended_logits(encoded.logits, source, target, k)
         if not missed.any(): return exact
-        steps = (self.model.F.logits_of(self.model.solve(encoded.z, source, target, step)) for step in k.T)
-        return torch.where(missed[:, None, None], torch.stack(list(steps), 1).to(exact), exact)
+        found = self._latent_logits(encoded, source, target, k)
+        return torch.where(missed[:, None, None], found.to(exact), exact)
     return logits
 
 @patch

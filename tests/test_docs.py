@@ -1,15 +1,13 @@
 "The documentation site without Quarto: built whole, then read by a browser where one is installed."
-import asyncio, functools, http.server, json, os, re, shutil, subprocess, sys, tempfile, threading, time
+import asyncio, functools, http.server, json, os, re, shutil, subprocess, sys, threading
 from pathlib import Path
 import pytest
+from browser import Tab, browser
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT/"tools"))
 import docs
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SWITCHES = ("--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync "
-            "--disable-component-update --disable-extensions --remote-debugging-port=0").split()
 # Run in the page. It returns the pictures that did not load, the formulas without a size, the formulas left as source,
 # and what sticks out at the right.
 LOOK = """JSON.stringify((() => {
@@ -25,6 +23,24 @@ LOOK = """JSON.stringify((() => {
   out: all('main *').filter(sticks).slice(0, 3).map(e => e.tagName + ' ' + e.textContent.slice(0, 50)),
   title: document.title,
   math: all('math').length}})())"""
+# Run in any page: what the search finds, the colours before and after the button, what is copied.
+TOOLS = """new Promise(done => {
+  const part = name => document.getElementById(name), ground = () => getComputedStyle(document.body).backgroundColor;
+  const seen = [ground()];
+  part('dark').click();
+  seen.push(ground());
+  part('dark').click();
+  let copied = null;
+  Object.defineProperty(navigator, 'clipboard', {value: {writeText: async t => { copied = t; }}});
+  document.querySelector('button.copy').click();
+  part('search').value = 'reflect latent';
+  part('search').dispatchEvent(new Event('input'));
+  const go = () => {
+    const links = [...document.querySelectorAll('#found a')].map(a => a.getAttribute('href'));
+    if (links.length) done(JSON.stringify({seen, copied, links})); else setTimeout(go, 50);
+  };
+  go();
+})"""
 # Run in the page of the slider: its first and its last step, the change, and another target.
 SLIDE = """new Promise(done => {
   const root = document.querySelector('[id^=path-]'), part = name => root.querySelector('.' + name);
@@ -65,7 +81,8 @@ def test_build_says_which_of_the_two(site):
 
 def test_every_page_of_the_sidebar_is_there(site):
     names = docs.page_names(docs.sidebar())
-    assert {p.name for p in site[0].glob("*.html")} == set(names.values()) and len(names) == len(set(names.values()))
+    assert {p.name for p in site[0].glob("*.html")} == {*names.values(), "api.html"}
+    assert len(names) == len(set(names.values()))
     page = (site[0]/"index.html").read_text(encoding="utf-8")
     assert [n for n in names.values() if f'href="{n}"' not in page] == []
 
@@ -99,71 +116,36 @@ def test_second_names_of_headings(tmp_path):
     docs.mend(tmp_path)
     assert docs.broken(tmp_path) == ["b.html: a.html#m.other"]
 
+def test_search_index(site):
+    "Every page and heading can be found, and every address leads somewhere."
+    text = (site[0]/"search.js").read_text(encoding="utf-8")
+    entries = json.loads(text.removeprefix("window.SEARCH=").rstrip(";\n"))
+    assert {e[0].partition("#")[0] for e in entries} == {p.name for p in site[0].glob("*.html")}
+    assert [e for e in entries if e[2] == "reflect" and e[0].startswith("core.html")]
+    assert len(text) < 2_000_000
+
+def test_list_of_names(site):
+    page = (site[0]/"api.html").read_text(encoding="utf-8")
+    for name in ("Explanation.to_frame", "MirrorCFE.explain", "reflect", "read_image"):
+        assert f"<code>{name}</code></a>" in page
+    assert '"><code>_' not in page, "only public names"
+
+def test_user_pages_show_no_tests(site):
+    for name in ("getting_started", "how_to_read", "faq"):
+        page = docs.plain_text((site[0]/f"{name}.html").read_text(encoding="utf-8"))
+        assert "test_eq(" not in page
+    check = lambda source: docs.is_check(dict(cell_type="code", source=source))
+    assert check("test_eq(1, 1)\nassert 2") and not check("x = 1\ntest_eq(x, 1)") and not check("x")
+
 # --- in a browser ----------------------------------------------------------------------------------------------------
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args): pass
 
-class Tab:
-    "One page of a headless browser, over the DevTools protocol."
-    def __init__(self, socket):
-        self.socket = socket
-        self.n = 0
-        self.events = []
-
-    async def call(self, method, **params):
-        self.n += 1
-        await self.socket.write_message(json.dumps(dict(id=self.n, method=method, params=params)))
-        while "id" not in (m := await self.next()) or m["id"] != self.n: pass
-        assert "error" not in m, m
-        return m["result"]
-
-    async def next(self):
-        m = json.loads(await asyncio.wait_for(self.socket.read_message(), 30))
-        if "id" not in m: self.events.append(m)
-        return m
-
-    async def run(self, code):
-        got = await self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
-        return got["result"].get("value")
-
-    async def size(self, width, height):
-        shape = dict(width=width, height=height, deviceScaleFactor=1, mobile=False)
-        await self.call("Emulation.setDeviceMetricsOverride", **shape)
-
-    async def open(self, url):
-        "Load a page; returns what went wrong on the way."
-        self.events.clear()
-        await self.call("Page.navigate", url=url)
-        while not any(e["method"] == "Page.loadEventFired" for e in self.events): await self.next()
-        wrong = []
-        for e in self.events: wrong += complaints(e["method"], e["params"], url)
-        return wrong
-
-def complaints(method, p, url):
-    "Yield what an event says went wrong."
-    host = url.rsplit("/", 1)[0]
-    if method == "Runtime.exceptionThrown": yield str(p["exceptionDetails"])[:300]
-    if method == "Runtime.consoleAPICalled" and p["type"] in ("error", "warning", "assert"): yield str(p["args"])[:300]
-    if method == "Log.entryAdded":
-        entry = p["entry"]
-        if entry["level"] == "error": yield f"{entry['text']} {entry.get('url', '')}"
-    if method == "Network.responseReceived":
-        response = p["response"]
-        if response["status"] >= 400: yield f"{response['status']} {response['url']}"
-    if method == "Network.requestWillBeSent":
-        asked = p["request"]["url"]
-        if not asked.startswith((host, "data:", "blob:")): yield f"asks {asked}"
-
 async def visit(port, address, pages):
     "Every page, wide and narrow; and the slider moved by hand."
-    from tornado.httpclient import AsyncHTTPClient
-    from tornado.websocket import websocket_connect
-    found = json.loads((await AsyncHTTPClient().fetch(f"http://127.0.0.1:{port}/json")).body)
-    socket = next(t["webSocketDebuggerUrl"] for t in found if t["type"] == "page")
-    tab = Tab(await websocket_connect(socket, max_message_size=2**28))
+    tab = await Tab.of(port)
     out = {}
-    for domain in ("Page", "Runtime", "Log", "Network"): await tab.call(f"{domain}.enable")
     for page in pages:
         await tab.size(1280, 900)
         wrong = await tab.open(f"{address}/{page}")
@@ -171,32 +153,22 @@ async def visit(port, address, pages):
         await tab.size(390, 800)
         narrow = json.loads(await tab.run(LOOK))
         out[page] = dict(seen, wrong=wrong, narrow=narrow["wide"], out=narrow["out"])
+    await tab.size(1280, 900)
+    await tab.open(f"{address}/core.html")
+    found = json.loads(await tab.run(TOOLS))
     await tab.open(f"{address}/widget.html")
-    return out, json.loads(await tab.run(SLIDE))
+    return out, found, json.loads(await tab.run(SLIDE))
 
 @pytest.fixture(scope="module")
 def read(site):
     "What a headless browser found on every page, and what the slider did."
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None: pytest.skip("no chromium is installed: the site is built, but not opened in a browser")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site[0])))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [browser, *SWITCHES, f"--user-data-dir={profile}", "about:blank"]
-        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with browser() as port:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site[0])))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            file = Path(profile)/"DevToolsActivePort"
-            for _ in range(300):
-                if file.exists() and file.read_text().count("\n"): break
-                time.sleep(.1)
-            else: pytest.skip(f"{browser} does not start here: the site is built, but not opened in it")
-            port = int(file.read_text().split()[0])
             pages = list(docs.page_names(docs.sidebar()).values())
             return asyncio.run(visit(port, f"http://127.0.0.1:{server.server_port}", pages))
-        finally:
-            run.kill()
-            run.wait()
-            server.shutdown()
+        finally: server.shutdown()
 
 def of(read, what, fine):
     "What was found on each page, where that is not `fine`."
@@ -217,7 +189,13 @@ def test_nothing_sticks_out(read):
     assert {p: (r["wide"], r["narrow"], r["out"]) for p, r in wide.items()} == {}
 
 def test_the_slider_moves(read):
-    first, last, change, other = read[1]
+    first, last, change, other = read[2]
     assert first[0] == "k = 0.00" and first[1].startswith("Source")
     assert last[0] == "k = 1.00" and last[1].startswith("Reflection")
     assert len({first[2], last[2], change[2], other[2]}) == 4 and "→" in other[0]
+
+def test_search_dark_pages_and_copying(read):
+    tools = read[1]
+    assert any(link.startswith("core.html") for link in tools["links"])
+    assert tools["seen"][0] != tools["seen"][1]
+    assert tools["copied"] == "def MirrorError(\n    *args, **kwargs\n):\n", "the code, without the word on the button"
