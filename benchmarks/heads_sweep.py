@@ -6,11 +6,12 @@
 
 Each network has a process of its own, with a limit of time and one of memory (Linux). What was opened is compared with
 the network itself on images that `wrap` did not see, alone and in a batch; a difference of more than a thousandth of
-the largest logit counts as wrongly accepted. `benchmarks/results/heads.json` keeps the outcomes, and heads.md shows
+the largest logit counts as wrongly accepted. `benchmarks/results/heads.json` keeps the outcomes and heads.md shows
 them.
 """
 import argparse, json, multiprocessing, re, resource, time, warnings
-from itertools import zip_longest
+from collections import Counter
+from itertools import chain, zip_longest
 from pathlib import Path
 import torch
 from torch import nn
@@ -33,20 +34,25 @@ def torchvision_names():
     "All classifiers of torchvision."
     return [f'torchvision/{n}' for n in models.list_models(module=models)]
 
+def is_small_enough(name): return not any(s in name for s in TOO_LARGE)
+
+def smallest_first(name):
+    "What to sort names by: how soon in `SMALL` what they have in them stands, then their length."
+    return min([i for i, s in enumerate(SMALL) if s in name], default=len(SMALL)), len(name), name
+
 def timm_names(n=130):
     """`n` networks of timm: first one of every module, then a second, of another kind if there is one, and so on.
 
     Those come first whose names promise that they are small."""
     by_module = []
     for module in timm.list_modules():
-        found = [n for n in timm.list_models(module=module) if not any(s in n for s in TOO_LARGE)]
-        found.sort(key=lambda n: (min([i for i, s in enumerate(SMALL) if s in n], default=len(SMALL)), len(n), n))
+        found = sorted(filter(is_small_enough, timm.list_models(module=module)), key=smallest_first)
         kinds = {}
         for name in found: kinds.setdefault(re.sub(r'[\d_].*', '', name.removeprefix('test_')), name)
         first = list(kinds.values())
         by_module.append(first + [name for name in found if name not in first])
-    rounds = [name for row in zip_longest(*by_module) for name in row if name is not None]
-    return [f'timm/{name}' for name in list(dict.fromkeys(rounds))[:n]]
+    rounds = dict.fromkeys(chain.from_iterable(zip_longest(*by_module)))
+    return [f'timm/{name}' for name in rounds if name is not None][:n]
 
 def build(library, name, size):
     "A network with random weights, always the same, for images of this size; None if it takes no such images."
@@ -141,6 +147,8 @@ def line(key, r):
     found = f"{kind} | {r['n']} | < {error} | {maps}; last `{r['last']}`"
     return f"| {library} | {name} | {r['size']} | {r['outcome']} | {found} |"
 
+def without_seconds(row): return {n: v for n, v in row.items() if n != 'seconds'}
+
 HEADING = """# What `Classifier.wrap` opens
 
 `python benchmarks/heads_sweep.py` writes this page: all classifiers of torchvision, and some of every family of timm,
@@ -156,8 +164,8 @@ def page(rows):
     for library in ('torchvision', 'timm'):
         of = {k: r for k, r in rows.items() if k.startswith(library + '/')}
         ran = {k: r for k, r in of.items() if r['outcome'] != 'does not run'}
-        counts = {o: sum(r['outcome'] == o for r in ran.values()) for o in sorted({r['outcome'] for r in ran.values()})}
-        said = ', '.join(f'{n} {o}' for o, n in counts.items())
+        counts = Counter(r['outcome'] for r in ran.values())
+        said = ', '.join(f'{n} {o}' for o, n in sorted(counts.items()))
         average = sum(r.get('gap', False) for r in ran.values())
         parts.append(f"{library}: {len(ran)} networks, {said}; {average} read an average.")
     wrong = sum(r['outcome'] == 'wrongly accepted' for r in rows.values())
@@ -178,8 +186,8 @@ def main():
         if key in rows and not (options.again or options.names): continue
         rows[key] = in_a_process(key)
         print(line(key, rows[key]), flush=True)
-        kept = {k: {n: v for n, v in r.items() if n != 'seconds'} for k, r in sorted(rows.items())}
-        file.write_text('{\n' + ',\n'.join(f'{json.dumps(k)}: {json.dumps(r)}' for k, r in kept.items()) + '\n}\n')
+        kept = [f'{json.dumps(k)}: {json.dumps(without_seconds(r))}' for k, r in sorted(rows.items())]
+        file.write_text('{\n' + ',\n'.join(kept) + '\n}\n')
         (RESULTS/'heads.md').write_text(page(rows), encoding='utf-8')
 
 if __name__ == '__main__': main()
