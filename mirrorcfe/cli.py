@@ -275,7 +275,7 @@ class Printer:
                 number = stream.fileno()
                 with open(os.devnull, 'wb') as nowhere: os.dup2(nowhere.fileno(), number)
 
-# %% ../nbs/93_cli.ipynb #afb6a93d
+# %% ../nbs/93_cli.ipynb #be0a7002
 @contextlib.contextmanager
 def heartbeat(printer:Printer,    # of standard output
               seconds:float=55.   # without a line after which there is one
@@ -297,6 +297,7 @@ def heartbeat(printer:Printer,    # of standard output
         over.set()
         if thread.is_alive(): thread.join()
 
+# %% ../nbs/93_cli.ipynb #afb6a93d
 FOR_PROGRAMMERS = (DeprecationWarning, FutureWarning, PendingDeprecationWarning)
 
 def show_warning(message, category, *_, **__):
