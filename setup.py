@@ -23,7 +23,7 @@ setup(
     include_package_data=True,
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require={"dev": cfg["dev_requirements"].split(), "app": cfg["app_requirements"].split()},
     entry_points={"console_scripts": ["mirrorcfe=mirrorcfe.cli:main"],
                   "nbdev": ["mirrorcfe=mirrorcfe._modidx:d"]},
 )

@@ -90,7 +90,8 @@ def in_turns(ways, rounds):
 def time_explaining(cfe, x, rounds):
     "Milliseconds an image of every way to explain, and of a pass of C3LT's shape."
     shaped = C3LTShaped(x.shape[1]).eval().requires_grad_(False)
-    few, many = x[:32], x[:256]
+    few = x[:32]
+    many = x[:256]
     ways = {'C3LT-shaped pass': (shaped, few),
             'C3LT-shaped pass, 256 at once': (shaped, many),
             'first CFE, closed loop': (cfe.explain, few),

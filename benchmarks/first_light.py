@@ -140,7 +140,7 @@ def draw(name, ex):
     save_small(ex.show_grid(8), RESULTS/f'first_light_{name}.png', dpi=80)
     if name != 'pair': return
     first_four = int((ex.source == 4).nonzero()[0])
-    ex.figure(first_four).savefig(IMAGES/'transition.png', dpi=100)
+    ex.plot(first_four).savefig(IMAGES/'transition.png', dpi=100)
 
 def main(names):
     RESULTS.mkdir(exist_ok=True)

@@ -4,12 +4,13 @@
     python benchmarks/heads_sweep.py torchvision/vgg11 # these only
     python benchmarks/heads_sweep.py --again           # all anew
 
-Each network has a process of its own, with a time limit. What was opened is compared with the network itself on images
+Each network has a process of its own, with a limit of time and one of memory (Linux). What was opened is compared with the network itself on images
 that `wrap` did not see, alone and in a batch; a difference of more than a thousandth of the largest logit counts as
 wrongly accepted. `benchmarks/results/heads.json` keeps the outcomes and heads.md shows them.
 """
-import argparse, json, multiprocessing, re, time, warnings
-from itertools import zip_longest
+import argparse, json, multiprocessing, re, resource, time, warnings
+from collections import Counter
+from itertools import chain, zip_longest
 from pathlib import Path
 import torch
 from torch import nn
@@ -20,7 +21,8 @@ from mirrorcfe.features import Classifier
 import mirrorcfe.wrap  # adds `Classifier.wrap`
 
 RESULTS = Path(__file__).parent/'results'
-LIMIT = 600   # seconds for one network
+LIMIT = 300   # seconds of the processor for one network
+MEMORY = 14*2**30   # bytes of addresses for one network
 SIZES = (64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384)   # pixels; the first that the network takes
 SMALL = ('test_', 'atto', 'femto', 'pico', 'nano', 'xxs', 'xx_small', 'xtiny', 'xxtiny', '_t0', '_s0', '_b0', '_m0',
          '_f0', '_0_', 'lite0', 'tiny', '_ti', '_xs', 'x_small', 'mini', '_l0', '050', '_035', '_018', '18', '_26',
@@ -31,20 +33,25 @@ def torchvision_names():
     "All classifiers of torchvision."
     return [f'torchvision/{n}' for n in models.list_models(module=models)]
 
+def is_small_enough(name): return not any(s in name for s in TOO_LARGE)
+
+def smallest_first(name):
+    "What to sort names by: how soon in `SMALL` what they have in them stands, then their length."
+    return min([i for i, s in enumerate(SMALL) if s in name], default=len(SMALL)), len(name), name
+
 def timm_names(n=130):
     """`n` networks of timm: first one of every module, then a second, of another kind if there is one, and so on.
 
     Those come first whose names promise that they are small."""
     by_module = []
     for module in timm.list_modules():
-        found = [n for n in timm.list_models(module=module) if not any(s in n for s in TOO_LARGE)]
-        found.sort(key=lambda n: (min([i for i, s in enumerate(SMALL) if s in n], default=len(SMALL)), len(n), n))
+        found = sorted(filter(is_small_enough, timm.list_models(module=module)), key=smallest_first)
         kinds = {}
         for name in found: kinds.setdefault(re.sub(r'[\d_].*', '', name.removeprefix('test_')), name)
         first = list(kinds.values())
         by_module.append(first + [name for name in found if name not in first])
-    rounds = [name for row in zip_longest(*by_module) for name in row if name is not None]
-    return [f'timm/{name}' for name in list(dict.fromkeys(rounds))[:n]]
+    rounds = dict.fromkeys(chain.from_iterable(zip_longest(*by_module)))
+    return [f'timm/{name}' for name in rounds if name is not None][:n]
 
 def build(library, name, size):
     "A network with random weights, always the same, for images of this size; None if it takes no such images."
@@ -62,7 +69,7 @@ def build(library, name, size):
 
 def sizes_of(library, name):
     "Sizes to try: the small ones, and the size the network was made for."
-    if library == 'torchvision': return SIZES
+    if library == 'torchvision': return (112, 224) if name.endswith('_14') else SIZES   # whole patches
     made_for = timm.get_pretrained_cfg(name)
     made_for = made_for.input_size[-1] if made_for else 224
     return sorted({*(s for s in SIZES if s <= made_for), made_for})
@@ -107,6 +114,10 @@ def outcome(library, name):
 def answer(key, pipe):
     "Send the outcome of one network through a pipe."
     warnings.simplefilter('ignore')
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))
+    torch.set_flush_denormal(True)   # random weights may give numbers near 1e-40, with which a processor is slow
+    Path('/proc/self/oom_score_adj').write_text('1000')   # should memory end, this process ends, and not the sweep
     try: pipe.send(outcome(*key.split('/')))
     except BaseException as e: pipe.send(dict(outcome='crashed', reason=f'{type(e).__name__}: {e}'[:300]))
 
@@ -118,10 +129,11 @@ def in_a_process(key):
     start = time.monotonic()
     process.start()
     there.close()
-    try: found = here.recv() if here.poll(LIMIT) else dict(outcome='time limit', reason=f'more than {LIMIT} seconds')
-    except EOFError: found = dict(outcome='crashed', reason='the process ended without an answer')
+    try: found = here.recv() if here.poll(10*LIMIT) else None
+    except (EOFError, OSError): found = None   # its limit of time, or the end of memory
     process.kill()
     process.join()
+    if found is None: found = dict(outcome='no answer', reason=f'within {LIMIT} seconds and {MEMORY >> 30} GiB')
     return found | dict(seconds=round(time.monotonic() - start))
 
 def line(key, r):
@@ -133,6 +145,8 @@ def line(key, r):
     kind = 'average' if r['gap'] else 'other'
     found = f"{kind} | {r['n']} | < {error} | {maps}; last `{r['last']}`"
     return f"| {library} | {name} | {r['size']} | {r['outcome']} | {found} |"
+
+def without_seconds(row): return {n: v for n, v in row.items() if n != 'seconds'}
 
 HEADING = """# What `Classifier.wrap` opens
 
@@ -149,8 +163,8 @@ def page(rows):
     for library in ('torchvision', 'timm'):
         of = {k: r for k, r in rows.items() if k.startswith(library + '/')}
         ran = {k: r for k, r in of.items() if r['outcome'] != 'does not run'}
-        counts = {o: sum(r['outcome'] == o for r in ran.values()) for o in sorted({r['outcome'] for r in ran.values()})}
-        said = ', '.join(f'{n} {o}' for o, n in counts.items())
+        counts = Counter(r['outcome'] for r in ran.values())
+        said = ', '.join(f'{n} {o}' for o, n in sorted(counts.items()))
         average = sum(r.get('gap', False) for r in ran.values())
         parts.append(f"{library}: {len(ran)} networks, {said}; {average} read an average.")
     wrong = sum(r['outcome'] == 'wrongly accepted' for r in rows.values())
@@ -171,8 +185,8 @@ def main():
         if key in rows and not (options.again or options.names): continue
         rows[key] = in_a_process(key)
         print(line(key, rows[key]), flush=True)
-        kept = {k: {n: v for n, v in r.items() if n != 'seconds'} for k, r in sorted(rows.items())}
-        file.write_text('{\n' + ',\n'.join(f'{json.dumps(k)}: {json.dumps(r)}' for k, r in kept.items()) + '\n}\n')
+        kept = [f'{json.dumps(k)}: {json.dumps(without_seconds(r))}' for k, r in sorted(rows.items())]
+        file.write_text('{\n' + ',\n'.join(kept) + '\n}\n')
         (RESULTS/'heads.md').write_text(page(rows), encoding='utf-8')
 
 if __name__ == '__main__': main()

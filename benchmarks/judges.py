@@ -79,7 +79,8 @@ def write(found):
         pair = found['mnist']['pair']
         columns = [*found['mnist']['voters'], 'votes', 'majority', 'oracle']
         def share(r, c): return f'{r[c]:.3f}' if c in r else '–'
-        rows = [[what, *(share(r, c) for c in columns)] for what, r in pair.items()]
+        def line(what, r): return [what, *(share(r, c) for c in columns)]
+        rows = [line(what, r) for what, r in pair.items()]
         parts += ['MNIST 4-9: share of pictures in which each judge sees the class that they ought to show.',
                   table(['pictures', *columns], rows)]
     OUT.write_text('\n\n'.join(parts) + '\n', encoding='utf-8')

@@ -114,7 +114,8 @@ def main(argv=None):
         file.write_text(json.dumps(kept, indent=1) + '\n')
     columns = list(next(iter(kept.values())))
     def shown(v): return f'{v:.3f}' if isinstance(v, float) else v
-    rows = [[shown(r[c]) for c in columns] for r in kept.values()]
+    def entries(row): return [shown(row[c]) for c in columns]
+    rows = list(map(entries, kept.values()))
     (RESULTS/'look.md').write_text('# Ranked by the panel, not picked\n\n' + md_table(rows, columns) + '\n')
 
 if __name__ == '__main__': main()

@@ -329,7 +329,7 @@ def good_calls(home):
     t = torch.tensor([2, 0])
     logits = z @ W.T + b
     swapped = logits.clone()
-    for i in range(2): swapped[i, s[i]], swapped[i, t[i]] = logits[i, t[i]].clone(), logits[i, s[i]].clone()
+    for i, pair in enumerate(torch.stack([s, t], 1).tolist()): swapped[i, pair] = logits[i, pair[::-1]]
     w = W[0] - W[1]
     reflected = z - 2*((z @ w + .3)/(w @ w))[:, None]*w
     solve = multiclass.ClosedFormSolver(W, b)

@@ -70,7 +70,8 @@ def measure(args):
     clock(lambda: solver(z, source, target), 20)
     seconds, exact = clock(lambda: solver(z, source, target), args.repeats)
     closed = seconds[len(seconds)//2]
-    fastest, slowest = seconds[0], seconds[-1]
+    fastest = seconds[0]
+    slowest = seconds[-1]
     print(f'closed form: median {closed*1e3:.2f} ms, fastest {fastest*1e3:.2f}, slowest {slowest*1e3:.2f}', flush=True)
     rows = [row('closed form', 0, args.n, args.n, exact, exact, closed, closed)]
     build = clock(lambda: ClosedFormSolver(W, b), 20)[0][10]

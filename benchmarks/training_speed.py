@@ -8,6 +8,7 @@ run, and 64 pixels from 32, is measured by `--limit` and kept in results/trainin
 """
 import argparse, json, platform, statistics, time, types
 from collections import Counter, namedtuple
+from itertools import product
 from pathlib import Path
 import torch
 from mirrorcfe import __version__
@@ -108,7 +109,7 @@ def limit(device, rounds, steps=4):
     case = Case('bf16' if fast_bf16(device) else 'single', True, False)
     learners = {size: learner(device, steps, case, size) for size in (32, 64)}
     calls = {}
-    times = {(size, what): [] for size in learners for what in ('step', 'convolutions')}
+    times = {key: [] for key in product(learners, ('step', 'convolutions'))}
     for r in range(rounds + 1):
         for size, learn in learners.items():
             if not r:   # the first round warms up, and counts

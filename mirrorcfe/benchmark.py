@@ -29,7 +29,7 @@ from . import __version__
 from .autoencoder import train_autoencoder
 from .classifiers import get_classifier, get_oracle, predict
 from .core import MirrorError, height_width, short_size
-from .features import names_in_code, pair_index
+from .features import is_own, names_in_code, pair_index
 from .data import TensorLoader, _file_state, _first, data_fingerprint, data_spec, get_dls, loader_key
 from .explainer import MirrorCFE
 from .images import images_below, in_markdown
@@ -597,13 +597,6 @@ def get_explainer(name:str,               # name of a dataset, as for `get_dls`
     return model
 
 # %% ../nbs/61_benchmark.ipynb #61ba5e02
-def _is_of_a_library(thing):
-    "Whether a function or class comes with Python, an installed package or mirrorcfe: its name then says what it does."
-    name = getattr(thing, '__module__', None) or ''
-    root = name.partition('.')[0]
-    file = getattr(sys.modules.get(name), '__file__', None) or ''
-    return root in sys.stdlib_module_names or root in ('builtins', 'mirrorcfe') or '-packages' in file
-
 def _describe_code(code):
     "Return bytecode, names and constants of a function; sets are sorted, for their order is not stable."
     constants = [sorted(map(repr, c)) if isinstance(c, frozenset) else c for c in code.co_consts]
@@ -612,7 +605,7 @@ def _describe_code(code):
 
 def _code_of_class(kind):
     "Return what the functions of a class of the user's own do; None for a class of a library."
-    own = [c for c in kind.__mro__ if not _is_of_a_library(c)]
+    own = [c for c in kind.__mro__ if is_own(c)]
     code = [_describe_code(f.__code__) for c in own for f in vars(c).values() if hasattr(f, '__code__')]
     return json_hash(code) if own else None
 
@@ -699,7 +692,7 @@ def _measure_cell(method, task, index, names, at, bs, seed, progress):
 # %% ../nbs/61_benchmark.ipynb #5c21d8f4
 def _describe_class(kind, seen=()):
     "Return the name of a class, and what its functions do where it is the user's own."
-    if _is_of_a_library(kind): return kind.__qualname__
+    if not is_own(kind): return kind.__qualname__
     own = {n: getattr(v, '__func__', v) for n, v in vars(kind).items() if n == '__call__' or not n.startswith('__')}
     bases = [_describe_value(c, seen) for c in kind.__bases__ if c is not object]
     return [kind.__qualname__, bases, {n: _describe_value(v, seen) for n, v in own.items()}]
@@ -731,7 +724,7 @@ def _describe_value(v, seen=()):
     if isinstance(v, ModuleType): return v.__name__
     if isinstance(v, Learner): return 'Learner'   # what it trained is elsewhere
     if isinstance(v, TensorLoader): return loader_key(v)   # without the epoch, which counts its passes
-    if _is_of_a_library(v) and '<' not in getattr(v, '__qualname__', '<'): return v.__qualname__
+    if not is_own(v) and '<' not in getattr(v, '__qualname__', '<'): return v.__qualname__
     if hasattr(v, '__code__') or isinstance(v, partial): return method_fingerprint(v, seen)
     if callable(v) and hasattr(v, '__qualname__'): return v.__qualname__
     return _describe_object(v, seen)
@@ -744,7 +737,7 @@ def _global_values(f, seen):
     "Return the globals that a function names, except modules and what is of a library."
     named = {n: f.__globals__[n] for n in sorted(names_in_code(f.__code__)) if n in f.__globals__}
     of_library = {n for n, v in named.items()
-                  if isinstance(v, ModuleType) or (hasattr(v, '__qualname__') and _is_of_a_library(v))}
+                  if isinstance(v, ModuleType) or (hasattr(v, '__qualname__') and not is_own(v))}
     return {n: _describe_value(v, seen) for n, v in named.items() if n not in of_library}
 
 # %% ../nbs/61_benchmark.ipynb #61c00002

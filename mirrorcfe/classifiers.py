@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'RECIPES', 'CODE_VERSION', 'ResBlock', 'small_resnet', 'lenet', 'SmallViT', 'ConvNeXtBlock',
-           'small_convnext', 'build_network', 'predict', 'accuracy', 'class_table', 'shift', 'random_translation',
-           'random_blur', 'EpochSeed', 'fast_bf16', 'classifier_learner', 'train_classifier', 'get_classifier',
-           'get_oracle']
+           'small_convnext', 'build_network', 'predict', 'accuracy', 'class_table', 'mistakes', 'shift',
+           'random_translation', 'random_blur', 'EpochSeed', 'fast_bf16', 'classifier_learner', 'train_classifier',
+           'get_classifier', 'get_oracle']
 
 # %% ../nbs/11_classifiers.ipynb #076fdfe1
 import re, sys, warnings
@@ -72,21 +72,22 @@ def lenet(c,             # classes
     return nn.Sequential(*layers(in_channels, 16), *layers(16, 32), nn.Flatten(), *hidden, nn.Linear(128, c))
 
 class SmallViT(nn.Module):
-    "A vision transformer: two convolutions make tokens a quarter as high and wide as the image, a class token is read."
+    "A vision transformer: convolutions make tokens a quarter as high and wide as the image, a class token is read."
     def __init__(self,
                  c,             # classes
                  in_channels,   # 1 grey, 3 colour
                  h, w,          # of the images, pixels
-                 width=64,      # features of a token
-                 depth=4        # blocks
+                 width=48,      # features of a token
+                 depth=3        # blocks
                 ):
         super().__init__()
-        self.embed = nn.Sequential(_conv(in_channels, width//2, 3, 2), nn.ReLU(), _conv(width//2, width, 3, 2))
+        first = _conv(in_channels, width//2, 3, 2), nn.ReLU(), _conv(width//2, width, 3, 2), nn.ReLU()
+        self.embed = nn.Sequential(*first, _conv(width, width))
         tokens = -(-h//4)*-(-w//4)
         self.token = nn.Parameter(torch.zeros(1, 1, width))
         self.position = nn.Parameter(.02*torch.randn(1, 1 + tokens, width))
         self.blocks = nn.Sequential(*[
-            nn.TransformerEncoderLayer(width, 4, 2*width, 0., 'gelu', batch_first=True, norm_first=True)
+            nn.TransformerEncoderLayer(width, 2, 2*width, 0., 'gelu', batch_first=True, norm_first=True)
             for _ in range(depth)])
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, c)
@@ -122,7 +123,7 @@ def small_convnext(c,                   # classes
 # Networks by name: how to build one, and what its training needs to be other than in `RECIPES`
 ARCHITECTURES = {'small_resnet': (None, {}),
                  'lenet': (lenet, dict(epochs=5, lr=2e-3)),
-                 'small_vit': (SmallViT, dict(epochs=8, lr=2e-3)),
+                 'small_vit': (SmallViT, dict(epochs=7, lr=3e-3, shift=1, bf16=False)),
                  'small_convnext': (small_convnext, dict(epochs=5, lr=3e-3))}
 
 def build_network(arch:str='small_resnet',  # a name in `ARCHITECTURES`
@@ -178,6 +179,17 @@ def class_table(model:nn.Module,         # images to logits
         taken_for = f'{names[wrong[i].argmax()]} ({wrong[i].max()})' if wrong[i].any() else ''
         rows.append((names[i], images[i].item(), right[i].item()/images[i].item(), taken_for))
     return pd.DataFrame(rows, columns=['class', 'images', 'accuracy', 'taken for'])
+
+# %% ../nbs/11_classifiers.ipynb #62a36538
+def mistakes(model:nn.Module,  # images (B, C, H, W) to logits (B, C)
+             dl:TensorLoader   # of a split of `get_dls`
+            )->tuple[Tensor,Tensor,Tensor]: # images, predicted classes, true classes
+    "Return the images of a loader that are misclassified."
+    logits, y = predict(model, dl)
+    said = logits.argmax(1)
+    i = (said != y).nonzero().flatten()
+    x = dl.dataset[i.to(dl.dataset.y.device)][0]
+    return x, said[i].to(x.device), y[i].to(x.device)
 
 # %% ../nbs/11_classifiers.ipynb #92594a50
 def shift(x:Tensor,                # images, (B, C, H, W)

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['IMAGE_KEYS', 'LABEL_KEYS', 'TIMEOUT', 'IDX_FILES', 'BLOODMNIST', 'BLOOD_FILES', 'MAX_BYTES', 'KEEP_FROM', 'FACES',
            'BLOCK', 'DATASETS', 'ImageSet', 'TensorLoader', 'split_batch', 'read_labels', 'LabelledLoader',
-           'as_loaders', 'class_rank', 'stratified', 'to_size', 'decode_files', 'face_attributes', 'block_split',
-           'DataSpec', 'data_spec', 'available', 'best_device', 'get_dls', 'get_folder_dls', 'data_fingerprint',
-           'loader_key']
+           'as_loaders', 'class_rank', 'stratified', 'to_size', 'decode_files', 'faces_folder', 'face_attributes',
+           'block_split', 'DataSpec', 'data_spec', 'available', 'best_device', 'get_dls', 'get_folder_dls',
+           'data_fingerprint', 'loader_key']
 
 # %% ../nbs/10_data.ipynb #6897362d
 import gzip, os, re, textwrap, warnings
@@ -27,10 +27,11 @@ from torch.nn import functional as F
 from fastcore.basics import patch
 from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
+from .checks import SUFFIXES, check_levels
 from .core import MirrorError, check_class, height_width, short_size, whole_number
 from .features import class_index, describe, pair_index
-from .images import (SUFFIXES, UnreadableImage, check_fit, check_levels, frame_around, from_bytes,
-                              images_below, printable, read_fitted)
+from .images import (UnreadableImage, as_preprocessing, check_fit, check_prepared, frame_around, from_bytes,
+                              images_below, prepared_shape, printable, read_fitted, read_prepared, to_bytes)
 from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, expand, json_hash, read_tensors,
                                reading, tensor_bytes, tensors_hash, workspace, write_tensors, writing)
 
@@ -470,8 +471,10 @@ def _file_state(file):
     except OSError: return os.path.realpath(file), None, None
     return os.path.realpath(file), found.st_size, found.st_mtime_ns
 
-def _decode(file, size, channels, fit, levels):
-    try: return read_fitted(file, size, channels, fit, levels)
+def _decode(file, size, channels, fit, levels, transform):
+    try:
+        if transform is None: return read_fitted(file, size, channels, fit, levels)
+        return read_prepared(file, transform, channels, levels)
     except UnreadableImage as e: return e
 
 def decode_files(files:list,    # paths
@@ -479,16 +482,20 @@ def decode_files(files:list,    # paths
                  channels:int,  # 1 grey, 3 colour
                  progress=None, # function (done, total), called now and then
                  levels=None,   # as for `read_image`
-                 fit='middle'   # as for `read_fitted`
+                 fit='middle',  # as for `read_fitted`
+                 transform=None # a `Preprocessing`, which takes the place of `fit` and makes this size
                 )->tuple:       # images, uint8 (N, C, H, W); list of (position, `UnreadableImage`)
     "Read many image files, cut or padded to one size."
-    _check_memory(len(files), channels, size)
     h, w = height_width(size)
     shape = (len(files), channels, h, w)
+    if transform is not None: shape = (len(files), *prepared_shape(files, transform, channels, levels))
+    _check_memory(*shape[:2], shape[2:])
     bad = []
     levels = check_levels(levels)
     key = [2, channels, [_file_state(f) for f in files]] + ([levels] if levels else [])
     if fit == 'whole': key.append(fit)
+    if transform is not None: key.append(transform.key)
+    h, w = shape[2:]
     kept = cache_dir()/'images'/f"{h if h == w else f'{h}x{w}'}px-{json_hash(key)}.safetensors"
     if len(files) >= KEEP_FROM:
         try:
@@ -497,13 +504,15 @@ def decode_files(files:list,    # paths
         except MissingFile: pass
         except (MirrorError, KeyError) as e: warnings.warn(f"the images are decoded again: {e}")
     x = torch.zeros(shape, dtype=torch.uint8)
-    decode = partial(_decode, size=size, channels=channels, fit=fit, levels=levels)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    decode = partial(_decode, size=size, channels=channels, fit=fit, levels=levels, transform=transform)
+    workers = os.cpu_count() if transform is None else 1   # nobody knows whether a function of others may run twice
+    with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(files), 256):
             some = files[start:start + 256]
             for i, image in enumerate(pool.map(decode, some), start):
                 if isinstance(image, UnreadableImage): bad.append((i, image))
-                else: x[i] = image
+                elif transform is None: x[i] = image
+                else: x[i] = to_bytes(check_prepared(image, files[i], shape[1], shape[2:]))
             if progress: progress(start + len(some), len(files))
     if len(files) >= KEEP_FROM and not bad:
         try: write_tensors(kept, dict(x=x))
@@ -515,8 +524,9 @@ FACES = 'CelebAMask-HQ-attribute-anno.txt'   # the file of the attributes
 BLOCK = 50                                   # faces in a block of the split
 _face_files = tuple(f'{d}/{FACES}' for d in ('celeba_hq', 'CelebAMask-HQ'))  # where it may be
 
-def _faces_folder(root=None):
-    "The folder with the attributes and the images."
+def faces_folder(root=None    # folder with celeba_hq; None: `$MIRRORCFE_DATA`, else the user's cache
+                )->Path:
+    "Return the folder with the attributes and the images of CelebA-HQ."
     folder, chosen_by = _data_folder(root)
     places = [folder/p for p in _face_files]
     for place in places:
@@ -531,7 +541,7 @@ def _faces_folder(root=None):
 def face_attributes(root=None    # folder with celeba_hq; None: `$MIRRORCFE_DATA`, else the user's cache
                    )->tuple[list,list,np.ndarray]: # names of the attributes (A), names of the files (N), bool (N, A)
     "Read which face has which attribute."
-    file = _faces_folder(root)/FACES
+    file = faces_folder(root)/FACES
     with reading(file, 'the attributes of CelebAMask-HQ', 'delete it and fetch it again'):
         lines = [line.split() for line in file.read_text(encoding='utf-8').splitlines()[1:] if line.strip()]
         if not lines: raise ValueError('it is empty')
@@ -557,7 +567,7 @@ def block_split(ids,            # numbers of the images, (N,)
 def _read_faces(root=None, attribute='Mouth_Slightly_Open', size=64, progress=None, fit='middle'):
     "Images and labels of CelebA-HQ, uint8 (N, 3, H, W) and int64 (N,), 1 with the attribute: train, valid, test."
     names, files, has = face_attributes(root)
-    folder = _faces_folder(root)/'CelebA-HQ-img'
+    folder = faces_folder(root)/'CelebA-HQ-img'
     if attribute not in names:
         raise MirrorError(f"no attribute {attribute!r} in {FACES}: choose one of {', '.join(names)}")
     there = set(os.listdir(folder)) if folder.is_dir() else set()
@@ -653,11 +663,11 @@ def _left_out(path, files, bad, most=5):
     if len(bad) > most: some += ' ...'
     return f"{len(bad):,} of {len(files):,} images cannot be read and are left out: {some}"
 
-def _read_folder(root=None, path=None, channels=3, size=64, progress=None, levels=None, fit='middle'):
+def _read_folder(root=None, path=None, channels=3, size=64, progress=None, levels=None, fit='middle', transform=None):
     "Images and labels of a folder, uint8 (N, C, H, W) and int64 (N,): training, validation, test."
     classes, parts = _folder_parts(path, say=True)
     files = [f for part, _ in parts for f in part]
-    x, bad = decode_files(files, size, channels, progress, levels, fit)
+    x, bad = decode_files(files, size, channels, progress, levels, fit, transform)
     readable = np.ones(len(files), bool)
     readable[[i for i, _ in bad]] = False
     start = 0
@@ -673,7 +683,7 @@ def _read_folder(root=None, path=None, channels=3, size=64, progress=None, level
     if bad: warnings.warn(_left_out(path, files, bad))
     return out
 
-def _folder_spec(path, channels=3, root=None, levels=None):
+def _folder_spec(path, channels=3, root=None, levels=None, transform=None):
     "The `DataSpec` of a folder; a relative one is looked for here, then below `root`."
     if not isinstance(channels, (int, np.integer)) or channels not in (1, 3):
         raise MirrorError(f"channels must be 1 (grey) or 3 (colour): found {channels!r}")
@@ -681,10 +691,14 @@ def _folder_spec(path, channels=3, root=None, levels=None):
     places = [expand(path), _data_folder(root)[0]/path] if str(path) else []
     for found in places:
         if not found.is_dir(): continue
-        classes = tuple(_folder_parts(found)[0])
-        read = partial(_read_folder, path=found.resolve(), channels=channels, levels=levels)
-        return DataSpec('folder', found.name, classes, read, channels=channels, native=0, size=64, sized=True,
-                        fit='middle', levels=levels, source=f'images in the folder {found.name}')
+        classes, (training, *_) = _folder_parts(found)
+        read = partial(_read_folder, path=found.resolve(), channels=channels, levels=levels, transform=transform)
+        spec = DataSpec('folder', found.name, tuple(classes), read, channels=channels, native=0, size=64, sized=True,
+                        fit='middle', levels=levels, source=f'images in the folder {found.name}', transform=transform,
+                        own_test='test' in _given_parts(found)[0])
+        if transform is None: return spec
+        channels, *size = prepared_shape(training[0], transform, channels, levels)
+        return replace(spec, channels=channels, size=short_size(size))
     raise MirrorError(f"no folder {path!r}: it must have a subfolder of images for each class, "
                       "or train/, val/ and test/ with them")
 
@@ -711,6 +725,8 @@ class DataSpec:
     fit:str='whole'       # images of other proportions: 'whole' ones with a border, or their 'middle'
     attribute:str=''      # what the two classes are about, where they are chosen from many
     levels:tuple|None=None # numbers that are black and white in files of more than 8 bits; None: by their format
+    transform:object=None # the `Preprocessing` that a folder was read with; None: read as `fit` says
+    own_test:bool=True    # there is a test set that was set aside by whoever made the images
 
 # %% ../nbs/10_data.ipynb #32932394
 _digit_names = tuple('0123456789')
@@ -812,11 +828,22 @@ def best_device(device=None     # 'cpu', 'cuda', 'cuda:1', 'mps' or a `torch.dev
     return torch.device(device)
 
 # %% ../nbs/10_data.ipynb #4b4c3738
+def _check_transform(spec, size, fit):
+    "Raise `MirrorError` where a transform and `size` or `fit` both say how pictures are brought to a size."
+    if spec.transform is None: return
+    if fit: raise MirrorError(f"the transform says what is done to the pictures: leave out fit={fit!r}")
+    if size is not None and short_size(size) != spec.size:
+        raise MirrorError(f"the transform makes pictures of {_sides(spec.size)} pixels, {_sides(size)} are needed: "
+                          "let it make that size")
+
+def _sides(size): return ' x '.join(map(str, height_width(size)))
+
 def _loaders(spec, root=None, pair=None, size=None, bs=64, seed=0, n_train=None, steps=None, device=None, progress=None,
              without=None, fit=None):
     "The `DataLoaders` of a `DataSpec`; arguments as for `get_dls`."
     device = best_device(device)
     if pair is not None: pair = pair_index(pair, spec.classes)
+    _check_transform(spec, size, fit)
     spec = replace(spec, size=spec.size if size is None else _check_size(size), fit=fit or spec.fit)
     train, valid, test = _image_sets(spec, root, spec.size, progress)
     if pair: train, valid, test = [s.subset((s.y == pair[0]) | (s.y == pair[1])) for s in (train, valid, test)]
@@ -855,10 +882,12 @@ def get_dls(name:str='digits',       # a name in `DATASETS`, 'celeba_hq:ATTRIBUT
 def get_folder_dls(path,             # folder with one subfolder for each class, or with train/, val/ and test/
                    channels:int=3,   # 3 colour, 1 grey
                    levels=None,      # black and white in files of more than 8 bits; None: by the format
+                   transform=None,   # function of a PIL picture, as of torchvision or fastai; instead of size and fit
                    **kwargs          # as for `get_dls`: size, fit, bs, seed, n_train, steps, pair, device, without ...
                   )->DataLoaders:    # as `get_dls` returns
     "Load a folder of images, in grey if wanted."
-    return _loaders(_folder_spec(path, channels, levels=levels), **kwargs)
+    spec = _folder_spec(path, channels, levels=levels, transform=as_preprocessing(transform))
+    return _loaders(spec, **kwargs)
 
 # %% ../nbs/10_data.ipynb #e1ab9e2d
 def data_fingerprint(dls:DataLoaders   # as `get_dls` returns

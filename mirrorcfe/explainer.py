@@ -93,7 +93,8 @@ def fit(self:MirrorCFE,
         folder:str|Path|None=None,  # for checkpoints, log and sample grids; a killed run resumes; None: keep none
         progress:bool=True,         # show bars with the losses and the time left
         autoencoder=None,           # to draw with: anything with `encode` and `decode`; None: trained on the images
-        student_net=None            # of `get_student`; None: trained on the images
+        student_net=None,           # of `get_student`; None: trained on the images
+        cbs=()                      # fastai callbacks, such as CSVLogger, TensorBoardCallback or WandbCallback
        )->MirrorCFE:                # itself
     "Train the generator; the classifier does not change."
     if folder is not None:
@@ -106,7 +107,7 @@ def fit(self:MirrorCFE,
     self.learn = mirror_learner(self.classifier, dls, self.recipe, self.pair, self.seed, folder, self.amp,
                                 self.channels_last, autoencoder, student_net, progress)
     self.classifier = self.learn.model.F   # a copy, which nobody else can change
-    try: self.model = self.learn.fit_game(epochs, progress).model.mirror
+    try: self.model = self.learn.fit_game(epochs, progress, cbs).model.mirror
     except OSError as e:
         if folder is None or not _is_disk(e): raise
         why = e.strerror or e
@@ -165,6 +166,12 @@ def _misses(self:MirrorCFE, encoded, source, target):
     return residual, residual > 1e-3*encoded.logits.abs().amax(1).clamp_min(1)
 
 @patch
+def _latent_logits(self:MirrorCFE, encoded, source, target, k):
+    "The logits of the latents at each image's own steps (B, K), (B, K, n_classes)."
+    model = self.model
+    return torch.stack([model.F.logits_of(model.solve(encoded.z, source, target, step)) for step in k.T], 1)
+
+@patch
 @torch.no_grad()
 def latent_probs(self:MirrorCFE,
                  encoded:Encoded,   # the sources, looked at by the classifier
@@ -173,13 +180,11 @@ def latent_probs(self:MirrorCFE,
                  ks:Tensor          # steps, (K,)
                 )->tuple[Tensor,Tensor]: # (B, K, n_classes); residual at k = 1 in logits, (B,), 0: reached
     "Return the probabilities that the latents have at every step, and by how much they miss the swap at the last."
-    model = self.model
     probs = intended_probs(encoded.logits, source, target, ks)
     residual, missed = self._misses(encoded, source, target)
     if missed.any():
-        steps = (model.solve(encoded.z, source, target, k.expand(len(source))) for k in ks)
-        of_latents = torch.stack([model.F.logits_of(z).softmax(-1) for z in steps], 1)
-        probs = torch.where(missed[:, None, None], of_latents.to(probs), probs)
+        found = self._latent_logits(encoded, source, target, ks.expand(len(source), -1)).softmax(-1)
+        probs = torch.where(missed[:, None, None], found.to(probs), probs)
     return probs, residual
 
 # %% ../nbs/31_explainer.ipynb #3a1e000e
@@ -384,6 +389,7 @@ def _sketch(self:MirrorCFE, x, encoded, source, target, grid, bs):
     model = self._quick_model()
     cams = model.source_cams(encoded, source, target)
     def draw(i, k):
+        if not len(i): return x[:0], encoded.logits[:0]   # many a network cannot reshape an empty batch
         images = []
         logits = []
         for rows, steps in zip(i.split(min(bs, _CHUNK)), k.split(min(bs, _CHUNK))):
@@ -391,7 +397,6 @@ def _sketch(self:MirrorCFE, x, encoded, source, target, grid, bs):
             known = None if cams is None else cams[rows]
             images.append(model.draw(*part, steps, full=True, cams=known)[0])
             logits.append(model.F(images[-1]))
-        if not images: return x[:0], encoded.logits[:0]
         return torch.cat(images), torch.cat(logits)
     sketch = Sketch(draw, grid, target, encoded.logits.shape[1])
     rows = torch.arange(len(x), device=x.device)
@@ -405,8 +410,8 @@ def _intended(self:MirrorCFE, encoded, source, target):
     def logits(k):
         exact = intended_logits(encoded.logits, source, target, k)
         if not missed.any(): return exact
-        steps = (self.model.F.logits_of(self.model.solve(encoded.z, source, target, step)) for step in k.T)
-        return torch.where(missed[:, None, None], torch.stack(list(steps), 1).to(exact), exact)
+        found = self._latent_logits(encoded, source, target, k)
+        return torch.where(missed[:, None, None], found.to(exact), exact)
     return logits
 
 @patch

@@ -298,6 +298,19 @@ def table(self:Explanation):  # a pandas DataFrame, B rows
     return pd.DataFrame(columns)
 
 @patch
+def to_frame(self:Explanation):  # a pandas DataFrame, B*K rows
+    "Return one row for each image and step: what was intended and achieved there, and how far it is from the source."
+    B, K = self.path.shape[:2]
+    def column(v): return v.expand(B, K).flatten().tolist()
+    def names(c): return [self.classes[j] for j in column(c)]
+    columns = dict(image=column(torch.arange(B)[:, None]), source=names(self.source[:, None]),
+                   target=names(self.target[:, None]), k=column(self.ks))
+    if self.drawn_ks is not None: columns['drawn_k'] = column(self.drawn_ks)
+    columns |= dict(intended=column(self.intended), achieved=column(self.achieved), predicted=names(self.predicted),
+                    difference=column(self.difference))
+    return pd.DataFrame(columns)
+
+@patch
 def __repr__(self:Explanation):
     n = {s: self.status.count(s) for s in ('found', 'never flipped', 'already target')}
     ends = ', '.join(f'{count} {s}' for s, count in n.items() if count)
@@ -488,8 +501,9 @@ def load(cls:Explanation,
     return ex
 
 # %% ../nbs/29_explanation.ipynb #7e0a1c69
-_ADDED_BY = dict(show='show', figure='show', show_grid='show', show_difference='show', plot_confidence='show',
-                 plot_difference='show', animate='animate', frame='animate', widget='widget', html='widget')
+_ADDED_BY = dict(show='show', plot='show', show_grid='show', show_difference='show', plot_confidence='show',
+                 plot_difference='show', images='show', _repr_html_='show', animate='animate', frame='animate',
+                 widget='widget', html='widget')
 
 def _import_pictures(self, name):
     "Import the module that adds the method `name`, and return the method."

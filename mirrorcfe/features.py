@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Encoded', 'check_images', 'check_target', 'Normalise', 'as_normalise', 'class_names', 'class_index', 'pair_index',
-           'Classifier', 'eval_mode', 'copy_network', 'frozen_copy', 'usual_torch', 'names_in_code', 'describe', 'cams',
-           'intended_probs', 'kfe_features']
+           'Classifier', 'eval_mode', 'copy_network', 'frozen_copy', 'usual_torch', 'is_own', 'names_in_code',
+           'describe', 'cams', 'intended_probs', 'kfe_features']
 
 # %% ../nbs/02_features.ipynb #a02df3bb
 import copy, dis, hashlib, inspect, json, sys, warnings
@@ -370,8 +370,9 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _SHOWN = (PurePath, torch.dtype, torch.device, range, slice)   # values whose `repr` says all
 _LIBRARIES = {'builtins', 'torch', 'torchvision', 'fastai', 'timm', 'mirrorcfe'}   # known by the names of their classes
 
-def _is_own(thing):
-    "Whether a class or a function is the user's own: the name of one that comes with a package says what it does."
+def is_own(thing   # a class or a function
+          )->bool: # False for one of Python, an installed package or mirrorcfe: its name says what it does
+    "Say whether a class or a function is the user's own."
     name = getattr(thing, '__module__', None) or ''
     root = name.partition('.')[0]
     file = getattr(sys.modules.get(name), '__file__', None) or ''
@@ -394,17 +395,17 @@ def names_in_code(code   # bytecode of a function, its `__code__`
 
 def _other_globals(f, used):
     "What a function of the user's own names beside the globals `used`: objects, classes, and values in modules of his."
-    names = sorted(names_in_code(f.__code__)) if _is_own(f) else []
+    names = sorted(names_in_code(f.__code__)) if is_own(f) else []
     out = {}
     for n in names:
         v = f.__globals__.get(n)
         if n in used or v is None: continue
         if isinstance(v, ModuleType):
             file = getattr(v, '__file__', None) or '-packages'
-            if '-packages' in file or not _is_own(SimpleNamespace(__module__=v.__name__)): continue
+            if '-packages' in file or not is_own(SimpleNamespace(__module__=v.__name__)): continue
             out |= {f'{n}.{a}': vars(v)[a] for a in names if isinstance(vars(v).get(a), _KINDS)}
         elif isinstance(v, _KINDS): out[n] = v
-        elif isinstance(v, type): out |= {n: v} if _is_own(v) else {}
+        elif isinstance(v, type): out |= {n: v} if is_own(v) else {}
         elif isinstance(v, (SimpleNamespace, partial)) or not _is_of_python(type(v)): out[n] = v
     return out
 
@@ -439,9 +440,9 @@ def describe(v,         # any value
     if isinstance(v, MethodType): return describe([v.__func__, v.__self__], seen)
     if isinstance(v, FunctionType): return _describe_function(v, seen)
     if isinstance(v, _SHOWN): return repr(v)
-    if isinstance(v, type): return [v.__qualname__, describe(_own_code(v), seen)] if _is_own(v) else v.__qualname__
+    if isinstance(v, type): return [v.__qualname__, describe(_own_code(v), seen)] if is_own(v) else v.__qualname__
     held = {n: getattr(v, n) for c in type(v).__mro__ for n in getattr(c, '__slots__', ()) if hasattr(v, n)}
-    if not hasattr(v, '__dict__') and not (held and _is_own(type(v))):
+    if not hasattr(v, '__dict__') and not (held and is_own(type(v))):
         return getattr(v, '__qualname__', type(v).__qualname__)
     return [type(v).__qualname__, describe(_own_code(type(v)), seen), describe(getattr(v, '__dict__', held), seen)]
 
@@ -467,7 +468,7 @@ def _written(cls):
 
 def _other_settings(m):
     "What was set on a module of the user's own beside plain values and functions."
-    if not _is_own(type(m)): return {}
+    if not is_own(type(m)): return {}
     usual = {*vars(nn.Module()), *_written(type(m))}
     return {n: v for n, v in sorted(vars(m).items()) if n not in usual and (n[0] == '_' or not _is_setting(v))
             and not isinstance(v, nn.Module) and _is_known(v)}
@@ -477,14 +478,14 @@ def _is_known(v, inside=False):
     if isinstance(v, (Tensor, np.ndarray)): return not inside or v.ndim < 2
     if isinstance(v, Mapping): v = v.values()
     elif not isinstance(v, (list, tuple)):
-        return _is_setting(v) or isinstance(v, (*_SHOWN, np.generic, SimpleNamespace)) or _is_own(type(v))
+        return _is_setting(v) or isinstance(v, (*_SHOWN, np.generic, SimpleNamespace)) or is_own(type(v))
     return all(_is_known(u, True) for u in v)
 
 def _hooks(m):
     "The code and the plain values of hooks that the user hung on a module."
     hooks = [*m._forward_pre_hooks.values(), *m._forward_hooks.values()]
     own = [getattr(h, '__func__', h) for h in hooks]
-    own = [h for h in own if isinstance(h, FunctionType) and _is_own(h)]
+    own = [h for h in own if isinstance(h, FunctionType) and is_own(h)]
     return [[_describe_code(h.__code__, ()), [repr(v) for v in inspect.getclosurevars(h).nonlocals.values()
                                               if isinstance(v, _PLAIN)]] for h in own]
 

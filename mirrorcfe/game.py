@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'BaseRecipe', 'pick_recipe', 'constant', 'one_cycle', 'Sampler', 'RealImages', 'Game', 'Turns',
-           'Checkpoint', 'OtherRun', 'RunLog', 'SampleGrid', 'game_learner', 'distributed_training']
+           'Checkpoint', 'OtherRun', 'RunLog', 'is_logger', 'SampleGrid', 'Optimiser', 'game_learner',
+           'distributed_training']
 
 # %% ../nbs/28_game.ipynb #5ea7fad3
 import hashlib, math
@@ -26,6 +27,7 @@ from fastcore.basics import AttrDict, patch, store_attr
 from .core import MirrorError
 from .data import loader_key
 from .features import Classifier
+from .images import to_picture
 from .storage import (MissingFile, atomic, expand, read_state, run_lock, tensors_hash,
                                write_state)
 from .distributed import GroupLoader, ProcessGroup, join_group, whole_batch_statistics
@@ -131,7 +133,8 @@ class RealImages:
         self.count = self.y.bincount(minlength=max(classes) + 1)
         missing = [str(c) for c in classes if not self.count[c]]
         if missing:
-            raise MirrorError(f"no training image of class {', '.join(missing)}: found classes "
+            more = f' and {len(missing) - 10} more' if len(missing) > 10 else ''
+            raise MirrorError(f"no training image of class {', '.join(missing[:10])}{more}: found classes "
                               f"{self.y.unique().tolist()}; give pair= or data with all classes")
         self.order = self.y.argsort(stable=True)
         self.first = self.count.cumsum(0) - self.count
@@ -481,12 +484,24 @@ class RunLog(Callback):
     def after_fit(self): self.learn.logger = self.old_logger
 
 # %% ../nbs/28_game.ipynb #829d4b4b
+def is_logger(cb   # a callback
+             )->bool:
+    "Whether a callback is fastai's for TensorBoard or for Weights & Biases: both would log predictions."
+    return hasattr(cb, 'log_preds')
+
+def _log_picture(cb, picture, epoch):
+    "Hand a picture (C, H, W) in [0, 1] to a callback for which `is_logger` holds."
+    if hasattr(cb, 'writer'): cb.writer.add_image('samples', picture, epoch)
+    else:
+        import wandb   # the callback has imported it
+        wandb.log(dict(samples=wandb.Image(to_picture(2*picture - 1))), commit=False)   # to the step just logged
+
 class SampleGrid(Callback):
-    "Save a picture after every epoch: some validation images, one a row, and what the game makes of them."
+    "Keep a picture after every epoch: some validation images, one a row, and what the game makes of them."
     order = 65
     def __init__(self,
-                 folder,   # for the pictures
-                 n:int=6   # rows
+                 folder=None,   # for the pictures; None: they go to the loggers alone, see `is_logger`
+                 n:int=6        # rows
                 ): store_attr()
 
     def after_epoch(self):
@@ -496,12 +511,18 @@ class SampleGrid(Callback):
         game = self.model.eval()
         with torch.no_grad(), turns.averaged(): columns = game.pictures(x, y, turns.sampler)
         if columns is None: return
-        from torchvision.utils import save_image   # torchvision takes over a second to import
-        grid = torch.stack(columns, 1).flatten(0, 1)/2 + .5
-        write = partial(save_image, grid, nrow=len(columns), padding=1, format='png')
-        atomic(Path(self.folder)/f'epoch_{self.epoch + 1:03}.png', write)
+        from torchvision.utils import make_grid, save_image   # torchvision takes over a second to import
+        grid = make_grid((torch.stack(columns, 1).flatten(0, 1)/2 + .5).clamp(0, 1), nrow=len(columns), padding=1)
+        if self.folder is not None:
+            atomic(Path(self.folder)/f'epoch_{self.epoch + 1:03}.png', partial(save_image, grid, format='png'))
+        for cb in filter(is_logger, self.learn.cbs): _log_picture(cb, grid.cpu(), self.epoch + 1)
 
 # %% ../nbs/28_game.ipynb #8f6e0b4b
+class Optimiser(OptimWrapper):
+    "fastai's wrapper of a torch optimiser, without the settings that are not set: loggers take numbers."
+    @property
+    def hypers(self): return [{k: v for k, v in h.items() if v is not None} for h in super().hypers]
+
 def game_learner(game:Game,     # trained in place
                  dls,           # DataLoaders of (x in [-1, 1], y int64)
                  seed:int=0,    # of order and noise
@@ -511,7 +532,7 @@ def game_learner(game:Game,     # trained in place
     r = game.recipe
     turns = Turns(seed)
     adam = partial(torch.optim.AdamW, betas=r.betas, weight_decay=r.wd)
-    learn = Learner(dls, game, game.weighted_loss, opt_func=partial(OptimWrapper, opt=adam), lr=r.lr,
+    learn = Learner(dls, game, game.weighted_loss, opt_func=partial(Optimiser, opt=adam), lr=r.lr,
                     splitter=lambda game: list(game.G.parameters()), metrics=turns.columns(game),
                     cbs=[turns, ParamScheduler(dict(lr=game.schedule()))])
     learn.folder = None if folder is None else expand(folder)
@@ -554,11 +575,17 @@ def _resume(learn, epochs):
     learn.first_epoch = checkpoint.restore(learn)
     return [checkpoint, SampleGrid(folder/'samples'), log]
 
+def _for_games(cbs, has_grid):
+    "Callbacks that can follow a game, which has neither one prediction to log nor one graph to trace."
+    loggers = list(filter(is_logger, cbs))
+    for cb in loggers: cb.log_preds = cb.trace_model = False
+    return [*cbs, SampleGrid()] if loggers and not has_grid else list(cbs)
+
 @patch
 def fit_game(self:Learner,
              epochs:int|None=None,   # None: as many as the recipe says
              progress:bool=True,     # show bars with the time left
-             cbs=()                  # more fastai callbacks
+             cbs=()                  # more fastai callbacks; those for which `is_logger` holds get the sample grids
             )->Learner:              # itself; its `model`, the game, is trained and in eval mode
     "Train the game, or go on from the checkpoint in the folder."
     game, turns = self.model, self.turns
@@ -574,7 +601,8 @@ def fit_game(self:Learner,
         if group.rank or not progress:
             for quiet in (self.no_bar, self.no_logging): stack.enter_context(quiet())
         if group.rank: writers = []
-        if self.first_epoch < epochs: self.fit(epochs, start_epoch=self.first_epoch, cbs=[*writers, *cbs])
+        cbs = [*writers, *_for_games(cbs, writers)]
+        if self.first_epoch < epochs: self.fit(epochs, start_epoch=self.first_epoch, cbs=cbs)
         turns.swap()   # the average is what was trained for
         turns.average = None
     game.eval()

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from .core import MirrorError, whole_number
 from .features import Classifier, class_names, copy_network, pair_index, usual_torch
 from .data import ImageSet, TensorLoader, read_labels, split_batch
-from .images import from_bytes, read_fitted, to_bytes
+from .images import from_bytes, read_fitted, read_prepared, to_bytes
 from .explainer import MirrorCFE
 from .explanation import Explanation
 from .wrap import plain_tensor, to_images
@@ -141,6 +141,8 @@ def _through_transforms(learn, items):
 
 def _without_transforms(files, gap, spec):
     "Picture files for a learner whose data have no item transforms, such as those of `get_dls`."
+    if transform := getattr(spec, 'transform', None):
+        return torch.stack([read_prepared(f, transform, gap.in_channels) for f in files])
     how = getattr(spec, 'fit', 'whole'), getattr(spec, 'levels', None)
     return from_bytes(torch.stack([read_fitted(f, gap.size, gap.in_channels, *how) for f in files]))
 

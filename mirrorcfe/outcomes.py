@@ -12,14 +12,16 @@ from pathlib import Path
 import torch
 from .animate import find_ffmpeg
 from .benchmark import measure
+from .checks import check_range, parse_preprocessing
 from .classifiers import predict
 from .core import MirrorError
 from .data import best_device
 from .explainer import MirrorCFE
 from .explanation import Explanation
-from .own import class_number, class_pair, explainable, get_network, load_images, match_classes, open_data
-from .runs import (Progress, check_range, echo, get_judges, judges_table, load_explainer, load_panel, md_table,
-                            relative, results_folder, slug, write_csv)
+from .own import (class_number, class_pair, explainable, get_network, held_out_in_words, load_images,
+                           make_preprocessing, match_classes, open_data)
+from .runs import (Progress, echo, get_judges, judges_table, load_explainer, load_panel, md_table,
+                            prepared_in_words, relative, results_folder, slug, write_csv)
 
 # %% ../nbs/92_outcomes.ipynb #ae89e1b4
 def open_explainer_and_data(explainer,    # folder that `demo` or `train` wrote
@@ -27,13 +29,16 @@ def open_explainer_and_data(explainer,    # folder that `demo` or `train` wrote
                             device,       # where both go
                             pair=None,    # two classes, by name or number; None: those of the explainer
                             levels=None,  # black and white in files of more than 8 bits; None: as in training
-                            factory=None  # FILE:FUNCTION, where the classifier was built by one
+                            factory=None, # FILE:FUNCTION, where the classifier was built by one
+                            prepared=None # as `parse_preprocessing` returns; None: as in training
                            )->tuple:      # `MirrorCFE`, oracle, what was kept with it, DataLoaders, the pair as numbers
     "Read an explainer, and load images of its classes."
     model, oracle, about = load_explainer(explainer, device, factory)
     classes = about['classes']
     source = data or about['dataset']
-    how = dict(device=device, levels=levels or about.get('levels'), fit=about.get('fit'))
+    transform = make_preprocessing(prepared or about.get('prepared'))
+    fit = about.get('fit') if transform is None else None
+    how = dict(device=device, levels=levels or about.get('levels'), fit=fit, transform=transform)
     try: dls = match_classes(open_data(source, about['size'], about['in_channels'], **how), classes)
     except MirrorError as e:
         if data: raise
@@ -50,11 +55,11 @@ def directions(model:MirrorCFE,  # fitted
                pair,             # two classes by number, or None
                n:int             # images a direction, at most
               )->list:           # of (label, images, classes, target; None for the class that came second)
-    "Return what to explain: the test images of each direction."
+    "Return what to explain: the test images of each direction, where there are two; with more classes all in one."
     predicted = predict(model.classifier, dls.test)[0].argmax(1)
     data = dls.test.dataset
     names = model.classifier.classes
-    pair = pair or model.pair
+    pair = pair or model.pair or ((0, 1) if len(names) == 2 else None)
     out = []
     for source, target in ([pair, pair[::-1]] if pair else [(None, None)]):
         i = torch.arange(len(predicted)) if source is None else (predicted == source).nonzero().flatten()
@@ -176,6 +181,9 @@ def evaluate(explainer='mirrorcfe-out',    # folder that `demo` or `train` wrote
              n:int=300,                    # images a direction, at most
              steps:int=100,                # from source to reflection; the first counterfactual is one of them
              levels:list|None=None,        # black and white in files of more than 8 bits; None: as in training
+             resize=None,                  # as for `train`; without these three, as in training
+             crop=None,                    # as for `train`
+             interpolation:str|None=None,  # as for `train`
              factory:str|None=None,        # FILE:FUNCTION of your own, where the classifier was built by one
              out='mirrorcfe-out-evaluate', # folder for the results
              device='auto'                 # cpu, cuda or mps; auto: the best there is
@@ -183,9 +191,10 @@ def evaluate(explainer='mirrorcfe-out',    # folder that `demo` or `train` wrote
     "Measure a saved explainer on held-out images, in both directions, and write the table into a folder."
     check_range('n', n, 1, 10**6)
     check_range('steps', steps, 2, 1000)
+    prepared = parse_preprocessing(resize, crop, interpolation)
     new = results_folder(out)
     device = best_device(device)
-    model, oracle, about, dls, pair = open_explainer_and_data(explainer, data, device, pair, levels, factory)
+    model, oracle, about, dls, pair = open_explainer_and_data(explainer, data, device, pair, levels, factory, prepared)
     panel = load_panel(explainer, device) or get_judges(dls)
     train = dls.train.dataset
     rows = []
@@ -200,7 +209,9 @@ def evaluate(explainer='mirrorcfe-out',    # folder that `demo` or `train` wrote
         notes = ''
         if panel: notes = f'The judges, by their accuracy on real test images:\n\n{judges_table(panel)}\n\n'
         notes += (f"Classifier {about['accuracy'] or nan:.3f}, oracle {oracle.accuracy or nan:.3f} accurate "
-                 f"on held-out images. {steps} steps, preset {about['preset']}, seed {about['seed']}.")
+                 f"on the test images ({about.get('held_out') or held_out_in_words(dls)}). Pictures: "
+                 f"{prepared_in_words(about | dict(prepared=prepared or about.get('prepared')))}. "
+                 f"{steps} steps, preset {about['preset']}, seed {about['seed']}.")
         write_evaluation(new.tmp, rows, f"Mirror-CFE on {dls.spec.title}", notes)
     for r in rows:
         distance = f", L1 {r['l1']:.3f}" if 'l1' in r else ''
@@ -261,11 +272,12 @@ def pick_correct_and_wrong(model:MirrorCFE,  # fitted
 def load_images_and_targets(images,     # files and folders
                             explainer,  # folder that `demo` or `train` wrote
                             device,     # where it goes
-                            factory=None # FILE:FUNCTION, where the classifier was built by one
+                            factory=None, # FILE:FUNCTION, where the classifier was built by one
+                            prepared=None # as `parse_preprocessing` returns; None: as in training
                            )->tuple:    # the `MirrorCFE`, images, true classes (-1: not known), targets
     "Read an explainer and images, each with a target: its true class where that was missed, else the second."
     model, _, about = load_explainer(explainer, device, factory)
-    files, x, _, y = load_images(images, about)
+    files, x, _, y = load_images(images, about, prepared=prepared)
     keep = explainable(model, files, x)
     x = x[keep]
     y = y[keep]
@@ -310,6 +322,9 @@ def animate(images=(),                   # files and folders; none: held-out ima
             fps:int=10,                  # frames a second, 1 to 60
             size:int=480,                # pixels of a film, even, 160 to 2000
             format:str|None=None,        # mp4 or gif; None: mp4 where there is an ffmpeg
+            resize=None,                 # as for `train`; without these three, as in training
+            crop=None,                   # as for `train`
+            interpolation:str|None=None, # as for `train`
             factory:str|None=None,       # FILE:FUNCTION of your own, where the classifier was built by one
             out='mirrorcfe-out-animate', # folder for the films
             device='auto'                # cpu, cuda or mps; auto: the best there is
@@ -319,12 +334,13 @@ def animate(images=(),                   # files and folders; none: held-out ima
     check_range('frames', frames, 2, 1000)
     check_range('fps', fps, 1, 60)
     check_range('size', size, 160, 2000)
+    prepared = parse_preprocessing(resize, crop, interpolation)
     new = results_folder(out)
     device = best_device(device)
     suffix = film_format(format)
-    if images: model, x, y, targets = load_images_and_targets(images, explainer, device, factory)
+    if images: model, x, y, targets = load_images_and_targets(images, explainer, device, factory, prepared)
     else:
-        model, _, _, dls, _ = open_explainer_and_data(explainer, data, device, factory=factory)
+        model, _, _, dls, _ = open_explainer_and_data(explainer, data, device, factory=factory, prepared=prepared)
         x, y, targets = pick_correct_and_wrong(model, dls, n)
     if target: targets = torch.tensor(class_number(target, model.classifier.classes))
     with new:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from fastcore.basics import AttrDict, patch
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from .multiclass import path_logits
 from .features import copy_network
 
 # %% ../nbs/05_search.ipynb #318ad79b
@@ -219,12 +220,8 @@ def intended_logits(logits:Tensor,  # of the sources, (B, n_classes)
                     k:Tensor        # steps, (B, K): every image has its own
                    )->Tensor:       # (B, K, n_classes)
     "Return the logits that the latents should have at steps of each image's own: `path_logits`, many at once."
-    rows = torch.arange(len(logits), device=k.device)
-    change = k*(logits[rows, source] - logits[rows, target])[:, None]
-    out = logits[:, None].repeat(1, k.shape[1], 1)
-    out[rows, :, source] -= change
-    out[rows, :, target] += change
-    return out
+    def each(v): return v.repeat_interleave(k.shape[1], 0)
+    return path_logits(each(logits), each(source), each(target), k.flatten()).view(*k.shape, logits.shape[1])
 
 @patch
 def _before(self:Loop, rows):

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
+from .checks import check_levels
 from .core import MirrorError, height_width, is_one_of
 from .data import ImageSet, TensorLoader
 from .distributed import join_group
 from .explainer import MirrorCFE
-from .images import (UnreadableImage, check_fit, check_levels, find_images, from_bytes, printable,
-                              read_fitted, to_bytes)
+from .images import (UnreadableImage, as_preprocessing, check_fit, check_prepared, find_images, from_bytes,
+                              printable, read_fitted, read_prepared, to_bytes)
 from .storage import (CannotWrite, DamagedFile, MissingFile, atomic, check_files, expand, json_hash, read_json,
                                read_tensors, reading, run_lock, sweep, tensors_hash, write_checksums,
                                write_json, write_tensors)
@@ -33,25 +34,29 @@ class Files:
                  channels:int, # 1 grey, 3 colour
                  root=None,    # names are relative to it
                  levels=None,  # numbers that are black and white in files of more than 8 bits; None: by the format
-                 fit='middle'  # as for `read_fitted`
+                 fit='middle', # as for `read_fitted`
+                 transform=None# function of a PIL picture, as of torchvision or fastai; instead of `fit`
                 ):
         self.files = [Path(f) for f in files]
         self.size = size
         self.channels = channels
         self.levels = check_levels(levels)
         self.fit = check_fit(fit)
+        self.transform = as_preprocessing(transform)
         self.names = [printable(os.path.relpath(f, root) if root else f) for f in self.files]
 
     def __len__(self): return len(self.files)
 
     def key(self):
-        "A hash of the names, sizes and dates of the files, of the levels, and of how they are brought to one size."
+        "A hash of the names, sizes and dates of the files, of the levels, and of what is done to the pictures."
         def state(f):
             try: found = os.stat(f)
             except OSError: return None
             return found.st_size, found.st_mtime_ns
         files = [(n, state(f)) for n, f in zip(self.names, self.files)]
-        return json_hash([files, self.levels] + ([self.fit] if self.fit == 'whole' else []))
+        how = [self.fit] if self.fit == 'whole' else []
+        if self.transform is not None: how.append(self.transform.key)
+        return json_hash([files, self.levels, *how])
 
     def read(self,
              start:int,   # first image
@@ -62,11 +67,18 @@ class Files:
         numbers = []
         bad = {}
         for i in range(start, stop):
-            try: images.append(read_fitted(self.files[i], self.size, self.channels, self.fit, self.levels))
+            try: images.append(self._read_one(self.files[i]))
             except UnreadableImage as e: bad[i] = e.reason
             else: numbers.append(i)
-        x = from_bytes(torch.stack(images)) if images else torch.zeros(0, self.channels, *height_width(self.size))
+        x = torch.stack(images) if images else torch.zeros(0, self.channels, *height_width(self.size))
         return x, numbers, bad
+
+    def _read_one(self, file):
+        "The image in a file, (C, H, W) in [-1, 1]."
+        if self.transform is None:
+            return from_bytes(read_fitted(file, self.size, self.channels, self.fit, self.levels))
+        return check_prepared(read_prepared(file, self.transform, self.channels, self.levels), file, self.channels,
+                              self.size)
 
 # %% ../nbs/32_stream.ipynb #46ef67bc
 class InMemory:
@@ -85,16 +97,17 @@ def as_source(source,        # folder, list of files, `ImageSet` or `TensorLoade
               size=32,       # for files, pixels: the side of a square, or (height, width)
               channels:int=3,# 1 or 3, for files
               levels=None,   # black and white, as for `Files`
-              fit='middle'   # for files, as for `read_fitted`
+              fit='middle',  # for files, as for `read_fitted`
+              transform=None # for files, as for `Files`
              ):              # `Files` or `InMemory`
     "Return a source of images."
     if isinstance(source, (Files, InMemory)): return source
     if isinstance(source, TensorLoader): source = source.dataset
     if isinstance(source, ImageSet): return InMemory(source)
     if isinstance(source, (str, os.PathLike)):
-        return Files(find_images(source), size, channels, expand(source), levels, fit)
+        return Files(find_images(source), size, channels, expand(source), levels, fit, transform)
     if isinstance(source, (list, tuple)) and source and all(isinstance(f, (str, os.PathLike)) for f in source):
-        return Files(source, size, channels, levels=levels, fit=fit)
+        return Files(source, size, channels, levels=levels, fit=fit, transform=transform)
     found = type(source).__name__
     raise MirrorError(f"source must be a folder, a list of files, an ImageSet or a TensorLoader: found {found}")
 
@@ -246,13 +259,14 @@ def explain_folder(self:MirrorCFE,
                    closed_loop:bool=True, # as for `explain`
                    levels=None,           # black and white in files of more than 8 bits; None: by the format
                    progress=True,         # print a line a chunk; a function (done, total) is called instead
-                   fit:str='middle'       # files of other proportions: their 'middle', or 'whole' ones, padded
+                   fit:str='middle',      # files of other proportions: their 'middle', or 'whole' ones, padded
+                   transform=None         # function of a PIL picture, as of torchvision or fastai; instead of `fit`
                   )->Streamed:
     "Explain any number of images into `out`, in the memory of one batch."
     model = self.model
     if model is None:
         raise MirrorError("this explainer has no generator yet: call fit(dls), or MirrorCFE.load(path, classifier)")
-    source = as_source(source, model.size, model.channels, levels, fit)
+    source = as_source(source, model.size, model.channels, levels, fit, transform)
     out = expand(out)
     search = ks is None
     ks = self.grid(ks)
@@ -265,6 +279,7 @@ def explain_folder(self:MirrorCFE,
                  classes=self.classifier.classes,   # the table holds names
                  closed_loop=bool(closed_loop), search=search,
                  bs=int(bs) if self.recipe.solver == 'lbfgs' else None)   # which solves a batch as one problem
+    if getattr(source, 'transform', None) is not None: about['transform'] = source.transform.name
     about = json.loads(json.dumps(about))   # as it will be read back
     group, _ = join_group(self.classifier.W.device)
     how = dict(target=target, ks=None if search else ks, closed_loop=closed_loop)

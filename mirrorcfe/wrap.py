@@ -10,6 +10,7 @@ import copy, math, threading
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from difflib import get_close_matches
 from functools import partial
 from itertools import combinations
@@ -49,13 +50,28 @@ def _forward_hooks(modules, hook):
     finally:
         for handle in handles: handle.remove()
 
+def _where_it_fails(model, x):
+    "Name the innermost module that does not return on the images `x`, for a message."
+    entered = []
+    def enter(name, module, inputs): entered.append(f"'{name}' ({type(module).__name__})")
+    def leave(name, module, inputs, output): entered.pop()
+    inner = [(name, m) for name, m in model.named_modules() if name]
+    handles = [m.register_forward_pre_hook(partial(enter, name)) for name, m in inner]
+    try:
+        with torch.no_grad(), _forward_hooks(inner, leave): model(x)
+    except Exception: pass
+    finally:
+        for handle in handles: handle.remove()
+    return f'; it fails in {entered[-1]}' if entered else ''
+
 def _run(model, x):
     "Return `model(x)` without gradients; if the network fails, raise `MirrorError` with its message."
     try:
         with torch.no_grad(): return model(x)
     except MirrorError: raise
     except Exception as e:
-        raise MirrorError(f"the network fails on images of shape {tuple(x.shape)}: {type(e).__name__}: {e}") from e
+        raise MirrorError(f"the network fails on images of shape {tuple(x.shape)}: {type(e).__name__}: {e}"
+                          + _where_it_fails(model, x)) from e
 
 def _record_calls(model, x):
     "Return the last call of every module, by name in the order of their return, and the output of `model`."
@@ -102,6 +118,7 @@ class _FunctionWatch(TorchFunctionMode):
 
 # %% ../nbs/04_wrap.ipynb #619dd837
 _MOST_DISTORTION = .4   # in logarithms: a map may be half as wide again as the images
+_any_proportions = ContextVar('_any_proportions', default=False)   # True: (B, N, h, w) of all proportions are maps
 
 def _distortion(h, w, x):
     "How far the proportions of an h x w map differ from those of the images `x`, as the absolute logarithm of a ratio."
@@ -125,6 +142,8 @@ def _possible_layouts(o, x, usual='nchw'):
         return [f'tokens+{r}' if r else 'tokens' for r in sorted(fitting, key=distortion.get)]
     distortion = {'nchw': _distortion(*o.shape[2:], x), 'nhwc': _distortion(*o.shape[1:3], x)}
     fitting = [l for l in distortion if distortion[l] < _MOST_DISTORTION]
+    within = o.shape[2] <= x.shape[2] and o.shape[3] <= x.shape[3]
+    if not fitting and within and _any_proportions.get(): return ['nchw']
     return sorted(fitting, key=lambda l: (distortion[l], l != usual))
 
 # %% ../nbs/04_wrap.ipynb #76a1ec3f
@@ -331,22 +350,26 @@ def _linear_layer(W, b):
     return m
 
 # %% ../nbs/04_wrap.ipynb #008837cf
-def _batch_norm_before(calls, z):
-    "Return the name of a batch norm that gave `z`, or None."
+def _batch_norm_before(calls, z, later=()):
+    "Return the name of a batch norm that gave `z`, or None; one in `later` has been found already."
     for name in reversed(_leaves(calls)):
         call = calls[name]
+        if name in later: continue   # an untrained norm gives nearly what it takes
         if not isinstance(call.module, (nn.BatchNorm1d, nn.BatchNorm2d)) or call.module.running_var is None: continue
         if _changed_in_place(call): continue
         o = call.output
         if o.shape[:2] == z.shape and o.numel() == z.numel() and _nearly_equal(o.flatten(1), z): return name
 
 # %% ../nbs/04_wrap.ipynb #b2926706
+_PADDINGS = nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d
+
 def _maps_up_to(calls, last, x):
     "The modules up to `last` whose output can be read as maps: name to layout, and name to (h, w)."
     layouts = {}
     sizes = {}
     for name, call in calls.items():
         fitting = _possible_layouts(call.output, x, last.layout)
+        if isinstance(call.module, _PADDINGS): fitting = []   # the map before it, with a margin
         if not last.layout.startswith('tokens'): fitting = [l for l in fitting if not l.startswith('tokens')]
         if fitting:
             layouts[name] = fitting[0]
@@ -654,9 +677,11 @@ class _Parts(NamedTuple):
 def _gap_of(model, x, calls, z, W, b):
     "Return the map whose average is `z`, perhaps before batch norms, and `W` and `b` behind the average; or None."
     last, places = _find_last_map(model, x, calls, z)
+    norms = []
     while places < 2:
-        norm = _batch_norm_before(calls, z)
+        norm = _batch_norm_before(calls, z, norms)
         if norm is None: return None
+        norms.append(norm)
         W, b = _fold_batch_norm(calls[norm].module, W, b)
         z = calls[norm].input.flatten(1)
         last, places = _find_last_map(model, x, calls, z)
@@ -727,7 +752,7 @@ def _with_stages(parts, model, x, stages):
     taps = _find_stages(parts.calls, last, hw, x, upwards)
     return parts if len(taps) == 1 and not parts.is_gap else parts._replace(taps=taps)
 
-def _find_parts(model, x, output=None, stages=None):
+def _parts_of_run(model, x, output, stages):
     "Find the head and the maps of `model` by running it on `x`; refuse a network whose last layer is not linear."
     calls, out = _record_calls(model, x)
     _check_autocast(calls)
@@ -738,6 +763,14 @@ def _find_parts(model, x, output=None, stages=None):
         if parts is None: raise
     else: parts = _gap_parts(model, x, calls, head) or _deepest_parts(model, x, calls, head)
     return _with_stages(parts, model, x, stages)
+
+def _find_parts(model, x, output=None, stages=None):
+    "Find head and maps of `model`; a map of quite other proportions than the images counts where there is no better one."
+    parts = _parts_of_run(model, x, output, stages)
+    if parts.taps: return parts
+    token = _any_proportions.set(True)
+    try: return _parts_of_run(model, x, output, stages)
+    finally: _any_proportions.reset(token)
 
 # %% ../nbs/04_wrap.ipynb #a5f3e5d2
 def _first_that_differs(model, x, alone):
@@ -852,7 +885,8 @@ def _from_learner(learn, sample, classes, normalise):
 def _prepare(model, sample, classes, normalise):
     "Return a copy of the network in eval mode, up to four images on its device, names and normalisation."
     if isinstance(model, Learner): model, sample, classes, normalise = _from_learner(model, sample, classes, normalise)
-    if isinstance(model, (torch.jit.ScriptModule, torch.export.ExportedProgram)) or hasattr(model, '_guards_fn'):
+    programs = torch.jit.ScriptModule, torch.export.ExportedProgram, torch.export.UnflattenedModule
+    if isinstance(model, programs) or hasattr(model, '_guards_fn'):
         raise MirrorError(f"a scripted or exported program ({type(model).__name__}) has lost the layers among which "
                           "head and maps are found: give the torch module that it was made from")
     if not isinstance(model, nn.Module):
@@ -880,8 +914,20 @@ def _without_parametrizations(model):
         for name in list(getattr(m, 'parametrizations', ())): parametrize.remove_parametrizations(m, name)
     return model
 
+def _check_devices(model):
+    "Refuse a network on several devices, and one whose weights have no values; name the first layer that is elsewhere."
+    first = None
+    for name, p in model.named_parameters():
+        layer = name.rpartition('.')[0] or 'the network'
+        if p.is_meta: raise MirrorError(f"the weights of {layer} are on the meta device, without values: load them first")
+        if first is None: first = p
+        if p.device != first.device:
+            raise MirrorError(f"the weights of {layer} are on {p.device}, those before it on {first.device}: move the "
+                              "network to one device first, such as model.to('cpu')")
+
 def _check_precision(model):
     "Return a number of the type and on the device of the weights, or refuse a type whose numbers cannot be compared."
+    _check_devices(model)
     numbers = [p for p in model.parameters() if p.is_floating_point()]
     types = {p.dtype for p in numbers}
     if len(types) > 1 or types - {torch.float32, torch.float64}:

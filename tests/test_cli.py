@@ -3,13 +3,15 @@ import errno, inspect, io, os, subprocess, sys
 from pathlib import Path
 import pytest
 from PIL import Image
-import mirrorcfe.cli as cli, mirrorcfe.outcomes as outcomes, mirrorcfe.own as own, mirrorcfe.runs as runs
+import mirrorcfe.checks as checks, mirrorcfe.cli as cli, mirrorcfe.outcomes as outcomes, mirrorcfe.own as own, mirrorcfe.runs as runs
 from mirrorcfe import __version__
 from mirrorcfe.cli import COMMANDS, FOR_PROGRAMMERS, PLACEHOLDERS, main, parse, show_warning
 from mirrorcfe.core import MirrorError
+from mirrorcfe.data import DATASETS
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.images import fit_image, read_image
 from mirrorcfe.runs import check_writable, load_explainer, save_network
+from mirrorcfe.training import PRESETS
 from commands import refused, rows
 
 @pytest.fixture
@@ -31,6 +33,39 @@ print([m for m in {HEAVY} if m in sys.modules])
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.splitlines()[-1] == "[]", run.stderr
+
+REFUSED = [["explian"], ["demo", "--n", "0"], ["demo", "--preset", "best"], ["demo", "--device", "tpu9"],
+           ["demo", "--out", "file"], ["train", "--data", "nothing"], ["train", "--size", "4"], ["train", "--fit", "no"],
+           ["train", "--pair", "a"], ["train", "--classifier", "none.pth"], ["train", "--classes", "none.txt"],
+           ["train", "--factory", "none.py:f"], ["train", "--normalise", "much"], ["train", "--levels", "9", "1"],
+           ["train", "--resize", "big"], ["train", "--interpolation", "bilinear"],
+           ["train", "--crop", "8", "--fit", "whole"], ["explain", "none.png"], ["explain", "file"],
+           ["explain", "file", "--explainer", "e", "--target", "emu"], ["evaluate", "--steps", "1"],
+           ["explain", "file", "--explainer", "e", "--target-confidence", "1"], ["evaluate", "--explainer", "nowhere"],
+           ["evaluate", "--explainer", "e", "--pair", "cat", "cow"], ["animate", "--fps", "0"],
+           ["animate", "--format", "avi"]]
+
+def test_refused_without_torch(tmp_path):
+    "What can be refused is refused within a moment: nothing heavy is imported, and no picture is read."
+    (tmp_path/"file").touch()
+    (tmp_path/"e").mkdir()
+    (tmp_path/"e"/"classifier.json").write_text('{"classes": ["cat", "dog"]}')
+    code = f"""
+import sys
+from mirrorcfe.cli import main
+print([(argv, main(argv)) for argv in {REFUSED!r} if main(argv) != 2])
+print([m for m in {HEAVY} if m in sys.modules])
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert run.stdout.splitlines() == ["[]", "[]"], run.stdout + run.stderr
+    assert len(set(run.stderr.splitlines())) == len(REFUSED), "each for a reason of its own"
+
+def test_names_that_stand_twice():
+    "The lists that are there before torch is say what the modules say."
+    assert set(checks.PRESET_NAMES) == set(PRESETS) and set(checks.DATASET_NAMES) == set(DATASETS)
+    assert set(checks.NORMALISE_NAMES) == set(runs.NORMALISE)
+    assert checks.RANGES.keys() == COMMANDS.keys()
+    assert all(ranges.keys() <= parse(name, ["x"]*(name == "explain")).keys() for name, ranges in checks.RANGES.items())
 
 class Reader(io.StringIO):
     "A stream whose reader leaves after some writes."
@@ -79,7 +114,7 @@ def test_a_full_disk_under_the_output(root):
 def test_process_ends_with_code_2():
     code = "import sys; from mirrorcfe.cli import main; sys.exit(main())"
     run = subprocess.run([sys.executable, "-c", code, "explian"], capture_output=True, text=True)
-    message = "mirrorcfe: no command 'explian': there are demo, train, explain, evaluate, animate\n"
+    message = "mirrorcfe: no command 'explian': there are demo, train, explain, evaluate, animate, app\n"
     assert (run.returncode, run.stdout, run.stderr) == (2, "", message)
 
 def test_help_and_version(capsys):
@@ -104,7 +139,8 @@ def test_every_option_is_explained(capsys):
     for c in COMMANDS:
         main([c, "--help"])
         out = capsys.readouterr().out
-        for option in inspect.signature(COMMANDS[c]).parameters.keys() - {"images"}:
+        parameters = inspect.signature(COMMANDS[c]).parameters.values()
+        for option in (p.name for p in parameters if p.default is not p.empty):   # the others are arguments
             assert f"--{option.replace('_', '-')} " in out, (c, option)
         assert "_" not in out.split("options:")[0] and "(default: None)" not in out and "(default: False)" not in out
     names = set().union(*(inspect.signature(f).parameters for f in COMMANDS.values()))
@@ -113,7 +149,8 @@ def test_every_option_is_explained(capsys):
 def test_arguments():
     got = parse("explain", ["a.png", "b", "--invert", "--target", "3", "--target-confidence", ".5", ".8"])
     assert got == dict(images=["a.png", "b"], explainer="mirrorcfe-out", target="3", target_confidence=[".5", ".8"],
-                       out="mirrorcfe-out-explain", invert=True, crop=False, levels=None, factory=None, device="auto")
+                       out="mirrorcfe-out-explain", invert=True, trim=False, resize=None,
+                       crop=None, interpolation=None, levels=None, factory=None, device="auto")
     defaults = dict(out="mirrorcfe-out", n=8, seed=0, preset="default", steps=450, measure=300, device="auto")
     assert parse("demo", []) == defaults
 

@@ -1,15 +1,13 @@
 "The documentation site without Quarto: built whole, then read by a browser where one is installed."
-import asyncio, functools, http.server, json, os, re, shutil, subprocess, sys, tempfile, threading, time
+import asyncio, functools, http.server, json, os, re, shutil, subprocess, sys, threading
 from pathlib import Path
 import pytest
+from browser import Tab, browser
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT/"tools"))
 import docs
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SWITCHES = ("--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync "
-            "--disable-component-update --disable-extensions --remote-debugging-port=0").split()
 # Run in the page. It returns the pictures that did not load, the formulas without a size, the formulas left as source,
 # and what sticks out at the right.
 LOOK = """JSON.stringify((() => {
@@ -104,66 +102,10 @@ def test_second_names_of_headings(tmp_path):
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args): pass
 
-class Tab:
-    "One page of a headless browser, over the DevTools protocol."
-    def __init__(self, socket):
-        self.socket = socket
-        self.n = 0
-        self.events = []
-
-    async def call(self, method, **params):
-        self.n += 1
-        await self.socket.write_message(json.dumps(dict(id=self.n, method=method, params=params)))
-        while "id" not in (m := await self.next()) or m["id"] != self.n: pass
-        assert "error" not in m, m
-        return m["result"]
-
-    async def next(self):
-        m = json.loads(await asyncio.wait_for(self.socket.read_message(), 30))
-        if "id" not in m: self.events.append(m)
-        return m
-
-    async def run(self, code):
-        got = await self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
-        return got["result"].get("value")
-
-    async def size(self, width, height):
-        shape = dict(width=width, height=height, deviceScaleFactor=1, mobile=False)
-        await self.call("Emulation.setDeviceMetricsOverride", **shape)
-
-    async def open(self, url):
-        "Load a page; returns what went wrong on the way."
-        self.events.clear()
-        await self.call("Page.navigate", url=url)
-        while not any(e["method"] == "Page.loadEventFired" for e in self.events): await self.next()
-        wrong = []
-        for e in self.events: wrong += complaints(e["method"], e["params"], url)
-        return wrong
-
-def complaints(method, p, url):
-    "Yield what an event says went wrong."
-    host = url.rsplit("/", 1)[0]
-    if method == "Runtime.exceptionThrown": yield str(p["exceptionDetails"])[:300]
-    if method == "Runtime.consoleAPICalled" and p["type"] in ("error", "warning", "assert"): yield str(p["args"])[:300]
-    if method == "Log.entryAdded":
-        entry = p["entry"]
-        if entry["level"] == "error": yield f"{entry['text']} {entry.get('url', '')}"
-    if method == "Network.responseReceived":
-        response = p["response"]
-        if response["status"] >= 400: yield f"{response['status']} {response['url']}"
-    if method == "Network.requestWillBeSent":
-        asked = p["request"]["url"]
-        if not asked.startswith((host, "data:", "blob:")): yield f"asks {asked}"
-
 async def visit(port, address, pages):
     "Every page, wide and narrow; and the slider moved by hand."
-    from tornado.httpclient import AsyncHTTPClient
-    from tornado.websocket import websocket_connect
-    found = json.loads((await AsyncHTTPClient().fetch(f"http://127.0.0.1:{port}/json")).body)
-    socket = next(t["webSocketDebuggerUrl"] for t in found if t["type"] == "page")
-    tab = Tab(await websocket_connect(socket, max_message_size=2**28))
+    tab = await Tab.of(port)
     out = {}
-    for domain in ("Page", "Runtime", "Log", "Network"): await tab.call(f"{domain}.enable")
     for page in pages:
         await tab.size(1280, 900)
         wrong = await tab.open(f"{address}/{page}")
@@ -177,26 +119,13 @@ async def visit(port, address, pages):
 @pytest.fixture(scope="module")
 def read(site):
     "What a headless browser found on every page, and what the slider did."
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None: pytest.skip("no chromium is installed: the site is built, but not opened in a browser")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site[0])))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [browser, *SWITCHES, f"--user-data-dir={profile}", "about:blank"]
-        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with browser() as port:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site[0])))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            file = Path(profile)/"DevToolsActivePort"
-            for _ in range(300):
-                if file.exists() and file.read_text().count("\n"): break
-                time.sleep(.1)
-            else: pytest.skip(f"{browser} does not start here: the site is built, but not opened in it")
-            port = int(file.read_text().split()[0])
             pages = list(docs.page_names(docs.sidebar()).values())
             return asyncio.run(visit(port, f"http://127.0.0.1:{server.server_port}", pages))
-        finally:
-            run.kill()
-            run.wait()
-            server.shutdown()
+        finally: server.shutdown()
 
 def of(read, what, fine):
     "What was found on each page, where that is not `fine`."

@@ -6,7 +6,7 @@ from mirrorcfe.classifiers import get_classifier, small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
 from mirrorcfe.explainer import MirrorCFE, _flip_bounds
-from mirrorcfe.features import Encoded, intended_probs, kfe_features
+from mirrorcfe.features import Classifier, Encoded, intended_probs, kfe_features
 from mirrorcfe.multiclass import swap_logits
 from mirrorcfe.search import first_that_holds, invert_curve, leads, log_odds
 from mirrorcfe.ssc import csp_mask
@@ -248,6 +248,17 @@ def test_batch_sizes(cfe, x, bs):
 def test_empty_batch(cfe, x):
     e = cfe.explain(x[:0], ks=[0, 1])
     assert len(e) == 0 and e.path.shape == (0, 2, 1, 32, 32) and e.status == [] and len(e.table()) == 0
+
+def test_the_network_gets_no_empty_batch(cfe, x, monkeypatch):
+    "Many a network cannot reshape one."
+    sizes = []
+    encode = Classifier.encode
+    def noted(self, x):
+        sizes.append(len(x))
+        return encode(self, x)
+    monkeypatch.setattr(Classifier, 'encode', noted)
+    cfe.explain(x[:2])
+    assert sizes and 0 not in sizes
 
 def test_already_target_is_marked_not_drawn(cfe, clf, x):
     "The rows of the others are theirs, whatever stands between them."

@@ -474,5 +474,5 @@ def test_oddities():
     assert not any(oddities(i, look) for i in x), "no training image is odd"
     assert all("--invert" in oddities(-i, look)[0] for i in x)
     assert oddities(torch.zeros(1, 16, 16), look) == ["it is blank"]
-    assert "--crop" in oddities(torch.nn.functional.pad(x[0], (16,)*4, value=-1.), look)[0]
+    assert "--trim" in oddities(torch.nn.functional.pad(x[0], (16,)*4, value=-1.), look)[0]
     assert "brighter than any" in oddities(x[0].clamp_min(.2), dict(look, border=0.))[0]

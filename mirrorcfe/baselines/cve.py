@@ -88,6 +88,15 @@ class CVE(PreparedBaseline):
     "Counterfactual visual explanations, the greedy search (Goyal et al., 2019)."
     presets = dict(paper=CVEConstants(), cpu=CVEConstants(per_class=100))
     real = None   # training images, after `fit`
+    def __init__(self,
+                 classifier,             # the network explained, whose head averages the last map; copied
+                 preset:str='paper',     # 'paper' or 'cpu'
+                 **changes               # constants to replace
+                ):
+        super().__init__(classifier, preset, **changes)
+        if not classifier.is_gap:
+            raise MirrorError("CVE ranks its edits by a head that averages the last map; this network's head reads "
+                              "something else: take MirrorCFE, or give it such a head by gap_head")
 
 # %% ../../nbs/52_cve.ipynb #957b44da
 @patch
