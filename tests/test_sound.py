@@ -455,7 +455,7 @@ def test_whole_numbers_of_numpy_are_taken_everywhere(tmp_path):
             with pytest.raises(MirrorError): kid(x.flatten(1), x.flatten(1), subset_size=wrong)
 
 def test_a_head_of_one_logit_is_opened_by_wrap():
-    with pytest.raises(MirrorError, match="Classifier.wrap.* makes it two, 0 and that logit"):
+    with pytest.raises(MirrorError, match="Classifier.wrap.* makes it two, of opposite signs"):
         Classifier([nn.Identity()], nn.Linear(3, 1))
     assert Classifier.wrap(made(c=1), images[:4]).n_classes == 2
 
