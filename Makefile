@@ -21,7 +21,7 @@ endif
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 8 ] && n=8; echo $$n)
 NBTEST  := OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS)
 
-.PHONY: help install demo test export sync nbtest pytest slow notebooks readme docs look clean distclean
+.PHONY: help install demo test export sync nbtest pytest slow notebooks readme docs look wheel clean distclean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -80,6 +80,13 @@ docs: $(STAMP)  ## the documentation site into _docs (with Quarto where it is in
 
 look: $(STAMP)  ## a sheet for each data set: the best, median and worst three results by the panel of judges
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/look.py
+
+wheel:  ## build the wheel, install it into an environment of its own without the dev extra, run every command there
+	@rm -rf build/wheel build/fresh
+	@$(PYTHON) -m pip wheel -q . --no-deps -w build/wheel
+	@$(PYTHON) -m venv build/fresh
+	@build/fresh/bin/python -m pip install -qq build/wheel/*.whl
+	@cd build && fresh/bin/python ../tools/try_wheel.py
 
 clean:  ## remove what runs leave behind, but not .venv
 	@rm -rf _docs _proc build dist out mirrorcfe-out* .pytest_cache .hypothesis

@@ -34,7 +34,8 @@ def labels(attributes):
 
 def network(n):
     "The body of a small_resnet, an average, and `n` logits."
-    return nn.Sequential(*small_resnet(2, 3, size=SIZE).stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, n))
+    stages = small_resnet(2, 3, size=SIZE).stages
+    return nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, n))
 
 def train(model, x, y, epochs=6, bs=64, lr=3e-3, seed=0):
     "Train on images and their attributes, float (N, A), each for itself, by a one-cycle schedule."

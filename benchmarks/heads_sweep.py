@@ -4,9 +4,10 @@
     python benchmarks/heads_sweep.py torchvision/vgg11 # these only
     python benchmarks/heads_sweep.py --again           # all anew
 
-Each network has a process of its own, with a limit of time and one of memory (Linux). What was opened is compared with the network itself on images
-that `wrap` did not see, alone and in a batch; a difference of more than a thousandth of the largest logit counts as
-wrongly accepted. `benchmarks/results/heads.json` keeps the outcomes and heads.md shows them.
+Each network has a process of its own, with a limit of time and one of memory (Linux). What was opened is compared with
+the network itself on images that `wrap` did not see, alone and in a batch; a difference of more than a thousandth of
+the largest logit counts as wrongly accepted. `benchmarks/results/heads.json` keeps the outcomes and heads.md shows
+them.
 """
 import argparse, json, multiprocessing, re, resource, time, warnings
 from collections import Counter

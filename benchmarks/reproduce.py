@@ -81,8 +81,11 @@ GROUPS = dict(
     tri=(some([FASHION[1]]), TRIANGULATION),
     pgd=(some(GREY, 200), {'PGD': pgd}),
     heads=(NETWORKS, {'Mirror-CFE': mirror_of_network}))
-GROUPS['heads-masks'] = ([NETWORKS[1], NETWORKS[2]], {'mask': mirror_of_network,
-                                                     'no mask': partial(mirror_of_network, mode='no-csp')})
+# The latent painter edits no map of these two above their deepest, so their mask would have nothing to hold back
+PIXELS = dict(painter='pixels', image=True, rec=10., at_source=.25)
+GROUPS['heads-masks'] = ([NETWORKS[1], NETWORKS[2]], {
+    'mask': partial(mirror_of_network, **PIXELS),
+    'no mask': partial(mirror_of_network, mode='no-csp', **PIXELS)})
 
 def slug(title):
     "A title as the name of a file."

@@ -6,3 +6,9 @@ import warnings
 # function is deprecated. Only fastai can change that. This file is imported before every module of the package, so the
 # warning does not reach the user.
 warnings.filterwarnings("ignore", message=r"`torch\.jit\.script` is (deprecated|not supported)", category=FutureWarning)
+
+def __getattr__(name):
+    "Import `mirrorcfe.explain`, and torch with it, when it is first asked for: `import mirrorcfe` takes no time."
+    if name != 'explain': raise AttributeError(f"module 'mirrorcfe' has no attribute {name!r}")
+    from mirrorcfe.one_call import explain
+    return explain

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['pad_to_multiple', 'AutoEncoder', 'train_autoencoder', 'AutoencoderForm', 'autoencoder_form', 'LatentAutoencoder',
-           'train_latent_autoencoder', 'rebuilding_error', 'get_autoencoder', 'as_autoencoder', 'check_autoencoder',
-           'FromDiffusers']
+           'shown_steps', 'train_latent_autoencoder', 'rebuilding_error', 'get_autoencoder', 'as_autoencoder',
+           'check_autoencoder', 'FromDiffusers']
 
 # %% ../nbs/24_autoencoder.ipynb #e3a14a4c
 from copy import deepcopy
@@ -157,9 +157,17 @@ def _l1_at_two_sizes(drawn, x):
     half = tuple(min(2, side) for side in x.shape[2:])   # a side of one pixel has no half
     return (drawn - x).abs().mean() + (F.avg_pool2d(drawn, half) - F.avg_pool2d(x, half)).abs().mean()
 
+def shown_steps(n:int,         # steps of a training
+                progress,      # True: a bar with the time left; False: nothing; or a function (n, label) -> steps
+                label:str=''   # what is trained
+               ):              # iterable of `n`
+    "Return the steps of a training loop, which show how far it is."
+    if callable(progress): return progress(n, label)
+    return progress_bar(range(n), leave=False) if progress else range(n)
+
 def train_latent_autoencoder(x:Tensor,               # images, uint8 (n, C, H, W)
                              form:AutoencoderForm,   # sizes and steps
-                             progress:bool=False     # show a bar with the time left
+                             progress=False          # as for `shown_steps`
                             )->LatentAutoencoder:    # in evaluation mode, frozen
     "Train a `LatentAutoencoder`; the caller's random state stays as it was."
     if x.dtype != torch.uint8 or x.ndim != 4 or not len(x):
@@ -171,8 +179,7 @@ def train_latent_autoencoder(x:Tensor,               # images, uint8 (n, C, H, W
     opt = torch.optim.AdamW(net.parameters(), form.lr, weight_decay=1e-4)
     rate = lambda step: min(1, (step + 1)/50)*(1 - step/form.steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(opt, rate)
-    steps = range(form.steps)
-    for _ in progress_bar(steps, leave=False) if progress else steps:
+    for _ in shown_steps(form.steps, progress, 'autoencoder'):
         batch = _random_batch(x, form, generator).contiguous(memory_format=torch.channels_last)
         strength = form.noise*torch.rand(form.bs, 1, 1, 1, generator=generator).to(x.device)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=fast_bf16(x.device)):
@@ -199,7 +206,7 @@ _AUTOENCODER_CODE = 1   # raised when network or training change
 
 def get_autoencoder(x:Tensor,                        # training images, uint8 (n, C, H, W)
                     form:AutoencoderForm|None=None,  # None: `autoencoder_form` of their size
-                    progress:bool=False              # show a bar while training
+                    progress=False                   # as for `shown_steps`
                    )->LatentAutoencoder:             # on the device of `x`; `.seconds` of its training
     "Return the autoencoder of these images, from the cache or after training it once."
     if form is None: form = autoencoder_form(x.shape[1], max(x.shape[2:]), len(x))

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['INTERPOLATION_NAMES', 'SUFFIXES', 'PRESET_NAMES', 'DATASET_NAMES', 'DEVICES', 'FITS', 'FORMATS', 'NORMALISE_NAMES',
-           'RELATIVE_TARGETS', 'RANGES', 'check_range', 'parse_size', 'parse_preprocessing', 'parse_confidences',
-           'check_levels', 'check_writable', 'check_out', 'check_there', 'explainer_folder', 'check_device',
-           'check_data', 'check_two', 'check_names', 'mean_and_std', 'check_command']
+           'RELATIVE_TARGETS', 'SHARED', 'RANGES', 'check_range', 'parse_size', 'parse_preprocessing',
+           'parse_confidences', 'check_levels', 'check_writable', 'check_out', 'check_there', 'explainer_folder',
+           'check_device', 'check_data', 'check_two', 'check_names', 'mean_and_std', 'check_command']
 
 # %% ../nbs/07_checks.ipynb #c4ec0004
 import json, math, os, re
@@ -162,6 +162,7 @@ def mean_and_std(text:str  # a name in `NORMALISE_NAMES`, or mean/std of images 
     return mean, std
 
 # %% ../nbs/07_checks.ipynb #c4ec0024
+SHARED = 'explain', 'evaluate'   # commands that several processes run together
 RANGES = dict(  # of the numbers of each command
     demo=dict(n=(1, 300), seed=(0, 2**31), steps=(1, 10**6), measure=(1, 300)),
     train=dict(steps=(1, 2**31), bs=(1, 2**31), n=(1, 2**31), measure=(1, 2**31), seed=(0, 2**31)),
@@ -196,9 +197,13 @@ def check_command(name:str,      # of the command
                  ):
     "Raise `MirrorError` for what can be refused without torch, and without reading a picture."
     o = options
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and name not in SHARED:
+        raise MirrorError(f"{name} runs in one process: start it without the launcher; several processes share "
+                          f"{' and '.join(SHARED)}")
     for option, (low, high) in RANGES[name].items(): check_range(option, o[option], low, high)
     if o.get('preset') and o['preset'] not in PRESET_NAMES:
         raise MirrorError(f"preset must be one of {', '.join(PRESET_NAMES)}: found {o['preset']!r}")
+    if o.get('minutes') is not None: check_range('minutes', o['minutes'], .1, 10**5)
     check_device(o['device'])
     check_levels(o.get('levels'))
     check_two(o.get('pair'))

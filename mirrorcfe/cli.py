@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'PLACEHOLDERS', 'FOR_PROGRAMMERS', 'ZeroOrMore', 'command', 'demo', 'train', 'explain', 'evaluate',
-           'animate', 'app', 'UsageError', 'parse', 'usage', 'Printer', 'show_warning', 'main']
+           'animate', 'app', 'UsageError', 'parse', 'usage', 'Printer', 'heartbeat', 'show_warning', 'main']
 
 # %% ../nbs/93_cli.ipynb #cbb18688
-import contextlib, importlib.util, os, signal, sys, threading, warnings
+import contextlib, importlib.util, os, signal, sys, threading, time, warnings
 from fastcore.script import anno_parser
 from .checks import RANGES, check_command
 from .core import MirrorError
@@ -79,6 +79,7 @@ def train(
     # without it, as their format says
     levels:list=None,
     steps:int=800,            # optimiser steps
+    minutes:float=None,       # instead of --steps: as many as there is time for, measuring included
     preset:str='default',     # preset of the training: default or paper
     seed:int=0,               # seed of weights, data order and noise
     bs:int=64,                # images in a batch
@@ -247,6 +248,8 @@ class Printer:
                  stream   # to write to; None: nowhere
                 ):
         self.stream = stream
+        self.last = ''                  # line that was written
+        self.at = time.monotonic()      # when
 
     def __getattr__(self, name): return getattr(self.stream, name)
     def isatty(self): return self.stream is not None and self.stream.isatty()
@@ -254,6 +257,8 @@ class Printer:
     def write(self, text):
         encoding = getattr(self.stream, 'encoding', None) or 'utf-8'
         shown = text.translate(_CONTROL)
+        self.at = time.monotonic()
+        if text.strip(): self.last = text.strip()
         try: shown.encode(encoding)
         except UnicodeEncodeError: shown = shown.translate(_PLAIN).encode(encoding, 'backslashreplace').decode(encoding)
         self._pass_on('write', shown)
@@ -270,12 +275,36 @@ class Printer:
                 number = stream.fileno()
                 with open(os.devnull, 'wb') as nowhere: os.dup2(nowhere.fileno(), number)
 
+# %% ../nbs/93_cli.ipynb #be0a7002
+@contextlib.contextmanager
+def heartbeat(printer:Printer,    # of standard output
+              seconds:float=55.   # without a line after which there is one
+             ):
+    "Say into a pipe or a file that the work goes on, where nothing else has been said for a minute."
+    start = time.monotonic()
+    over = threading.Event()
+    def beat():
+        while not over.wait(min(seconds/4, 5)):
+            if time.monotonic() - printer.at < seconds: continue
+            minutes, rest = divmod(int(time.monotonic() - start), 60)
+            doing = printer.last.removeprefix('still at: ').split('  ')[0][:60]
+            printer.write(f'still at: {doing or "the first part"}  ({minutes}:{rest:02} since the start)\n')
+            printer.flush()
+    thread = threading.Thread(target=beat, daemon=True)
+    if not printer.isatty(): thread.start()
+    try: yield
+    finally:
+        over.set()
+        if thread.is_alive(): thread.join()
+
 # %% ../nbs/93_cli.ipynb #afb6a93d
 FOR_PROGRAMMERS = (DeprecationWarning, FutureWarning, PendingDeprecationWarning)
 
 def show_warning(message, category, *_, **__):
     "Print a warning in one line; those for programmers are left out."
-    if not issubclass(category, FOR_PROGRAMMERS): print(f"mirrorcfe: note: {message}", file=sys.stderr)
+    if not issubclass(category, FOR_PROGRAMMERS) and not _rank(): print(f"mirrorcfe: note: {message}", file=sys.stderr)
+
+def _rank(): return int(os.environ.get('RANK', 0)) if int(os.environ.get('WORLD_SIZE', 1)) > 1 else 0
 
 def _stop_on_term():
     "Let SIGTERM end the command as the keyboard does."
@@ -292,7 +321,8 @@ def main(argv:list|None=None   # words on the command line; None: those of the p
     if argv is None:
         _stop_on_term()
         argv = sys.argv[1:]
-    with contextlib.redirect_stdout(Printer(sys.stdout)), contextlib.redirect_stderr(Printer(sys.stderr)):
+    out = Printer(None if _rank() else sys.stdout)   # of several processes only the first speaks
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(Printer(sys.stderr)):
         try: return _main(*argv or ['help'])
         finally:
             for stream in (sys.stdout, sys.stderr): stream.flush()   # a disk that is full says so now, not at the exit
@@ -311,8 +341,10 @@ def _main(name, *words):
         try:
             if name not in COMMANDS: raise UsageError(f"no command {name!r}: there are {', '.join(COMMANDS)}")
             options = parse(name, list(words))
-            if name in RANGES: check_command(name, options)   # before torch is imported, which takes seconds
-            COMMANDS[name](**options)
+            if name not in RANGES: COMMANDS[name](**options)   # a server, which has no end to wait for
+            else:
+                check_command(name, options)   # before torch is imported, which takes seconds
+                with heartbeat(sys.stdout): COMMANDS[name](**options)
         except SystemExit as e: return e.code or 0   # argparse has printed its help
         except KeyboardInterrupt as e:
             print(f"\nmirrorcfe: stopped, {e if e.args else 'nothing was written'}", file=sys.stderr)

@@ -58,9 +58,9 @@ def short_size(size   # pixels: one number, the side of a square; or height and 
     return h if h == w else (h, w)
 
 # %% ../nbs/00_core.ipynb #8e014e0d
-def check_latents(z:Tensor,          # latents, (B, N), a floating type
-                  n:int|None=None    # N, the number of features expected; None: any
-                 )->Tensor:          # `z` itself
+def check_latents(z:torch.Tensor, # latents, (B, N), a floating type
+                  n:int|None=None # N, the number of features expected; None: any
+                 )->torch.Tensor: # `z` itself
     "Return `z` if it is a batch of latents, else raise `MirrorError`."
     if not isinstance(z, torch.Tensor) or not z.is_floating_point():
         raise MirrorError(f"latents must be a floating point tensor: found {getattr(z, 'dtype', type(z).__name__)}")
@@ -72,9 +72,9 @@ def check_latents(z:Tensor,          # latents, (B, N), a floating type
     return z
 
 # %% ../nbs/00_core.ipynb #f967b37a
-def check_logits(logits:Tensor,     # (B, C), a floating type
-                 n:int|None=None    # C, the number of classes expected; None: any
-                )->Tensor:          # `logits` itself
+def check_logits(logits:torch.Tensor, # (B, C), a floating type
+                 n:int|None=None      # C, the number of classes expected; None: any
+                )->torch.Tensor:      # `logits` itself
     "Return `logits` if they are a batch of logits, else raise `MirrorError`."
     if not isinstance(logits, torch.Tensor) or not logits.is_floating_point():
         raise MirrorError("logits must be a floating point tensor (B, C): "
@@ -85,11 +85,11 @@ def check_logits(logits:Tensor,     # (B, C), a floating type
     return logits
 
 # %% ../nbs/00_core.ipynb #8215e6f1
-def check_class(i:int|Tensor,        # class index: int or integer (B,)
-                n_classes:int,       # C: indices run from 0 to C-1
-                name:str='class',    # what the message calls it
-                device=None          # device of the returned index
-               )->Tensor:            # int64, () or (B,)
+def check_class(i:int|torch.Tensor, # class index: int or integer (B,)
+                n_classes:int,      # C: indices run from 0 to C-1
+                name:str='class',   # what the message calls it
+                device=None         # device of the returned index
+               )->torch.Tensor:     # int64, () or (B,)
     "Return `i` as an index tensor, or raise `MirrorError` if it is not the index of a class."
     try: i = torch.as_tensor(i, device=device)
     except (TypeError, ValueError, RuntimeError):
@@ -104,12 +104,12 @@ def check_class(i:int|Tensor,        # class index: int or integer (B,)
     return i
 
 # %% ../nbs/00_core.ipynb #f74d5d4c
-def check_pair(source:int|Tensor,     # class moved away from: int or int64 (B,)
-               target:int|Tensor,     # class moved to: int or int64 (B,)
-               n_classes:int,         # C: indices run from 0 to C-1
-               batch:int|None=None,   # B: both come back as (B,); None: as they are given
-               device=None            # device of the returned indices
-              )->tuple[Tensor,Tensor]: # source and target, int64, of one shape
+def check_pair(source:int|torch.Tensor,            # class moved away from: int or int64 (B,)
+               target:int|torch.Tensor,            # class moved to: int or int64 (B,)
+               n_classes:int,                      # C: indices run from 0 to C-1
+               batch:int|None=None,                # B: both come back as (B,); None: as they are given
+               device=None                         # device of the returned indices
+              )->tuple[torch.Tensor,torch.Tensor]: # source and target, int64, of one shape
     "Return the pair as index tensors, or raise `MirrorError` if it is not a pair of two different classes."
     s = check_class(source, n_classes, 'source', device)
     t = check_class(target, n_classes, 'target', device)
@@ -128,11 +128,11 @@ def check_pair(source:int|Tensor,     # class moved away from: int or int64 (B,)
     return s, t
 
 # %% ../nbs/00_core.ipynb #dbe6c15e
-def pair_hyperplane(W:Tensor,           # weights of the linear head, (C, N)
-                    b:Tensor,           # its biases, (C,)
-                    source:int|Tensor,  # class moved away from: int or (B,)
-                    target:int|Tensor   # class moved to: int or (B,)
-                   )->tuple[Tensor,Tensor]: # normal W_t - W_s, (N,) or (B, N), and offset b_t - b_s, () or (B,)
+def pair_hyperplane(W:torch.Tensor,                     # weights of the linear head, (C, N)
+                    b:torch.Tensor,                     # its biases, (C,)
+                    source:int|torch.Tensor,            # class moved away from: int or (B,)
+                    target:int|torch.Tensor             # class moved to: int or (B,)
+                   )->tuple[torch.Tensor,torch.Tensor]: # normal W_t - W_s, (N,) or (B, N); offset b_t - b_s, () or (B,)
     "Return the hyperplane between `source` and `target` (Eq. 1)."
     shapes = [tuple(v.shape) if isinstance(v, torch.Tensor) else type(v).__name__ for v in (W, b)]
     if isinstance(shapes[0], str) or len(shapes[0]) != 2 or shapes[1] != shapes[0][:1]:
@@ -141,10 +141,10 @@ def pair_hyperplane(W:Tensor,           # weights of the linear head, (C, N)
     return W[t] - W[s], b[t] - b[s]
 
 # %% ../nbs/00_core.ipynb #c2461322
-def as_column(v:float|Tensor,   # a number or (B,)
-              like:Tensor,      # what it will multiply, (B, N); its type and device are taken
-              name:str='k'      # what the message calls it
-             )->Tensor:         # () or (B, 1)
+def as_column(v:float|torch.Tensor, # a number or (B,)
+              like:torch.Tensor,    # what it will multiply, (B, N); its type and device are taken
+              name:str='k'          # what the message calls it
+             )->torch.Tensor:       # () or (B, 1)
     "Return `v` in a shape that multiplies `like`."
     try: v = torch.as_tensor(v, dtype=like.dtype, device=like.device)
     except (TypeError, ValueError, RuntimeError, OverflowError):
@@ -168,20 +168,20 @@ def _operands(z, w, b):
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     return z, w.to(z), as_column(b, z, 'b')
 
-def margin(z:Tensor,         # latents, (B, N)
-           w:Tensor,         # normal of the mirror, (N,) or (B, N), of any length
-           b:float|Tensor    # offset, a number or (B,)
-          )->Tensor:         # w.z + b, (B,)
+def margin(z:torch.Tensor,      # latents, (B, N)
+           w:torch.Tensor,      # normal of the mirror, (N,) or (B, N), of any length
+           b:float|torch.Tensor # offset, a number or (B,)
+          )->torch.Tensor:      # w.z + b, (B,)
     "Return how far `z` is on the target's side of the mirror, in logits."
     z_, w, b = _operands(z, w, b)
     return ((z_*w).sum(-1, keepdim=True) + b).squeeze(-1).to(z.dtype)
 
 # %% ../nbs/00_core.ipynb #00b8451b
-def reflect(z:Tensor,             # latents, (B, N)
-            w:Tensor,             # normal of the mirror, (N,) or (B, N), of any length above 0
-            b:float|Tensor,       # offset of the mirror, a number or (B,)
-            k:float|Tensor=1.0    # how far: 0 stays, .5 lands on the mirror, 1 is the reflection; a number or (B,)
-           )->Tensor:             # z_k, (B, N), type and device of `z`
+def reflect(z:torch.Tensor,          # latents, (B, N)
+            w:torch.Tensor,          # normal of the mirror, (N,) or (B, N), of any length above 0
+            b:float|torch.Tensor,    # offset of the mirror, a number or (B,)
+            k:float|torch.Tensor=1.0 # how far: 0 stays, .5 lands on the mirror, 1 is the reflection; a number or (B,)
+           )->torch.Tensor:          # z_k, (B, N), type and device of `z`
     "Move `z` through the mirror `w.z + b = 0` (Eq. 1); raises `MirrorError` where `w` is zero."
     z_, w, b = _operands(z, w, b)
     k = as_column(k, z_, 'k')
@@ -208,27 +208,27 @@ def step_kind(k:float  # step, 0 to 1
 class Mirror:
     "The hyperplane `w.z + b = 0` between two classes; latents are reflected across it."
     def __init__(self,
-                 w:Tensor,        # normal, (N,) or (B, N), of any length above 0
-                 b:float|Tensor   # offset, a number or (B,)
+                 w:torch.Tensor,      # normal, (N,) or (B, N), of any length above 0
+                 b:float|torch.Tensor # offset, a number or (B,)
                 ):
         self.w = w
         self.b = b
 
     @classmethod
     def between(cls,
-                W:Tensor,            # weights of the head, (C, N)
-                b:Tensor,            # its biases, (C,)
-                source:int|Tensor,   # class moved away from
-                target:int|Tensor    # class moved to
-               )->'Mirror':          # one mirror, or one for each sample
+                W:torch.Tensor,          # weights of the head, (C, N)
+                b:torch.Tensor,          # its biases, (C,)
+                source:int|torch.Tensor, # class moved away from
+                target:int|torch.Tensor  # class moved to
+               )->'Mirror':              # one mirror, or one for each sample
         "Return the mirror of a pair of classes."
         return cls(*pair_hyperplane(W, b, source, target))
 
-    def margin(self, z:Tensor)->Tensor:
+    def margin(self, z:torch.Tensor)->torch.Tensor:
         "Return `w.z + b`, (B,)."
         return margin(z, self.w, self.b)
 
-    def reflect(self, z:Tensor, k:float|Tensor=1.0)->Tensor:
+    def reflect(self, z:torch.Tensor, k:float|torch.Tensor=1.0)->torch.Tensor:
         "Return `z` moved by the step `k`, (B, N)."
         return reflect(z, self.w, self.b, k)
 

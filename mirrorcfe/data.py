@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['IMAGE_KEYS', 'LABEL_KEYS', 'TIMEOUT', 'IDX_FILES', 'BLOODMNIST', 'BLOOD_FILES', 'MAX_BYTES', 'KEEP_FROM', 'FACES',
            'BLOCK', 'DATASETS', 'ImageSet', 'TensorLoader', 'split_batch', 'read_labels', 'LabelledLoader',
-           'as_loaders', 'class_rank', 'stratified', 'to_size', 'decode_files', 'faces_folder', 'face_attributes',
-           'block_split', 'DataSpec', 'data_spec', 'available', 'best_device', 'get_dls', 'get_folder_dls',
-           'data_fingerprint', 'loader_key']
+           'FirstBatches', 'as_loaders', 'short_epochs', 'class_rank', 'stratified', 'to_size', 'decode_files',
+           'faces_folder', 'face_attributes', 'block_split', 'DataSpec', 'data_spec', 'available', 'best_device',
+           'get_dls', 'get_folder_dls', 'get_dataset_dls', 'tensor_dls', 'data_fingerprint', 'loader_key']
 
 # %% ../nbs/10_data.ipynb #6897362d
-import gzip, os, re, textwrap, warnings
+import copy, gzip, os, re, textwrap, warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
@@ -30,8 +31,8 @@ from fastai.torch_core import default_device
 from .checks import SUFFIXES, check_levels
 from .core import MirrorError, check_class, height_width, short_size, whole_number
 from .features import class_index, describe, pair_index
-from .images import (UnreadableImage, as_preprocessing, check_fit, check_prepared, frame_around, from_bytes,
-                              images_below, prepared_shape, printable, read_fitted, read_prepared, to_bytes)
+from .images import (UnreadableImage, as_pixels, as_preprocessing, check_fit, check_prepared, frame_around,
+                              from_bytes, images_below, prepared_shape, printable, read_fitted, read_prepared, to_bytes)
 from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, expand, json_hash, read_tensors,
                                reading, tensor_bytes, tensors_hash, workspace, write_tensors, writing)
 
@@ -256,6 +257,18 @@ class LabelledLoader:
                                              collate_fn=dl.collate_fn, drop_last=drop_last)
         return LabelledLoader(dl, self.names, self.device)
 
+class FirstBatches(LabelledLoader):
+    "The first batches of each epoch of a loader."
+    def __init__(self,
+                 loader:LabelledLoader,   # whose batches they are
+                 n:int                    # how many, at most
+                ):
+        super().__init__(loader.dl, loader.names, loader.device)
+        self.n = n
+
+    def __len__(self): return min(self.n, super().__len__())
+    def __iter__(self): return islice(super().__iter__(), self.n)
+
 def _checked(dl, names, device):
     "A loader whose batches are known to be sound."
     if isinstance(dl, TensorLoader):
@@ -286,6 +299,18 @@ def as_loaders(dls,          # `DataLoaders` of anybody, or one loader
     out = DataLoaders(*checked, device=device)
     out.pair = getattr(dls, 'pair', None)
     return out
+
+# %% ../nbs/10_data.ipynb #2f031b60
+def short_epochs(dls,       # `DataLoaders`, as `as_loaders` returns; not changed
+                 steps:int  # batches
+                ):          # `DataLoaders` whose training epoch has so many batches, at most
+    "Return loaders for a training that is shorter than an epoch."
+    if len(dls.train) <= steps: return dls
+    train = dls.train
+    if isinstance(train, LabelledLoader): train = FirstBatches(train, steps)
+    elif train.shuffle: train = train.new(steps=steps)
+    else: train = train.new(train.dataset.subset(slice(0, steps*train.bs)))
+    return DataLoaders(train, dls.valid, device=getattr(dls, 'device', None))
 
 # %% ../nbs/10_data.ipynb #f306bf76
 def _data_folder(root=None):
@@ -887,6 +912,60 @@ def get_folder_dls(path,             # folder with one subfolder for each class,
                   )->DataLoaders:    # as `get_dls` returns
     "Load a folder of images, in grey if wanted."
     spec = _folder_spec(path, channels, levels=levels, transform=as_preprocessing(transform))
+    return _loaders(spec, **kwargs)
+
+# %% ../nbs/10_data.ipynb #6f3a9c11
+def _without_transform(dataset):
+    "A torch dataset that gives pictures as they are, and what it does to them otherwise."
+    if isinstance(dataset, torch.utils.data.Subset):
+        inner, transform = _without_transform(dataset.dataset)
+        return torch.utils.data.Subset(inner, dataset.indices), transform
+    transform = getattr(dataset, 'transform', None)
+    if not callable(transform): return dataset, None
+    plain = copy.copy(dataset)
+    plain.transform = None
+    return plain, transform
+
+def _read_dataset(dataset, transform):
+    "Images uint8 (N, C, H, W), and labels, of a torch dataset."
+    images = []
+    labels = []
+    for i in range(len(dataset)):
+        picture, y = split_batch(dataset[i])[:2]
+        x = as_pixels(picture) if transform is None else transform(picture)
+        if images: check_prepared(x, f'item {i} of the dataset', images[0].shape[0], images[0].shape[1:])
+        images.append(x if x.dtype == torch.uint8 else to_bytes(x))
+        labels.append(int(y))
+    return torch.stack(images), torch.tensor(labels)
+
+def get_dataset_dls(dataset,          # torch dataset of (picture or tensor, class number), with a length
+                    transform=None,   # function of a picture, as for `get_folder_dls`; None: that of the dataset
+                    classes=None,     # names; None: `dataset.classes`, else numbers
+                    **kwargs          # as for `get_dls`: bs, seed, n_train, steps, pair, device
+                   )->DataLoaders:    # as `tensor_dls` returns
+    "Load a dataset as torchvision makes them."
+    if not (hasattr(dataset, '__getitem__') and hasattr(dataset, '__len__')):
+        raise MirrorError("a dataset must have a length and give (picture, class number) for an index: "
+                          f"found {type(dataset).__name__}")
+    if not len(dataset): raise MirrorError("the dataset is empty: give one with images")
+    plain, own = _without_transform(dataset)
+    transform = as_preprocessing(transform if transform is not None else own)
+    x, y = _read_dataset(plain, transform)
+    return tensor_dls(x, y, classes or getattr(dataset, 'classes', None), type(dataset).__name__, transform, **kwargs)
+
+def tensor_dls(x:Tensor,           # images, uint8 (N, C, H, W)
+               y:Tensor,           # classes, int64 (N,)
+               classes=None,       # names; None: numbers
+               title:str='images', # in words
+               transform=None,     # the `Preprocessing` that made them
+               **kwargs            # as for `get_dls`
+              )->DataLoaders:      # as `get_dls` returns
+    "Split images that are there into train, valid and test, a tenth of them for each of the last two."
+    names = tuple(map(str, classes if classes is not None else range(int(y.max()) + 1)))
+    read_labels(y, names)
+    n = max(1, len(y)//10)
+    spec = DataSpec('images', title, names, lambda root: [(x, y)], channels=x.shape[1], native=0,
+                    size=short_size(x.shape[2:]), n_valid=n, n_test=n, transform=transform, own_test=False)
     return _loaders(spec, **kwargs)
 
 # %% ../nbs/10_data.ipynb #e1ab9e2d

@@ -234,6 +234,18 @@ def first(self:ProcessGroup,
     return out[0]
 
 @patch
+def collect(self:ProcessGroup,
+            items:list   # what this process has made, one list each: every `world_size`-th of the whole
+           )->list:      # in the first process all of them in one list, in the others only its own
+    "Join the lists that the processes have made, in the order of the whole."
+    if self.world_size == 1: return sum(items, [])
+    parts = [None]*self.world_size
+    try: dist.all_gather_object(parts, items)
+    except RuntimeError as e: raise _one_has_ended(self, e) from e
+    longest = max(map(len, parts))
+    return [row for i in range(longest) for part in parts if i < len(part) for row in part[i]]
+
+@patch
 def wait(self:ProcessGroup):
     "Wait until every process is here; raises `MirrorError` where one has ended."
     if self.world_size == 1: return

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 import mirrorcfe.wrap  # adds `Classifier.wrap`
 from .core import MirrorError, check_class, height_width, is_one_of, whole_number
-from .data import split_batch
+from .data import as_loaders, short_epochs, split_batch
 from .confidence import bisect_step, check_confidence, closest_class, confidence_step
 from .features import (Classifier, Encoded, check_images, check_target, class_index, frozen_copy,
                                 intended_probs, pair_index, usual_torch)
@@ -91,7 +91,7 @@ def fit(self:MirrorCFE,
         dls,                        # DataLoaders of (x in [-1, 1], y), as `get_dls` returns, or see `as_loaders`
         epochs:int|None=None,       # passes over `dls.train`; None: as many as the recipe's steps need
         folder:str|Path|None=None,  # for checkpoints, log and sample grids; a killed run resumes; None: keep none
-        progress:bool=True,         # show bars with the losses and the time left
+        progress=True,              # show bars with the losses and the time left, or as for `shown_steps`
         autoencoder=None,           # to draw with: anything with `encode` and `decode`; None: trained on the images
         student_net=None,           # of `get_student`; None: trained on the images
         cbs=()                      # fastai callbacks, such as CSVLogger, TensorBoardCallback or WandbCallback
@@ -101,9 +101,12 @@ def fit(self:MirrorCFE,
         folder = expand(folder)
         _check_folder(folder)
     if not isinstance(self.classifier, Classifier):
-        self.classifier = Classifier.wrap(self.classifier, _some_images(dls))
+        how = getattr(getattr(dls, 'spec', None), 'transform', None)   # with the numbers of its Normalize, if any
+        self.classifier = Classifier.wrap(self.classifier, _some_images(dls), normalise=how and how.normalise)
     if self.pair is None: self.pair = getattr(dls, 'pair', None)
     else: self.pair = pair_index(self.pair, self.classifier.classes)
+    if epochs is None and not self.recipe.epochs:
+        dls = short_epochs(as_loaders(dls, self.classifier.classes, self.classifier.W.device), self.recipe.steps)
     self.learn = mirror_learner(self.classifier, dls, self.recipe, self.pair, self.seed, folder, self.amp,
                                 self.channels_last, autoencoder, student_net, progress)
     self.classifier = self.learn.model.F   # a copy, which nobody else can change

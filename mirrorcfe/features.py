@@ -182,7 +182,7 @@ def _check_head(head):
                           "a reflection needs logits W z + b")
     if head.out_features < 2:
         raise MirrorError("the head has one logit, and a mirror stands between two classes: Classifier.wrap(model, "
-                          "sample) makes it two, 0 and that logit")
+                          "sample) makes it two, of opposite signs")
 
 # %% ../nbs/02_features.ipynb #2f0fca50
 class Classifier(nn.Module):

@@ -584,7 +584,7 @@ def _for_games(cbs, has_grid):
 @patch
 def fit_game(self:Learner,
              epochs:int|None=None,   # None: as many as the recipe says
-             progress:bool=True,     # show bars with the time left
+             progress=True,          # show bars with the time left; a function is for networks trained before
              cbs=()                  # more fastai callbacks; those for which `is_logger` holds get the sample grids
             )->Learner:              # itself; its `model`, the game, is trained and in eval mode
     "Train the game, or go on from the checkpoint in the folder."
@@ -598,7 +598,7 @@ def fit_game(self:Learner,
         turns.prepare()
         self.first_epoch = 0
         writers = _resume(self, epochs) if self.folder is not None else []
-        if group.rank or not progress:
+        if group.rank or progress is not True:
             for quiet in (self.no_bar, self.no_logging): stack.enter_context(quiet())
         if group.rank: writers = []
         cbs = [*writers, *_for_games(cbs, writers)]

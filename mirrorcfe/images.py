@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['GIANT', 'LONGEST', 'INTERPOLATIONS', 'from_bytes', 'to_bytes', 'to_tensor', 'to_picture', 'UnknownLevels',
            'UnreadableImage', 'printable', 'in_markdown', 'read_image', 'images_below', 'find_images', 'read_images',
-           'cut_middle', 'frame_around', 'fit_image', 'check_fit', 'read_fitted', 'Preprocessing', 'as_preprocessing',
-           'ResizeCrop', 'read_prepared', 'check_prepared', 'prepared_shape', 'look_of', 'oddities']
+           'cut_middle', 'frame_around', 'fit_image', 'check_fit', 'read_fitted', 'Preprocessing', 'as_pixels',
+           'as_preprocessing', 'ResizeCrop', 'read_prepared', 'check_prepared', 'prepared_shape', 'look_of', 'oddities']
 
 # %% ../nbs/09_images.ipynb #1dcb68f9
 import copy, errno, os, re, stat, struct, warnings
@@ -392,10 +392,11 @@ class Preprocessing:
         v = picture
         for step in self.steps:   # those of fastai draw lots unless they are told that they do not train
             v = step(v, split_idx=1) if hasattr(step, 'split_idx') else step(v)
-        return _as_pixels(v)
+        return as_pixels(v)
 
-def _as_pixels(v):
-    "What a transform returned as uint8 (C, H, W), or as floating point in [-1, 1]."
+def as_pixels(v          # picture, array (H, W, C) or (H, W), or tensor (C, H, W), of bytes or of fractions in [0, 1]
+             )->Tensor:  # uint8 (C, H, W), or floating point in [-1, 1]
+    "Return what a transform made in the form that the readers take."
     if isinstance(v, Image.Image): return to_tensor(v if v.mode in ('L', 'RGB') else v.convert('RGB'))
     if isinstance(v, np.ndarray): v = torch.from_numpy(np.moveaxis(np.atleast_3d(v), 2, 0).copy())
     if not isinstance(v, Tensor) or v.ndim != 3 or v.shape[0] not in (1, 3):

@@ -16,6 +16,7 @@ from .checks import check_range, parse_preprocessing
 from .classifiers import predict
 from .core import MirrorError
 from .data import best_device
+from .distributed import join_group
 from .explainer import MirrorCFE
 from .explanation import Explanation
 from .own import (class_number, class_pair, explainable, get_network, held_out_in_words, load_images,
@@ -192,27 +193,28 @@ def evaluate(explainer='mirrorcfe-out',    # folder that `demo` or `train` wrote
     check_range('n', n, 1, 10**6)
     check_range('steps', steps, 2, 1000)
     prepared = parse_preprocessing(resize, crop, interpolation)
+    group, device = join_group(best_device(device))
     new = results_folder(out)
-    device = best_device(device)
     model, oracle, about, dls, pair = open_explainer_and_data(explainer, data, device, pair, levels, factory, prepared)
     panel = load_panel(explainer, device) or get_judges(dls)
     train = dls.train.dataset
-    rows = []
-    with new:
-        for label, x, y, target in directions(model, dls, pair, n):
-            of_target = slice(0, 500) if target is None else (train.y == target).nonzero().flatten()[:500]
-            real = train.subset(of_target)[:][0]
-            measured = measure_direction(model, oracle, x.to(device), y, target, real, steps, Progress(label[:22]),
-                                         panel)
-            rows += [dict(direction=label) | r for r in measured]
-        nan = float('nan')
-        notes = ''
-        if panel: notes = f'The judges, by their accuracy on real test images:\n\n{judges_table(panel)}\n\n'
-        notes += (f"Classifier {about['accuracy'] or nan:.3f}, oracle {oracle.accuracy or nan:.3f} accurate "
-                 f"on the test images ({about.get('held_out') or held_out_in_words(dls)}). Pictures: "
-                 f"{prepared_in_words(about | dict(prepared=prepared or about.get('prepared')))}. "
-                 f"{steps} steps, preset {about['preset']}, seed {about['seed']}.")
-        write_evaluation(new.tmp, rows, f"Mirror-CFE on {dls.spec.title}", notes)
+    def measured(label, x, y, target):
+        of_target = slice(0, 500) if target is None else (train.y == target).nonzero().flatten()[:500]
+        real = train.subset(of_target)[:][0]
+        line = Progress(label[:22])
+        of_both = measure_direction(model, oracle, x.to(device), y, target, real, steps, line, panel)
+        return [dict(direction=label) | row for row in of_both]
+    mine = directions(model, dls, pair, n)[group.rank::group.world_size]   # each process takes some of the directions
+    rows = group.collect([measured(*direction) for direction in mine])
+    nan = float('nan')
+    notes = ''
+    if panel: notes = f'The judges, by their accuracy on real test images:\n\n{judges_table(panel)}\n\n'
+    notes += (f"Classifier {about['accuracy'] or nan:.3f}, oracle {oracle.accuracy or nan:.3f} accurate "
+              f"on the test images ({about.get('held_out') or held_out_in_words(dls)}). Pictures: "
+              f"{prepared_in_words(about | dict(prepared=prepared or about.get('prepared')))}. "
+              f"{steps} steps, preset {about['preset']}, seed {about['seed']}.")
+    if group.rank: return   # the first process writes
+    with new: write_evaluation(new.tmp, rows, f"Mirror-CFE on {dls.spec.title}", notes)
     for r in rows:
         distance = f", L1 {r['l1']:.3f}" if 'l1' in r else ''
         echo(f"{r['direction']}, {r['image']}: classifier {r['validity']:.3f}, {_others(r)}{distance}")

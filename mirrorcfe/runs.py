@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NORMALISE', 'FORMAT', 'RESULT_METRICS', 'RESULT_COLUMNS', 'JUDGES', 'NewFolder', 'shown_by', 'echo', 'results_folder',
-           'format_time', 'Progress', 'ProgressLine', 'training_progress', 'parse_normalise', 'fit_weights',
-           'call_factory', 'open_network', 'save_network', 'load_network', 'save_explainer', 'load_explainer',
-           'load_panel', 'results_of', 'measure_run', 'Explained', 'measure_explanation', 'summarise', 'slug',
-           'write_pictures', 'write_csv', 'md_table', 'prepared_in_words', 'judges_table', 'write_results',
+           'format_time', 'Progress', 'ProgressLine', 'progress_of_steps', 'training_progress', 'parse_normalise',
+           'fit_weights', 'call_factory', 'open_network', 'save_network', 'load_network', 'save_explainer',
+           'load_explainer', 'load_panel', 'results_of', 'measure_run', 'Explained', 'measure_explanation', 'summarise',
+           'slug', 'write_pictures', 'write_csv', 'md_table', 'prepared_in_words', 'judges_table', 'write_results',
            'pick_test_images', 'most_believed', 'finish_run', 'get_judges', 'relative', 'echo_results', 'prepare_demo',
            'demo']
 
@@ -121,15 +121,17 @@ class Progress:
         self.label = label
         self.file = file or sys.stdout
         self.first = first
-        self.start = time.monotonic()
+        self.start = self.said = time.monotonic()
         self.shown = -1
 
     def __call__(self, done, total):
         live = self.file.isatty()
         step = int((200 if live else 4)*done/total)
-        if step == self.shown: return
+        now = time.monotonic()
+        if step == self.shown and (live or now - self.said < 30): return
         self.shown = step
-        spent = time.monotonic() - self.start
+        self.said = now
+        spent = now - self.start
         left = spent*(total - done)/max(done - self.first, 1)
         filled = int(24*done/total)
         full, empty = '█·' if shown_by(self.file, '█·') == '█·' else '#-'
@@ -158,6 +160,15 @@ class ProgressLine(Callback):
         if not self.training: return
         self.done += 1
         self.line(self.done, self.n_epoch*len(self.dls.train))
+
+def progress_of_steps(n:int,      # steps of a training
+                      label:str   # what is trained
+                     ):           # yields 0 to n - 1
+    "Go through the steps of a training loop, and show them as one line."
+    line = Progress(f'training {label}')
+    for done in range(n):
+        yield done
+        line(done + 1, n)
 
 @contextmanager
 def training_progress(label:str  # what is being trained

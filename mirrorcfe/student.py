@@ -9,12 +9,12 @@ __all__ = ['Student', 'train_student', 'agreement', 'student_loss', 'usual_steps
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from fastprogress.fastprogress import progress_bar
 from .core import MirrorError
 from .classifiers import fast_bf16
 from .features import Classifier
 from .images import from_bytes
 from .augmentation import heavy_augment
+from .autoencoder import shown_steps
 from .losses import cls_loss, gaussian_blur
 from .ssc import halvings
 from .storage import tensors_hash, trained_once
@@ -52,7 +52,7 @@ def train_student(classifier:Classifier,     # answers; not changed
                   bs:int=64,                 # images in a step
                   lr:float=2e-3,             # highest step size of AdamW, one cycle
                   seed:int=3,                # of weights, order and augmentation
-                  progress:bool=False        # show a bar with the time left
+                  progress=False             # as for `shown_steps`
                  )->Student:                 # in evaluation mode, frozen
     "Train a student to answer as the classifier does; the caller's random state stays as it was."
     if x.dtype != torch.uint8 or x.ndim != 4 or not len(x):
@@ -65,8 +65,7 @@ def train_student(classifier:Classifier,     # answers; not changed
     generator = torch.Generator().manual_seed(seed)
     opt = torch.optim.AdamW(net.parameters(), lr, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=steps)
-    each = range(steps)
-    for _ in progress_bar(each, leave=False) if progress else each:
+    for _ in shown_steps(steps, progress, 'student'):
         i = torch.randint(len(x), (bs,), generator=generator)
         batch = heavy_augment(from_bytes(x[i.to(x.device)]), generator=generator)
         batch = batch.contiguous(memory_format=torch.channels_last)
@@ -112,7 +111,7 @@ def usual_steps(n:int   # training images
 def get_student(classifier:Classifier,     # answers; not changed
                 x:Tensor,                  # training images, uint8 (n, C, H, W)
                 steps:int|None=None,       # optimiser steps; None: `usual_steps`
-                progress:bool=False        # show a bar while training
+                progress=False             # as for `shown_steps`
                )->Student:                 # on the device of `x`; `.seconds` of its training
     "Return the student of a classifier on these images, from the cache or after training it once."
     if steps is None: steps = usual_steps(len(x))

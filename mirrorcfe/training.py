@@ -427,7 +427,7 @@ def painting_networks(classifier:Classifier,     # the network to explain
                       recipe:Recipe,             # decides which are needed
                       autoencoder=None,          # one to draw with; None: trained on the images, or cached
                       student=None,              # None: trained, or cached
-                      progress:bool=False        # show bars while training
+                      progress=False             # show bars while training, or as for `shown_steps`
                      )->tuple:                   # autoencoder and student, None where the recipe needs none
     "Return the frozen networks that take part in a training."
     x = None
@@ -487,7 +487,7 @@ def mirror_learner(classifier:Classifier,          # the network to explain; cop
                    channels_last:bool=True,        # memory format of images and weights
                    autoencoder=None,               # see `painting_networks`
                    student_net=None,               # likewise
-                   progress:bool=False,            # bars while those two are trained
+                   progress=False,                 # bars while those two are trained, or as for `shown_steps`
                    **changes                       # fields of the recipe to replace
                   )->Learner:                      # ready for `fit_game`
     "Return a fastai Learner that trains Mirror-CFE."

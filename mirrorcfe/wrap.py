@@ -851,7 +851,7 @@ def _choose_rows(W, b, tail, attribute, classes):
     else:
         i, name = _attribute_number('1' if attribute is None else attribute, c, classes)
         names = [f'not {name}', name]
-    return torch.stack([torch.zeros_like(W[i]), W[i]]), torch.stack([torch.zeros_like(b[i]), b[i]]), names
+    return torch.stack([-W[i], W[i]])/2, torch.stack([-b[i], b[i]])/2, names
 
 # %% ../nbs/04_wrap.ipynb #c06844dc
 def to_images(dls       # fastai `DataLoaders`, or anything with `train`
@@ -919,6 +919,8 @@ def _check_devices(model):
     first = None
     for name, p in model.named_parameters():
         layer = name.rpartition('.')[0] or 'the network'
+        if isinstance(p, nn.UninitializedParameter):
+            raise MirrorError(f"the weights of {layer} have no shape yet: run the network once, model(x)")
         if p.is_meta: raise MirrorError(f"the weights of {layer} are on the meta device, without values: load them first")
         if first is None: first = p
         if p.device != first.device:

@@ -433,7 +433,8 @@ def test_two_runs_at_once_measure_once_and_write_one_table(tmp_path):
             time.sleep(.2)
             return super().__call__(task)
     methods = [Slow(), Slow()]
-    with ThreadPoolExecutor() as pool: tables = list(pool.map(lambda m: run({'m': m}, task, tmp_path, ['Val']), methods))
+    def run_one(method): return run({'m': method}, task, tmp_path, ['Val'])
+    with ThreadPoolExecutor() as pool: tables = list(pool.map(run_one, methods))
     assert sorted(m.seen for m in methods) == [0, 10]
     pd.testing.assert_frame_equal(*tables)
     pd.testing.assert_frame_equal(tables[0], b.load_results(tmp_path))
@@ -781,7 +782,9 @@ def test_images_in_memory_are_those_of_the_folder(tmp_path, capsys):
     for c in 'ab':
         (tmp_path/c).mkdir()
         for i in range(6): Image.new('L', (8, 8), 40*i).save(tmp_path/c/f'{i}.png')
-    def look(): return b._all_classes(f'folder:{tmp_path}', 8), b.data_fingerprint(b._all_classes(f'folder:{tmp_path}', 8))
+    def look():
+        dls = b._all_classes(f'folder:{tmp_path}', 8)
+        return dls, b.data_fingerprint(dls)
     dls, before = look()
     assert look()[0] is dls, 'the same folder is read once'
     Image.new('L', (9, 9), 255).save(tmp_path/'a'/'0.png')

@@ -23,6 +23,24 @@ LOOK = """JSON.stringify((() => {
   out: all('main *').filter(sticks).slice(0, 3).map(e => e.tagName + ' ' + e.textContent.slice(0, 50)),
   title: document.title,
   math: all('math').length}})())"""
+# Run in any page: what the search finds, the colours before and after the button, what is copied.
+TOOLS = """new Promise(done => {
+  const part = name => document.getElementById(name), ground = () => getComputedStyle(document.body).backgroundColor;
+  const seen = [ground()];
+  part('dark').click();
+  seen.push(ground());
+  part('dark').click();
+  let copied = null;
+  Object.defineProperty(navigator, 'clipboard', {value: {writeText: async t => { copied = t; }}});
+  document.querySelector('button.copy').click();
+  part('search').value = 'reflect latent';
+  part('search').dispatchEvent(new Event('input'));
+  const go = () => {
+    const links = [...document.querySelectorAll('#found a')].map(a => a.getAttribute('href'));
+    if (links.length) done(JSON.stringify({seen, copied, links})); else setTimeout(go, 50);
+  };
+  go();
+})"""
 # Run in the page of the slider: its first and its last step, the change, and another target.
 SLIDE = """new Promise(done => {
   const root = document.querySelector('[id^=path-]'), part = name => root.querySelector('.' + name);
@@ -63,7 +81,8 @@ def test_build_says_which_of_the_two(site):
 
 def test_every_page_of_the_sidebar_is_there(site):
     names = docs.page_names(docs.sidebar())
-    assert {p.name for p in site[0].glob("*.html")} == set(names.values()) and len(names) == len(set(names.values()))
+    assert {p.name for p in site[0].glob("*.html")} == {*names.values(), "api.html"}
+    assert len(names) == len(set(names.values()))
     page = (site[0]/"index.html").read_text(encoding="utf-8")
     assert [n for n in names.values() if f'href="{n}"' not in page] == []
 
@@ -97,6 +116,27 @@ def test_second_names_of_headings(tmp_path):
     docs.mend(tmp_path)
     assert docs.broken(tmp_path) == ["b.html: a.html#m.other"]
 
+def test_search_index(site):
+    "Every page and heading can be found, and every address leads somewhere."
+    text = (site[0]/"search.js").read_text(encoding="utf-8")
+    entries = json.loads(text.removeprefix("window.SEARCH=").rstrip(";\n"))
+    assert {e[0].partition("#")[0] for e in entries} == {p.name for p in site[0].glob("*.html")}
+    assert [e for e in entries if e[2] == "reflect" and e[0].startswith("core.html")]
+    assert len(text) < 2_000_000
+
+def test_list_of_names(site):
+    page = (site[0]/"api.html").read_text(encoding="utf-8")
+    for name in ("Explanation.to_frame", "MirrorCFE.explain", "reflect", "read_image"):
+        assert f"<code>{name}</code></a>" in page
+    assert '"><code>_' not in page, "only public names"
+
+def test_user_pages_show_no_tests(site):
+    for name in ("getting_started", "how_to_read", "faq"):
+        page = docs.plain_text((site[0]/f"{name}.html").read_text(encoding="utf-8"))
+        assert "test_eq(" not in page
+    check = lambda source: docs.is_check(dict(cell_type="code", source=source))
+    assert check("test_eq(1, 1)\nassert 2") and not check("x = 1\ntest_eq(x, 1)") and not check("x")
+
 # --- in a browser ----------------------------------------------------------------------------------------------------
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -113,8 +153,11 @@ async def visit(port, address, pages):
         await tab.size(390, 800)
         narrow = json.loads(await tab.run(LOOK))
         out[page] = dict(seen, wrong=wrong, narrow=narrow["wide"], out=narrow["out"])
+    await tab.size(1280, 900)
+    await tab.open(f"{address}/core.html")
+    found = json.loads(await tab.run(TOOLS))
     await tab.open(f"{address}/widget.html")
-    return out, json.loads(await tab.run(SLIDE))
+    return out, found, json.loads(await tab.run(SLIDE))
 
 @pytest.fixture(scope="module")
 def read(site):
@@ -146,7 +189,13 @@ def test_nothing_sticks_out(read):
     assert {p: (r["wide"], r["narrow"], r["out"]) for p, r in wide.items()} == {}
 
 def test_the_slider_moves(read):
-    first, last, change, other = read[1]
+    first, last, change, other = read[2]
     assert first[0] == "k = 0.00" and first[1].startswith("Source")
     assert last[0] == "k = 1.00" and last[1].startswith("Reflection")
     assert len({first[2], last[2], change[2], other[2]}) == 4 and "→" in other[0]
+
+def test_search_dark_pages_and_copying(read):
+    tools = read[1]
+    assert any(link.startswith("core.html") for link in tools["links"])
+    assert tools["seen"][0] != tools["seen"][1]
+    assert tools["copied"] == "def MirrorError(\n    *args, **kwargs\n):\n", "the code, without the word on the button"

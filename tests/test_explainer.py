@@ -31,7 +31,9 @@ def weights(learn): return learn.model.G.state_dict()
 def same(a, b): return all(torch.equal(a[n], b[n]) for n in a)
 
 def test_fit_follows_from_the_seed(clf):
-    fit = lambda seed: weights(mirror_learner(clf, loaders(), seed=seed, steps=4, amp=False, **SHORT).fit_game(progress=False))
+    def fit(seed):
+        learn = mirror_learner(clf, loaders(), seed=seed, steps=4, amp=False, **SHORT)
+        return weights(learn.fit_game(progress=False))
     a, b, c = fit(1), fit(1), fit(2)
     assert same(a, b) and not same(a, c)
 
@@ -45,7 +47,8 @@ SWITCHES = [dict(preset='paper'), dict(mode='skip'), dict(mode='no-csp'), dict(r
 
 @pytest.mark.parametrize('changes', SWITCHES, ids=lambda c: ' '.join(f'{k}={v}' for k, v in c.items()))
 def test_every_switch_trains(clf, changes):
-    learn = mirror_learner(clf, loaders(steps=1), **{'steps': 1, 'amp': False} | SHORT | changes).fit_game(progress=False)
+    how = {'steps': 1, 'amp': False} | SHORT | changes
+    learn = mirror_learner(clf, loaders(steps=1), **how).fit_game(progress=False)
     assert all(v.isfinite().all() for v in weights(learn).values() if v.is_floating_point())
 
 def test_a_loss_of_nan_stops_with_advice(clf):

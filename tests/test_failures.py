@@ -20,7 +20,8 @@ def clf():
     return small_resnet(10, 1, (4, 6, 8), 16).freeze()
 
 @pytest.fixture(scope='module')
-def cfe(clf): return MirrorCFE(clf, amp=False, steps=2, autoencoder_steps=2, student_steps=2).fit(loaders(), progress=False)
+def cfe(clf):
+    return MirrorCFE(clf, amp=False, steps=2, autoencoder_steps=2, student_steps=2).fit(loaders(), progress=False)
 
 def full(*_, **__): raise OSError(errno.ENOSPC, 'No space left on device')
 
@@ -55,7 +56,8 @@ def says(f):
     except BaseException as e: print(type(e).__name__, e)
     else: print('nothing')
 says(lambda: fitted.save(sys.argv[1] + '/e'))
-says(lambda: MirrorCFE(clf, amp=False, steps=4, autoencoder_steps=2, student_steps=2).fit(loaders(), folder=sys.argv[1] + '/f', progress=False))
+cfe = MirrorCFE(clf, amp=False, steps=4, autoencoder_steps=2, student_steps=2)
+says(lambda: cfe.fit(loaders(), folder=sys.argv[1] + '/f', progress=False))
 """
 
 @pytest.fixture(scope='module')

@@ -250,7 +250,8 @@ def epochs_of(folder): return [line.split(',')[0] for line in (folder/'history.c
 @pytest.mark.parametrize('content', [b'half a file', b''])
 def test_a_file_that_is_no_checkpoint(clf, dls, tmp_path, content):
     (tmp_path/'checkpoint.pt').write_bytes(content)
-    with pytest.raises(MirrorError, match='checkpoint.pt is damaged .*delete it to start again'): play(clf, dls, folder=tmp_path)
+    with pytest.raises(MirrorError, match='checkpoint.pt is damaged .*delete it to start again'):
+        play(clf, dls, folder=tmp_path)
 
 def test_a_loss_that_is_not_finite(clf, dls):
     with pytest.raises(MirrorError, match='the loss is nan in epoch 0: lower lr=0.05$'):

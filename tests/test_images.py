@@ -250,7 +250,8 @@ def test_links_and_pipes(tmp_path):
     (tmp_path/"link.png").symlink_to("nowhere.png")
     (tmp_path/"loop.png").symlink_to("loop.png")
     os.mkfifo(tmp_path/"pipe.png")
-    assert why(tmp_path/"link.png") == "it is a link to nothing" and why(tmp_path/"pipe.png") == "it is not a regular file"
+    assert why(tmp_path/"link.png") == "it is a link to nothing"
+    assert why(tmp_path/"pipe.png") == "it is not a regular file"
     why(tmp_path/"loop.png")
 
 def test_no_memory(tmp_path, monkeypatch):

@@ -113,7 +113,7 @@ def test_editors_give_no_negative_maps_and_see_both_inputs():
         assert not torch.equal(u, spe(f_s, f_k.flip(0))) and not torch.equal(u, spe(f_s.flip(0), f_k))
 
 def test_no_pattern_comes_from_an_up_block():
-    "What is the same at every place stays so, away from the edges; and the four pixels of a square differ by no fixed pattern."
+    "Away from the edges, what is the same everywhere stays so; the pixels of a square differ by no fixed pattern."
     block = up_block(6, 3).eval()
     assert block(torch.randn(2, 6, 4, 4)).shape == (2, 3, 8, 8)
     inside = block(torch.ones(1, 6, 8, 8))[..., 4:-4, 4:-4]

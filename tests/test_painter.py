@@ -183,7 +183,8 @@ def test_the_score_is_the_mean_over_places_and_maps():
     torch.testing.assert_close(D([f.float() for f in maps], c, alpha.float()), by_hand.float(), rtol=1e-4, atol=1e-5)
 
 def test_scales_are_those_of_each_channel():
-    f = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))*torch.tensor([1., 10., 0.]).view(1, 3, 1, 1)
+    noise = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    f = noise*torch.tensor([1., 10., 0.]).view(1, 3, 1, 1)
     assert channel_scales([f])[0].tolist() == pytest.approx([1., 10., .001], rel=.1)
 
 # --- the student -----------------------------------------------------------------------------------------------------

@@ -89,7 +89,8 @@ def exact(monkeypatch):
 def trained(tmp_path_factory):
     "A classifier and an explainer that saw four steps on the processor, and its folder."
     clf = get_classifier('digits', device='cpu')
-    cfe = MirrorCFE(clf, amp=False, steps=4, **SHORT).fit(get_dls('digits', bs=16, steps=4, device='cpu'), progress=False)
+    dls = get_dls('digits', bs=16, steps=4, device='cpu')
+    cfe = MirrorCFE(clf, amp=False, steps=4, **SHORT).fit(dls, progress=False)
     return clf, cfe, cfe.save(tmp_path_factory.mktemp('cfe')/'saved')
 
 @pytest.mark.cuda
@@ -123,7 +124,8 @@ class TestCuda:
     @pytest.mark.parametrize('amp', [False, None])
     def test_trains_and_comes_back(self, amp, tmp_path):
         clf = copy.deepcopy(get_classifier('digits', device='cpu')).cuda()
-        cfe = MirrorCFE(clf, amp=amp, steps=4, **SHORT).fit(get_dls('digits', bs=16, steps=4, device='cuda'), progress=False)
+        dls = get_dls('digits', bs=16, steps=4, device='cuda')
+        cfe = MirrorCFE(clf, amp=amp, steps=4, **SHORT).fit(dls, progress=False)
         assert all(p.is_cuda and p.isfinite().all() for p in cfe.model.G.parameters())
         cfe.save(tmp_path/'saved')
         back = MirrorCFE.load(tmp_path/'saved', copy.deepcopy(clf).cpu())

@@ -169,7 +169,8 @@ def test_folded_networks_compute_the_same():
     seen = []
     hooked[0].register_forward_hook(lambda m, a, out: seen.append(out))
     plain = nn.BatchNorm2d(2), nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2)
-    net = nn.Sequential(*plain, nn.Sequential(shared, nn.BatchNorm2d(2)), nn.Sequential(shared, nn.BatchNorm2d(2)), hooked)
+    def normed(conv): return nn.Sequential(conv, nn.BatchNorm2d(2))
+    net = nn.Sequential(*plain, normed(shared), normed(shared), hooked)
     x = torch.randn(4, 2, 9, 9)
     for _ in range(3): net(x)
     folded = fold_batch_norms(net.eval())

@@ -22,16 +22,22 @@ except MirrorError as e: sys.exit(print(e) or 1)
 print('explained', done.explained, sorted(done.counts.items()))
 """
 
-def run(out, n=1, dies='none'):
-    "Exit codes and what was said of a stream in `n` processes, as a launcher starts them."
+def launched(code, argv, said, n):
+    "Exit codes and what was said of `n` processes, as a launcher starts them."
     env = {}
     if n > 1:
         with socket.create_server(('127.0.0.1', 0)) as s: port = str(s.getsockname()[1])
         env = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE=n)
-    said = f'said-{out.name}-{n}-{dies}'
-    runs = [Started(STREAM, [out, dies], out.with_name(f'{said}.{i}'), **(env | dict(RANK=i, LOCAL_RANK=i) if n > 1 else {}))
-            for i in range(n)]
-    return [r.wait() for r in runs], [r.said for r in runs]
+    runs = []
+    for i in range(n):
+        if n > 1: env |= dict(RANK=i, LOCAL_RANK=i)
+        runs.append(Started(code, argv, said.with_name(f'{said.name}.{i}'), **env))
+    try: return [r.wait(120) for r in runs], [r.said for r in runs]
+    finally:
+        for r in runs: r.kill()
+
+def run(out, n=1, dies='none'):
+    return launched(STREAM, [out, dies], out.with_name(f'said-{out.name}-{n}-{dies}'), n)
 
 def table(out): return (out/'table.csv').read_text()
 
@@ -40,7 +46,8 @@ def test_two_processes_make_the_table_of_one(tmp_path):
     assert codes == [0], said
     codes, said = run(tmp_path/'two', 2)
     assert codes == [0, 0], said
-    assert table(tmp_path/'two') == table(tmp_path/'one') and len(list(csv.reader(open(tmp_path/'two/table.csv')))) == 23
+    assert table(tmp_path/'two') == table(tmp_path/'one')
+    assert len(list(csv.reader(open(tmp_path/'two/table.csv')))) == 23
     assert said[0] == said[1] and 'explained 22' in said[0]
     codes, said = run(tmp_path/'lost', 2, dies='1')
     assert codes[1] == 9 and codes[0] != 0 and 'start the same command again' in said[0]
@@ -48,3 +55,36 @@ def test_two_processes_make_the_table_of_one(tmp_path):
     codes, said = run(tmp_path/'lost', 2)
     assert codes == [0, 0] and 'explained 10' in said[0], said
     assert table(tmp_path/'lost') == table(tmp_path/'one')
+
+COMMAND = """
+import runpy
+import mirrorcfe.outcomes as outcomes
+outcomes.get_judges = lambda dls: None   # they take longer to train than all the rest
+whole = outcomes.directions
+def halves(*args):
+    "Two directions, where this classifier knows one."
+    label, x, y, target = whole(*args)[0]
+    return [(f'{label}, {i}', x[i::2], y[i::2], target) for i in (0, 1)]
+outcomes.directions = halves
+runpy.run_module('mirrorcfe', run_name='__main__')
+"""
+
+def command(tmp_path, name, n, *argv):
+    return launched(COMMAND, argv, tmp_path/f'said-{name}-{n}', n)
+
+def test_the_command_line_shares_its_work(here, saved, tmp_path):
+    "As under `accelerate launch -m mirrorcfe`: the first process speaks, and there is one whole table."
+    tables = {}
+    for n in (1, 2):
+        argv = ['evaluate', '--explainer', saved, '--n', '4', '--steps', '3', '--device', 'cpu']
+        codes, said = command(tmp_path, 'evaluate', n, *argv, '--out', tmp_path/f'evaluated{n}')
+        assert codes == [0]*n, said
+        assert 'Results in' in said[0] and said[1:] == ['']*(n - 1)
+        tables[n] = (tmp_path/f'evaluated{n}'/'results.csv').read_text()
+    assert tables[1] == tables[2] and len(tables[1].splitlines()) == 5
+    argv = ['explain', 'one.png', 'two.jpg', '--explainer', saved, '--device', 'cpu', '--out', tmp_path/'explained']
+    codes, said = command(tmp_path, 'explain', 2, *argv)
+    assert codes == [0, 0] and said[0].count('table.csv') == 1 and said[1] == '', said
+    assert len(list(csv.reader(open(tmp_path/'explained'/'table.csv')))) == 3
+    codes, said = command(tmp_path, 'train', 2, 'train')
+    assert codes == [2, 2] and 'train runs in one process' in said[0]

@@ -1,4 +1,4 @@
-"What must not go wrong in silence: threads, an owner who goes on with his network, foreign precision, names, fingerprints."
+"What must not go wrong in silence: threads, an owner who goes on with a network, precision, names, fingerprints."
 import copy, io, json, os, subprocess, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -317,7 +317,8 @@ def test_a_name_is_a_name_before_it_is_a_number():
     cfe = fitted(Classifier.wrap(made(), images[:4], ["1", "2", "3", "4"]))
     x = images[cfe.classifier(images).argmax(1) != 2]
     by_name, by_tensor = (cfe.explain(x, t, ks=[0, 1]).target for t in ("3", torch.tensor(2)))
-    assert by_name.tolist() == by_tensor.tolist() == cfe.explain(x, np.array(["3"]*len(x)), ks=[1]).target.tolist() == [2]*len(x)
+    by_array = cfe.explain(x, np.array(["3"]*len(x)), ks=[1]).target
+    assert by_name.tolist() == by_tensor.tolist() == by_array.tolist() == [2]*len(x)
     for target in (3, [3]*len(x), np.int64(3)):
         with pytest.raises(MirrorError, match="class 3 may be the one called 3 or the one of number 3, called 4"):
             cfe.explain(x, target, ks=[0, 1])
@@ -433,11 +434,13 @@ def test_a_double_classifier_is_explained_in_single_precision(tmp_path):
     assert got.path.dtype == torch.float32
     torch.testing.assert_close(got.path, wanted.path, rtol=0, atol=1e-5, equal_nan=True)
     for use in (fitted, PGD):
-        with pytest.raises(MirrorError, match=r"is in torch.bfloat16.*call classifier.float\(\) first"): use(own().bfloat16())
+        with pytest.raises(MirrorError, match=r"is in torch.bfloat16.*call classifier.float\(\) first"):
+            use(own().bfloat16())
 
 def test_whole_numbers_of_numpy_are_taken_everywhere(tmp_path):
     four = np.int64(4)
-    assert len(get_dls("digits", bs=four, size=np.int64(16), n_train=np.int64(40), seed=four, device="cpu").train.one_batch()[0]) == 4
+    dls = get_dls("digits", bs=four, size=np.int64(16), n_train=np.int64(40), seed=four, device="cpu")
+    assert len(dls.train.one_batch()[0]) == 4
     cfe = fitted(own(), seed=four, steps=np.int64(1), pair=(np.int64(0), np.int64(1)))
     assert MirrorCFE.load(cfe.save(tmp_path/"e"), own()).seed == 4   # could not be kept before, after the training
     x = images[:6]
@@ -452,7 +455,7 @@ def test_whole_numbers_of_numpy_are_taken_everywhere(tmp_path):
             with pytest.raises(MirrorError): kid(x.flatten(1), x.flatten(1), subset_size=wrong)
 
 def test_a_head_of_one_logit_is_opened_by_wrap():
-    with pytest.raises(MirrorError, match="Classifier.wrap.* makes it two, 0 and that logit"):
+    with pytest.raises(MirrorError, match="Classifier.wrap.* makes it two, of opposite signs"):
         Classifier([nn.Identity()], nn.Linear(3, 1))
     assert Classifier.wrap(made(c=1), images[:4]).n_classes == 2
 
@@ -490,8 +493,9 @@ def test_a_console_of_any_encoding(encoding, monkeypatch):
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_a_command_in_a_console_that_is_not_utf8(encoding, tmp_path):
-    code = "from mirrorcfe import cli; cli.COMMANDS['demo'] = lambda **k: print('4 → 9'); cli.parse = lambda *a: {}; cli.main()"
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code, "demo"], capture_output=True, cwd=tmp_path,
+    code = ("from mirrorcfe import cli; cli.COMMANDS['say'] = lambda: print('4 → 9'); cli.parse = lambda *a: {}; "
+            "cli.main()")
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code, "say"], capture_output=True, cwd=tmp_path,
                          env={**os.environ, "PYTHONIOENCODING": encoding})
     assert run.returncode == 0 and run.stdout.decode().strip() == "4 -> 9"
 
@@ -639,4 +643,5 @@ def test_the_key_of_a_loader_sees_the_images_of_any_dataset():
     data = OwnImages(images[:4])
     sets = [data, OwnImages(-images[:4]), Subset(data, [0, 1]), Subset(data, [0, 2]), ConcatDataset([data, data])]
     keys = [loader_key(TorchLoader(d, 2))["images"] for d in sets]
-    assert len(set(keys)) == len(keys) and keys[0] == loader_key(TorchLoader(OwnImages(images[:4].clone()), 2))["images"]
+    assert len(set(keys)) == len(keys)
+    assert keys[0] == loader_key(TorchLoader(OwnImages(images[:4].clone()), 2))["images"]

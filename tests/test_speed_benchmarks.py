@@ -53,7 +53,8 @@ def test_studies_ask_the_measurer(monkeypatch):
     path = torch.stack([x, x], 1)
     path[0, 1, :, 2:] = 1         # the first becomes white but for two rows, which are border; the second stays black
     p = torch.tensor([[[.9, .1], [.3, .7]], [[.8, .2], [.6, .4]]])
-    ex = Explanation(x, torch.tensor([0, 0]), torch.tensor([1, 1]), torch.tensor([0., 1.]), path, p, p, ['dark', 'bright'])
+    ks = torch.tensor([0., 1.])
+    ex = Explanation(x, torch.tensor([0, 0]), torch.tensor([1, 1]), ks, path, p, p, ['dark', 'bright'])
     def bright(at): return lambda x: torch.stack([-x[:, 0, at, 0], x[:, 0, at, 0]], 1)
     asked = ('L1', 'Val', 'Oracle', 'confidence', 'still the source')
     assert studies.at_end(Explained(ex), x, 1, bright(4), bright(0), *asked) == pytest.approx([1, .5, 0, .55, 1])

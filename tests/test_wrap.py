@@ -22,6 +22,7 @@ from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer,
 from mirrorcfe.core import MirrorError
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.features import Classifier, Normalise
+from mirrorcfe.multiclass import ClosedFormSolver
 from mirrorcfe.wrap import Tap, Taps, gap_head, plain_tensor, to_images
 
 SHORT = dict(autoencoder_steps=2, student_steps=2)   # networks that hardly know anything, made in no time
@@ -433,9 +434,12 @@ def test_one_logit_and_several_attributes():
             net = Classifier.wrap(model, rgb, **kw)
             expected = model(rgb)[:, i]
             near(net(rgb).softmax(1)[:, 1], expected if tail else expected.sigmoid(), 1e-5)
-            assert net.classes == classes and net.is_gap and not net.W[0].any() and not net.b[0]
+            assert net.classes == classes and net.is_gap and torch.equal(net.W[0], -net.W[1])
+            z = net.encode(rgb).z
+            solver = ClosedFormSolver(net.W, net.b)
+            assert solver.residual(z, 0, 1).max() < 1e-5   # the mirror reaches the swap: 0 and the logit would not
     squeezed = Calls(one(), lambda o: o[:, 0])
-    near(Classifier.wrap(squeezed, rgb)(rgb)[:, 1], squeezed.eval()(rgb), 1e-5)
+    near(Classifier.wrap(squeezed, rgb)(rgb).diff(dim=1)[:, 0], squeezed.eval()(rgb), 1e-5)
     for make, kw, says in ((several, dict(attribute="cat", classes=names), "no class 'cat'"),
                            (several, dict(attribute=3), "attribute 3 is outside the 3 classes"),
                            (several, dict(attribute="hat"), "give the names of all 3 outputs")):
@@ -483,6 +487,7 @@ REFUSED = {
     "class names": (lambda: wrap(good, rgb, classes=["a"]), "1 class names for a head of 5 classes"),
     "channels": (lambda: wrap(good, rgb[:, :1]), "the network fails on images of shape (3, 1, 16, 16): RuntimeError"),
     "the layer that fails": (lambda: wrap(good, rgb[:, :1]), "; it fails in '0.0' (Conv2d)"),
+    "no shapes": (lambda: wrap(sequential(*GAP, nn.LazyLinear(5)), rgb), "the weights of 4 have no shape yet"),
     "no values": (lambda: wrap(sequential(*GAP, nn.Linear(12, 5)).to("meta"), rgb), "of 0.0 are on the meta device"),
     "half of it elsewhere": (lambda: wrap(nn.Sequential(good[:4], nn.Linear(12, 5, device="meta")), rgb),
                              "the weights of 1 are on the meta device"),

@@ -3,7 +3,7 @@
 Where Quarto is installed, this is nbdev's own site. Elsewhere it is a plain one that needs no network to be built or to
 be read: the sidebar of _quarto.yml, every notebook as nbdev prepares it for documentation, formulas as MathML.
 """
-import html, json, os, re, shutil, subprocess, sys
+import ast, html, json, os, re, shutil, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 import yaml
@@ -21,64 +21,168 @@ from readme import directives, text
 SHOWN = ("text/html", "image/svg+xml", "image/png", "image/gif", "image/jpeg", "text/plain")
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><link rel="stylesheet" href="site.css"></head>
+<title>{title}</title><link rel="stylesheet" href="site.css"><script src="site.js" defer></script></head>
 <body><nav aria-label="Pages"><a class="brand" href="index.html">{site}</a>
-<input type="checkbox" id="menu"><label for="menu">all pages</label><div class="list">{sidebar}</div></nav>
+<button type="button" id="dark" aria-label="light or dark" title="light or dark">&#9681;</button>
+<input type="search" id="search" placeholder="search" aria-label="search these pages"><div id="found"></div>
+<input type="checkbox" id="menu"><label for="menu">all pages</label><div class="list">{sidebar}
+<a href="api.html">All names</a></div></nav>
 <main><h1>{heading}</h1><p class="lead">{lead}</p>
 {body}
 <footer>{around}</footer></main></body></html>
 """
 CSS = """
-body{margin:0;font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;color:#1f2328;
- background:#fff;display:grid;grid-template-columns:16rem minmax(0,52rem);gap:2.5rem}
+:root{--ink:#1f2328;--soft:#59636e;--paper:#fff;--side:#f6f8fa;--line:#d0d7de;--hover:#eaeef2;--here:#ddebfa;
+ --link:#0550ae;--code:#eff1f3;--note:#f3f9ff;color-scheme:light}
+:root.dark{--ink:#e6edf3;--soft:#9198a1;--paper:#0d1117;--side:#151b23;--line:#3d444d;--hover:#21262d;--here:#1c2d41;
+ --link:#58a6ff;--code:#21262d;--note:#121d2f;color-scheme:dark}
+body{margin:0;font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;color:var(--ink);
+ background:var(--paper);display:grid;grid-template-columns:16rem minmax(0,52rem);gap:2.5rem}
 nav{position:sticky;top:0;align-self:start;height:100vh;overflow-y:auto;box-sizing:border-box;padding:1.2rem;
- background:#f6f8fa;border-right:1px solid #d0d7de;font-size:.92rem}
-nav a{display:block;padding:.12rem .4rem;color:#1f2328;text-decoration:none;border-radius:4px}
-nav a:hover{background:#eaeef2}
-nav a.here{background:#ddebfa;color:#0550ae;font-weight:600}
-nav a.brand{font-weight:700;font-size:1.15rem}
-nav h2{font-size:.78rem;color:#59636e;text-transform:uppercase;letter-spacing:.04em;margin:1rem 0 .2rem .4rem}
-nav .inner a{padding-left:1.3rem;font-size:.86rem;color:#59636e}
+ background:var(--side);border-right:1px solid var(--line);font-size:.92rem}
+nav a{display:block;padding:.12rem .4rem;color:var(--ink);text-decoration:none;border-radius:4px}
+nav a:hover{background:var(--hover)}
+nav a.here{background:var(--here);color:var(--link);font-weight:600}
+nav a.brand{display:inline-block;font-weight:700;font-size:1.15rem}
+nav h2{font-size:.78rem;color:var(--soft);text-transform:uppercase;letter-spacing:.04em;margin:1rem 0 .2rem .4rem;
+ border:0}
+nav .inner a{padding-left:1.3rem;font-size:.86rem;color:var(--soft)}
+#dark{float:right;border:0;background:none;color:var(--soft);font-size:1.1rem;cursor:pointer}
+#search{width:100%;box-sizing:border-box;margin:.6rem 0 0;padding:.25rem .5rem;border:1px solid var(--line);
+ border-radius:6px;background:var(--paper);color:var(--ink);font:inherit}
+#found a{padding:.25rem .4rem;border-bottom:1px solid var(--line)}
+#found small{display:block;color:var(--soft);line-height:1.3}
 #menu,nav label{display:none}
 main{padding:1rem 1.2rem 4rem 0}
 h1{margin-bottom:.2rem}
-.lead{font-size:1.1rem;color:#59636e;margin-top:0}
-h2{margin-top:2.2rem;border-bottom:1px solid #d0d7de;padding-bottom:.2rem}
+.lead{font-size:1.1rem;color:var(--soft);margin-top:0}
+h2{margin-top:2.2rem;border-bottom:1px solid var(--line);padding-bottom:.2rem}
 h3{margin-top:1.6rem}
-a{color:#0550ae}
-pre{background:#f6f8fa;border-radius:6px;padding:.7rem .9rem;overflow-x:auto;
+a{color:var(--link)}
+pre{position:relative;background:var(--side);border-radius:6px;padding:.7rem .9rem;
  font:.86rem/1.45 ui-monospace,"DejaVu Sans Mono",monospace}
-code{background:#eff1f3;padding:.1em .3em;border-radius:4px;font-family:ui-monospace,"DejaVu Sans Mono",monospace;
+pre,pre code{overflow-x:auto}
+pre code{display:block}
+code{background:var(--code);padding:.1em .3em;border-radius:4px;font-family:ui-monospace,"DejaVu Sans Mono",monospace;
  font-size:.88em}
 pre code{background:none;padding:0;font-size:1em}
-pre.out{background:#fff;border-left:3px solid #d0d7de;border-radius:0}
-.doc{border:1px solid #d0d7de;border-radius:6px;padding:.2rem 1rem .4rem;margin:1rem 0}
+pre.out{background:none;border-left:3px solid var(--line);border-radius:0}
+button.copy{position:absolute;top:.35rem;right:.35rem;border:1px solid var(--line);border-radius:5px;cursor:pointer;
+ background:var(--paper);color:var(--soft);font:.75rem system-ui,sans-serif;opacity:0}
+pre:hover button.copy,button.copy:focus{opacity:1}
+@media(hover:none){button.copy{opacity:.8}}
+.doc{border:1px solid var(--line);border-radius:6px;padding:.2rem 1rem .4rem;margin:1rem 0}
 .doc hr{display:none}
 .doc h3{margin-top:.6rem}
 .source{float:right;font-size:.85rem}
-.callout{border-left:4px solid #54aeff;background:#f3f9ff;padding:.3rem 1rem;margin:1rem 0}
+.callout{border-left:4px solid #54aeff;background:var(--note);padding:.3rem 1rem;margin:1rem 0}
 table{border:0;border-collapse:collapse;font-size:.92rem;display:block;overflow-x:auto}
-td,th{border:1px solid #d0d7de;padding:.3rem .6rem;text-align:left}
+td,th{border:1px solid var(--line);padding:.3rem .6rem;text-align:left}
+td code{white-space:nowrap}
 img,svg,video{max-width:100%;height:auto}
+:root.dark main img{background:#fff}
+:root.dark [id^=path-]{background:#fff;padding:.5rem;border-radius:6px;color-scheme:light}
 math[display=block]{margin:1rem 0;font-size:1.1em}
 .eq{display:block;overflow-x:auto;overflow-y:hidden}
-h1,h2,h3,code{overflow-wrap:anywhere}
+h1,h2,h3,p code,li code{overflow-wrap:anywhere}
 pre code{overflow-wrap:normal}
 .anchor-link{display:none}
-footer{display:flex;justify-content:space-between;margin-top:3rem;border-top:1px solid #d0d7de;padding-top:1rem}
+footer{display:flex;justify-content:space-between;margin-top:3rem;border-top:1px solid var(--line);padding-top:1rem}
 figure{margin:1rem 0}
 @media(max-width:820px){
  body{display:block}
- nav{position:static;height:auto;border-right:0;border-bottom:1px solid #d0d7de;padding:.7rem 1rem}
+ nav{position:static;height:auto;border-right:0;border-bottom:1px solid var(--line);padding:.7rem 1rem}
  main{padding:1rem}
  main p{overflow-x:auto;overflow-y:hidden}
  nav .list{display:none}
  #menu{display:inline-block;position:absolute;opacity:0}
- nav label{display:inline-block;border:1px solid #d0d7de;border-radius:6px;padding:.1rem .6rem;background:#fff;
-  cursor:pointer}
- nav a.brand{display:inline-block;margin-right:1rem}
+ nav label{display:inline-block;border:1px solid var(--line);border-radius:6px;padding:.1rem .6rem;
+  background:var(--paper);cursor:pointer}
+ nav a.brand{margin-right:1rem}
+ #search{width:10rem;margin:0 .5rem 0 0}
  #menu:checked~.list{display:block}
- #menu:focus-visible+label{outline:2px solid #0550ae}}
+ #menu:focus-visible+label{outline:2px solid var(--link)}}
+"""
+# Light or dark as the system has it, until somebody chooses; a button that copies code; the search.
+SCRIPT = """
+(function () {
+const root = document.documentElement, byId = name => document.getElementById(name);
+const kept = () => { try { return localStorage.getItem('dark'); } catch (e) { return null; } };
+const system = matchMedia('(prefers-color-scheme: dark)');
+const paint = () => root.classList.toggle('dark', kept() === null ? system.matches : kept() === '1');
+system.addEventListener('change', paint);
+paint();
+byId('dark').onclick = () => {
+  const dark = root.classList.toggle('dark');
+  try { localStorage.setItem('dark', dark ? '1' : '0'); } catch (e) {}
+};
+
+document.querySelectorAll('main pre:not(.out)').forEach(pre => {
+  const button = document.createElement('button');
+  button.type = 'button';
+  button.className = 'copy';
+  button.textContent = 'copy';
+  button.onclick = () => {
+    const text = pre.querySelector('code').textContent;
+    const done = () => { button.textContent = 'copied'; setTimeout(() => { button.textContent = 'copy'; }, 1500); };
+    const by_hand = () => {   // a page that was opened as a file may not write to the clipboard
+      const area = document.createElement('textarea');
+      area.value = text;
+      document.body.append(area);
+      area.select();
+      document.execCommand('copy');
+      area.remove();
+      done();
+    };
+    navigator.clipboard ? navigator.clipboard.writeText(text).then(done, by_hand) : by_hand();
+  };
+  pre.append(button);
+});
+
+let loading = null;
+function index() {   // a script and not a request, so that pages opened as files can search too
+  return loading ||= new Promise(done => {
+    const script = document.createElement('script');
+    script.src = 'search.js';
+    script.onload = () => done(window.SEARCH);
+    document.head.append(script);
+  });
+}
+
+function score(entry, words) {   // 0 unless every word is there; a title counts most
+  const [page, title, heading, text] = entry.map(v => v.toLowerCase());
+  let sum = 0;
+  for (const w of words) {
+    const hit = 9*heading.includes(w) + 6*title.includes(w) + text.includes(w);
+    if (!hit) return 0;
+    sum += hit + 9*(heading === w);
+  }
+  return sum;
+}
+
+function snippet(text, word) {
+  const at = Math.max(0, text.toLowerCase().indexOf(word) - 30);
+  return (at ? '…' : '') + text.slice(at, at + 90) + '…';
+}
+
+async function search() {
+  const words = byId('search').value.toLowerCase().split(/\\s+/).filter(Boolean), found = byId('found');
+  found.textContent = '';
+  if (!words.length) return;
+  const ranked = (await index()).map(e => [score(e, words), e]).filter(([s]) => s);
+  ranked.sort((a, b) => b[0] - a[0]);
+  if (!ranked.length) found.textContent = 'nothing found';
+  for (const [, [page, title, heading, text]] of ranked.slice(0, 12)) {
+    const link = document.createElement('a'), small = document.createElement('small');
+    link.href = page;
+    link.textContent = heading && heading !== title ? title + ': ' + heading : title;
+    small.textContent = snippet(text, words[0]);
+    link.append(small);
+    found.append(link);
+  }
+}
+byId('search').oninput = search;
+})();
 """
 
 def sidebar(root=ROOT):
@@ -115,9 +219,14 @@ def mathml(tex, display):
     return f'<span class="eq">{made}</span>' if display == "block" else made   # the frame scrolls on a narrow page
 
 def highlight(source, lang="python"):
-    "Return coloured code, with the colours inline."
-    formatter = HtmlFormatter(nowrap=True, noclasses=True, style="friendly")
-    return f"<pre><code>{colour(source, get_lexer_by_name(lang), formatter)}</code></pre>"
+    "Return coloured code; the colours are those of `colours`."
+    return f"<pre><code class=hl>{colour(source, get_lexer_by_name(lang), HtmlFormatter(nowrap=True))}</code></pre>"
+
+def colours():
+    "Return the styles of code, for light and for dark pages."
+    light = HtmlFormatter(style="friendly").get_style_defs(".hl")
+    dark = HtmlFormatter(style="github-dark").get_style_defs(":root.dark .hl")
+    return "\n".join(l for l in f"{light}\n{dark}".splitlines() if re.match(r"\S*\s?\.hl \.", l))
 
 class Renderer(IPythonRenderer):
     "Markdown to HTML: headings with anchors, formulas as MathML, coloured code."
@@ -169,9 +278,62 @@ def cell_html(cell, md):
     if "output: false" not in marks: parts += [output(o, md, "output: asis" in marks) for o in cell["outputs"]]
     return "\n".join(parts)
 
+def is_check(cell):
+    "Whether a cell holds nothing but tests."
+    if cell["cell_type"] != "code": return False
+    lines = [l for l in directives(text(cell["source"] or ""))[1].splitlines() if l.strip() and not l.startswith(" ")]
+    return bool(lines) and all(re.match(r"(test_\w+|assert)\b", l) for l in lines)
+
+def plain_text(body):
+    "Return the text of HTML, without code, formulas, styles and scripts."
+    body = re.sub(r"<(pre|script|style|math|table)\b.*?</\1>", " ", body, flags=re.S)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+def search_entries(page, title, lead, body):
+    "Yield address, title, heading and text of each section of a page."
+    parts = re.split(r'(<h[23] id="[^"]*">.*?</h[23]>)', body, flags=re.S)
+    yield [page, title, title, plain_text(f"{lead} {parts[0]}")[:800]]
+    for head, section in zip(parts[1::2], parts[2::2]):
+        anchor, heading = re.match(r'<h[23] id="([^"]*)">(.*)</h[23]>', head, re.S).groups()
+        yield [f"{page}#{anchor}", title, plain_text(heading), plain_text(section)[:800]]
+
+def api_rows(root, pages, notebooks):
+    "Yield module, name, link and first line of the docstring of every public name."
+    for name, page in pages.items():
+        exported = re.search(r"^#\|\s*default_exp\s+(\S+)", "\n".join(notebooks.get(name, ())), re.M)
+        if not exported: continue
+        tree = ast.parse((root/"mirrorcfe"/f"{exported[1].replace('.', '/')}.py").read_text(encoding="utf-8"))
+        for node in tree.body:
+            if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"): continue
+            said = (ast.get_docstring(node) or "").partition("\n")[0]
+            owner = node.args.args[0].annotation if isinstance(node, ast.FunctionDef) and node.args.args else None
+            patched = node.args.args[0].arg in ("self", "cls") if owner is not None else False
+            label = f"{ast.unparse(owner)}.{node.name}" if patched else node.name
+            yield exported[1], label, f"{page}#{node.name.lower()}", said
+
+def api_page(rows, site):
+    "Return the HTML of the list of names; a name whose page has no such heading leads to the page."
+    ids = {}
+    def target(link):
+        page, _, anchor = link.partition("#")
+        if page not in ids:
+            ids[page] = set(re.findall(r'id="([^"]+)"', (site/page).read_text(encoding="utf-8")))
+        return link if anchor in ids[page] else page
+    cells = []
+    for module, label, link, said in rows:
+        name = f'<a href="{target(link)}"><code>{html.escape(label)}</code></a>'
+        said = re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(said))
+        cells.append(f"<tr><td><code>{module}</code></td><td>{name}</td><td>{said}</td></tr>")
+    return f"<table><tr><th>module</th><th>name</th><th>what it does</th></tr>{''.join(cells)}</table>"
+
 def front(nb):
     "Return the title and the description that nbdev puts into the first cell."
     return yaml.safe_load(text(nb["cells"][0]["source"]).strip().strip("-")) or {}
+
+def lead_of(nb):
+    "Return what stands behind `>` in the first cell of a notebook; nbdev keeps the first line alone."
+    lines = [l for l in text(nb["cells"][0]["source"]).splitlines() if l.startswith(">")]
+    return " ".join(l.lstrip("> ") for l in lines)
 
 def relink(body, home, pages=None):
     "Let links to notebooks and to the published site lead to the pages beside this one."
@@ -253,18 +415,33 @@ def plain(root=ROOT):
     site = root/"_docs"
     shutil.rmtree(site, ignore_errors=True)
     site.mkdir()
-    (site/"site.css").write_text(CSS, encoding="utf-8")
+    (site/"site.css").write_text(f"{CSS}{colours()}\n", encoding="utf-8")
+    (site/"site.js").write_text(SCRIPT, encoding="utf-8")
     if (root/"nbs"/"images").exists(): shutil.copytree(root/"nbs"/"images", site/"images")
     md = markdown()
-    for name, nb in nbs.items():
-        body = "\n".join(cell_html(c, md) for c in nb["cells"])
-        lead = md(fronts[name].get("description", "")).strip().removeprefix("<p>").removesuffix("</p>")
-        title = html.escape(titles[name])
+    entries = []
+    for_users = {n for section, names in groups if section == "Start here" for n in names}
+    def write(name, page, title, lead, body):
         sections = nav(groups, titles, name, body, pages)
-        footer = around(list(nbs), name, titles, pages)
-        page = PAGE.format(title=title, heading=title, lead=lead, body=body, site=config["title"], sidebar=sections,
-                           around=footer)
-        (site/pages[name]).write_text(relink(page, home, pages), encoding="utf-8")
+        footer = around(list(nbs), name, titles, pages) if name in nbs else ""
+        filled = PAGE.format(title=html.escape(title), heading=html.escape(title), lead=lead, body=body,
+                             site=config["title"], sidebar=sections, around=footer)
+        (site/page).write_text(relink(filled, home, pages), encoding="utf-8")
+        entries.extend(search_entries(page, title, lead, body))
+    raw = {n: json.loads((root/"nbs"/n).read_text(encoding="utf-8")) for n in nbs}
+    for name, nb in nbs.items():
+        shown = [c for c in nb["cells"] if name not in for_users or not is_check(c)]
+        body = "\n".join(cell_html(c, md) for c in shown)
+        lead = md(lead_of(raw[name])).strip().removeprefix("<p>").removesuffix("</p>")
+        write(name, pages[name], titles[name], lead, body)
+    sources = {n: [text(c["source"]) for c in nb["cells"]] for n, nb in raw.items()}
+    rows = list(api_rows(root, pages, sources))
+    write(None, "api.html", "All names", "Every public function, class and method, and the page that explains it.",
+          api_page(rows, site))
+    known = {e[0] for e in entries}
+    entries += [[link, label, label, said.replace("`", "")] for _, label, link, said in rows if link not in known]
+    data = json.dumps(entries, separators=(",", ":"), ensure_ascii=False)
+    (site/"search.js").write_text(f"window.SEARCH={data};\n", encoding="utf-8")
     mend(site)
     return site
 
