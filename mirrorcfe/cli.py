@@ -288,7 +288,7 @@ def heartbeat(printer:Printer,    # of standard output
             if time.monotonic() - printer.at < seconds: continue
             minutes, rest = divmod(int(time.monotonic() - start), 60)
             doing = printer.last.removeprefix('still at: ').split('  ')[0][:60]
-            printer.write(f'still at: {doing}  ({minutes}:{rest:02} since the start)\n')
+            printer.write(f'still at: {doing or "the first part"}  ({minutes}:{rest:02} since the start)\n')
             printer.flush()
     thread = threading.Thread(target=beat, daemon=True)
     if not printer.isatty(): thread.start()

@@ -56,7 +56,7 @@ from mirrorcfe.cli import main
 print([(argv, main(argv)) for argv in {REFUSED!r} if main(argv) != 2])
 print([m for m in {HEAVY} if m in sys.modules])
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert run.stdout.splitlines() == ["[]", "[]"], run.stdout + run.stderr
     assert len(set(run.stderr.splitlines())) == len(REFUSED), "each for a reason of its own"
 

@@ -33,7 +33,7 @@ TOOLS = """new Promise(done => {
   let copied = null;
   Object.defineProperty(navigator, 'clipboard', {value: {writeText: async t => { copied = t; }}});
   document.querySelector('button.copy').click();
-  part('search').value = 'reflect latent';
+  part('search').value = 'reflect';
   part('search').dispatchEvent(new Event('input'));
   const go = () => {
     const links = [...document.querySelectorAll('#found a')].map(a => a.getAttribute('href'));

@@ -17,6 +17,7 @@ for c in (4, 9):
     for i, x in enumerate(data.x[data.y == c][:60, 0]): Image.fromarray(x.numpy()).save(f'own/{c}/{i:02}.png')
 """
 COMMANDS = ("--version", "--help", "demo --help", "train --help", "explain --help", "evaluate --help", "animate --help",
+            "app --help",
             "demo --steps 3 --n 1 --measure 4 --out demo",
             "explain own/4/00.png --explainer demo --out explained",
             "evaluate --explainer demo --pair 4 9 --n 2 --steps 3 --out evaluated",
