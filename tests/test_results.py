@@ -161,11 +161,13 @@ DECIMAL = re.compile(r"(?<![\w./\-])(?:\d[\d,]*)?\.\d+(?![\w/])")
 LEGEND = "the legend of the stored figure"
 BEFORE = "measured before the runs that are stored"
 ELSEWHERE = {
-    "70_comparison.ipynb": {".193": BEFORE, ".283": BEFORE, ".615": BEFORE, ".9201": "78_error_correction.ipynb"},
-    "72_faces.ipynb": dict.fromkeys([".012", ".040", ".043", ".31", ".56", ".952", ".984", "2.7"],
+    "70_comparison.ipynb": {".193": BEFORE, ".283": BEFORE, ".615": BEFORE}
+                           | dict.fromkeys([".048", ".049", ".074", ".70"], "benchmarks/results/painter.md"),
+    "72_faces.ipynb": dict.fromkeys([".012", ".040", ".043", ".060", ".083", ".31", ".56", ".952", ".984", "2.7"],
                                     "benchmarks/results/painter.md"),
     "73_faithfulness.ipynb": dict.fromkeys([".044", ".062", ".018", ".42", ".186", ".212"], LEGEND),
     "74_ssc_ablation.ipynb": {".80": "an earlier classifier of the digits"},
+    "78_error_correction.ipynb": {".77": "70_comparison.ipynb"},
     "81_c3lt_ablation.ipynb": {".001": "the formula above it"},
     "index.ipynb": dict.fromkeys([".012", ".014", ".015", ".024"], "73_faithfulness.ipynb")
                    | dict.fromkeys(["1.5", ".6", "2.3"], "minutes of a page") | {"3.10": "a version of Python"}}

@@ -309,6 +309,7 @@ def api_rows(root, pages, notebooks):
             owner = node.args.args[0].annotation if isinstance(node, ast.FunctionDef) and node.args.args else None
             patched = node.args.args[0].arg in ("self", "cls") if owner is not None else False
             label = f"{ast.unparse(owner)}.{node.name}" if patched else node.name
+            if label.startswith("_"): continue   # a method of a private class
             yield exported[1], label, f"{page}#{node.name.lower()}", said
 
 def api_page(rows, site):
