@@ -911,8 +911,15 @@ def _unwrapped(model):
 def _without_parametrizations(model):
     "Replace weights that are computed anew in every run, such as those under weight norm, by their values."
     for m in list(model.modules()):
-        for name in list(getattr(m, 'parametrizations', ())): parametrize.remove_parametrizations(m, name)
+        names = list(getattr(m, 'parametrizations', ()))
+        if names: m.__class__ = _class_of_its_own(type(m))   # a copy shares it with the original, which must keep it
+        for name in names: parametrize.remove_parametrizations(m, name)
     return model
+
+def _class_of_its_own(kind):
+    "A class like the one that torch makes for a parametrized module, shared with no other module."
+    own = {name: v for name, v in vars(kind).items() if name not in ('__dict__', '__weakref__')}
+    return type(kind)(kind.__name__, kind.__bases__, own)
 
 def _check_devices(model):
     "Refuse a network on several devices, and one whose weights have no values; name the first layer that is elsewhere."
@@ -953,7 +960,7 @@ def _probe_images(x):
     "Images on which a network and its parts are compared, by name; the last are more than the sample, and others."
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)*2 - 1
     return [('the sample', x), ('its first image alone', x[:1]), ('noise', noise),
-            ('images, negatives and noise', torch.cat([x[:1], -x, noise]))]
+            ('images, negatives, noise and dim images', torch.cat([x[:1], -x, noise, .3*x]))]
 
 def _given_more(net, classes, normalise, stages, output, attribute):
     "A `Classifier` that is opened already, with names and normalisation if they are given."

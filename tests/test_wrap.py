@@ -286,6 +286,34 @@ class Turns(Functional):
         self.turned = turned
     def forward(self, x): return -super().forward(x) if self.turned(x) else super().forward(x)
 
+class Plain(nn.Module):
+    "Two convolutions, the average, one linear layer; `before` is applied to the images."
+    def __init__(self, before=lambda x: x):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, 2, 1), nn.ReLU())
+        self.fc = nn.Linear(12, 5)
+        self.before = before
+
+    def forward(self, x): return self.fc(self.body(self.before(x)).mean((2, 3)))
+
+@pytest.mark.parametrize("scale", [lambda x: x/x.abs().max(), lambda x: (x - x.min())/(x.max() - x.min())])
+def test_images_scaled_by_the_brightest_of_their_batch_are_refused(scale):
+    torch.manual_seed(0)
+    with pytest.raises(MirrorError, match="depend on the other images of its batch"):
+        Classifier.wrap(Plain(scale).eval(), rgb)
+
+def test_a_network_with_parametrizations_stays_as_it_was():
+    "A copy shares the class that torch makes for such a module with its original."
+    torch.manual_seed(0)
+    net = Plain()
+    nn.utils.parametrizations.weight_norm(net.fc)
+    nn.utils.parametrizations.spectral_norm(net.body[0])
+    twin = copy.deepcopy(net.eval())
+    before = net(rgb)
+    for _ in range(2): near(Classifier.wrap(net, rgb)(rgb), before, 1e-5)
+    assert torch.equal(net(rgb), before) and torch.equal(twin(rgb), before)
+    assert nn.utils.parametrize.is_parametrized(net.fc) and nn.utils.parametrize.is_parametrized(twin.body[0])
+
 def test_an_image_must_get_the_same_logits_alone_and_in_a_batch():
     torch.manual_seed(0)
     for net, first in ((Turns(lambda x: len(x) == 1), "a function behind"),
