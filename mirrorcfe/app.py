@@ -117,8 +117,7 @@ class Viewer:
 # %% ../nbs/93_app.ipynb #d79f1bd5
 # How the views look, on the page and in a notebook.
 CSS = """
-.mirror .row{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}
-.mirror.row{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}
+.mirror .row,.mirror.row{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}
 .mirror figure{margin:0;flex:1 1 4.5rem;max-width:16rem;min-width:0;text-align:center}
 .mirror figure b{display:block}
 @media(max-width:640px){

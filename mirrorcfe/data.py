@@ -28,10 +28,10 @@ from torch.nn import functional as F
 from fastcore.basics import patch
 from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
-from .checks import SUFFIXES, check_levels
+from .checks import SUFFIXES, check_fit, check_levels
 from .core import MirrorError, check_class, height_width, short_size, whole_number
 from .features import class_index, describe, pair_index
-from .images import (UnreadableImage, as_pixels, as_preprocessing, check_fit, check_prepared, frame_around,
+from .images import (UnreadableImage, as_pixels, as_preprocessing, check_prepared, frame_around,
                               from_bytes, images_below, prepared_shape, printable, read_fitted, read_prepared, to_bytes)
 from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, expand, json_hash, read_tensors,
                                reading, tensor_bytes, tensors_hash, workspace, write_tensors, writing)

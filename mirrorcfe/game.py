@@ -139,12 +139,16 @@ class RealImages:
         self.order = self.y.argsort(stable=True)
         self.first = self.count.cumsum(0) - self.count
 
-    def __call__(self,
-                 classes:Tensor,  # int64 (B,)
-                 u:Tensor         # which image of each class, from 0 (the first) to 1 (the last), (B,)
-                )->Tensor:        # (B, C, H, W)
-        "Return a real image of each class."
-        return self.x[self.order[self.first[classes] + (u*self.count[classes]).long()]]
+    def rows(self,
+             classes:Tensor,  # int64 (B,)
+             u:Tensor         # which image of each class, from 0 (the first) to 1 (the last), (B,)
+            )->Tensor:        # int64 (B,)
+        "Return where in `x` a real image of each class is."
+        return self.order[self.first[classes] + (u*self.count[classes]).long()]
+
+    def __call__(self, classes:Tensor, u:Tensor)->Tensor:
+        "Return a real image of each class, (B, C, H, W)."
+        return self.x[self.rows(classes, u)]
 
 # %% ../nbs/28_game.ipynb #87f05846
 class Game(nn.Module):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['GIANT', 'LONGEST', 'INTERPOLATIONS', 'from_bytes', 'to_bytes', 'to_tensor', 'to_picture', 'UnknownLevels',
            'UnreadableImage', 'printable', 'in_markdown', 'read_image', 'images_below', 'find_images', 'read_images',
-           'cut_middle', 'frame_around', 'fit_image', 'check_fit', 'read_fitted', 'Preprocessing', 'as_pixels',
-           'as_preprocessing', 'ResizeCrop', 'read_prepared', 'check_prepared', 'prepared_shape', 'look_of', 'oddities']
+           'cut_middle', 'frame_around', 'fit_image', 'read_fitted', 'Preprocessing', 'as_pixels', 'as_preprocessing',
+           'ResizeCrop', 'read_prepared', 'check_prepared', 'prepared_shape', 'look_of', 'oddities']
 
 # %% ../nbs/09_images.ipynb #1dcb68f9
 import copy, errno, os, re, stat, struct, warnings
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from .checks import INTERPOLATION_NAMES, SUFFIXES, check_levels, check_there
+from .checks import INTERPOLATION_NAMES, SUFFIXES, check_fit, check_levels, check_there
 from .core import MirrorError, height_width, is_one_of, short_size, whole_number
 from .features import Normalise
 from .storage import expand, json_hash, tensors_hash
@@ -320,12 +320,6 @@ def fit_image(img,                # PIL image, mode L or RGB
     return from_bytes(to_tensor(_fitted(img, size, invert, extent, middle)))
 
 # %% ../nbs/09_images.ipynb #4b744bb5
-def check_fit(fit    # 'middle' or 'whole'
-             )->str: # the same
-    "Return how pictures are brought to a size, or raise `MirrorError` if that is none of the two ways."
-    if is_one_of(fit, 'middle', 'whole'): return fit
-    raise MirrorError(f"fit must be 'middle' (the middle of the picture) or 'whole' (all of it, padded): found {fit!r}")
-
 def read_fitted(file,            # image file
                 size,            # pixels wanted: the side of a square, or (height, width)
                 channels:int=3,  # 1 grey, 3 colour

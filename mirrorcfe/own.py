@@ -33,8 +33,8 @@ from .images import (ResizeCrop, UnreadableImage, as_preprocessing, check_prepar
                               from_bytes, images_below, oddities, read_image, read_images)
 from .runs import (Progress, echo, echo_results, finish_run, get_judges, load_explainer,
                             load_network, load_panel, md_table, measure_explanation, open_network,
-                            prepared_in_words, progress_of_steps, relative, results_folder, save_network, slug, training_progress,
-                            write_csv, write_pictures, write_results)
+                            prepared_in_words, progress_of_steps, relative, results_folder, save_network, slug,
+                            training_progress, write_csv, write_pictures, write_results)
 from .show import headline, to_rgb
 from .storage import DamagedFile, expand, read_json, read_tensors, sweep, write_json
 import mirrorcfe.stream   # adds `explain_folder` to `MirrorCFE`

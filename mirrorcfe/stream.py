@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
-from .checks import check_levels
+from .checks import check_fit, check_levels
 from .core import MirrorError, height_width, is_one_of
 from .data import ImageSet, TensorLoader
 from .distributed import join_group
 from .explainer import MirrorCFE
-from .images import (UnreadableImage, as_preprocessing, check_fit, check_prepared, find_images, from_bytes,
+from .images import (UnreadableImage, as_preprocessing, check_prepared, find_images, from_bytes,
                               printable, read_fitted, read_prepared, to_bytes)
 from .storage import (CannotWrite, DamagedFile, MissingFile, atomic, check_files, expand, json_hash, read_json,
                                read_tensors, reading, run_lock, sweep, tensors_hash, write_checksums,

@@ -765,7 +765,7 @@ def _parts_of_run(model, x, output, stages):
     return _with_stages(parts, model, x, stages)
 
 def _find_parts(model, x, output=None, stages=None):
-    "Find head and maps of `model`; a map of quite other proportions than the images counts where there is no better one."
+    "Find head and maps of `model`; a map of quite other proportions than the images counts if there is no better one."
     parts = _parts_of_run(model, x, output, stages)
     if parts.taps: return parts
     token = _any_proportions.set(True)
@@ -928,7 +928,8 @@ def _check_devices(model):
         layer = name.rpartition('.')[0] or 'the network'
         if isinstance(p, nn.UninitializedParameter):
             raise MirrorError(f"the weights of {layer} have no shape yet: run the network once, model(x)")
-        if p.is_meta: raise MirrorError(f"the weights of {layer} are on the meta device, without values: load them first")
+        if p.is_meta:
+            raise MirrorError(f"the weights of {layer} are on the meta device, without values: load them first")
         if first is None: first = p
         if p.device != first.device:
             raise MirrorError(f"the weights of {layer} are on {p.device}, those before it on {first.device}: move the "
