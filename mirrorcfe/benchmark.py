@@ -578,10 +578,10 @@ def get_explainer(name:str,               # name of a dataset, as for `get_dls`
                  )->MirrorCFE:            # ready to explain; `.about`: settings and seconds of training
     "Return the explainer of `get_classifier(name)`, from the cache or after training it once."
     spec = data_spec(name)
-    recipe = get_recipe(preset, **changes)
     if pair is not None: pair = pair_index(pair, spec.classes)
     if size is not None: size = short_size(size)
     if classifier is None: classifier = get_classifier(name, size=size, device=device)
+    recipe = get_recipe(preset, classifier.in_channels, **changes)
     folder, about = _explainer_folder(name, pair, preset, seed, size, classifier, recipe)
     with file_lock(folder):
         model = _load_explainer(folder, classifier)

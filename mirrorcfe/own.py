@@ -496,12 +496,12 @@ def train(data:str='digits',              # folder with a subfolder of images fo
     check_range('seed', seed, 0, 2**31)
     new = results_folder(out)
     device = best_device(device)
-    recipe = get_recipe(preset, steps=steps)
     prepared = parse_preprocessing(resize, crop, interpolation)
     if pair and not classifier and not factory: class_pair(pair, data_classes(data))   # before a picture is read
     net, dls = open_classifier_and_data(classifier, arch, classes, parse_size(size), normalise, data, bs, device, seed,
                                         levels, fit, factory, make_preprocessing(prepared))
     pair = class_pair(pair, dls.vocab)
+    recipe = get_recipe(preset, dls.spec.channels, steps=steps)
     given = net is not None
     about = dict(dataset=str(data), preset=preset, seed=seed)
     request = dict(data=data_fingerprint(dls), classifier=net and net.fingerprint(), pair=pair, bs=dls.train.bs)
