@@ -587,7 +587,9 @@ def get_explainer(name:str,               # name of a dataset, as for `get_dls`
         model = _load_explainer(folder, classifier)
         if model is not None: return model
         numbers = pair and torch.tensor(pair)   # whatever the classes are called
-        dls = get_dls(name, pair=numbers, size=size, steps=min(100, recipe.steps), seed=seed, device=device)
+        large = max(height_width(size or spec.size)) > 48   # half as many in a batch
+        dls = get_dls(name, pair=numbers, size=size, bs=32 if large else 64, steps=min(100, recipe.steps), seed=seed,
+                      device=device)
         what = f"classes {' and '.join(spec.classes[c] for c in pair)}" if pair else 'all pairs of classes'
         print(f"Training an explainer of {spec.title}, {what} (once, then cached)", flush=True)
         model = MirrorCFE(classifier, recipe, pair, seed)
