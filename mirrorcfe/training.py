@@ -78,7 +78,7 @@ PRESETS = dict(
     paper=Recipe(painter='pixels', steps=800, lr=2e-4, betas=(.5, .999), wd=0., schedule='constant', ema=0.,
                  width=128, own=False, cls=1., augmented=0., student=0., adv=1., rec=1., fea=1., tri=2., prox=0.,
                  ramp=0., at_source=.25, at_reflection=0., near_mirror=0., blur_margin=0., shift=0, residual=False))
-IN_COLOUR = dict(pixels=False, squeeze=True, student=2., cls=1., augmented=2.)   # of 'default'
+IN_COLOUR = dict(pixels=False, squeeze=True, adv=4., student=2., augmented=2.)   # of 'default'
 
 def get_recipe(preset:str|Recipe='default', # 'default', 'paper', or a recipe
                channels:int|None=None,      # of the images: 'default' differs for 3; None: not known
