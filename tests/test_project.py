@@ -1,5 +1,6 @@
 "The project keeps its own rules: export in sync, README and sidebar complete, clean notebooks, light imports."
 import ast, json, os, re, subprocess, sys
+from collections import Counter
 from configparser import ConfigParser
 from pathlib import Path
 import pytest, yaml
@@ -49,6 +50,10 @@ def test_sidebar_is_complete():
     assert first == ["index.ipynb"] and name == "Start here" and start == sorted(start)
     rest = [n for _, names in rest for n in names]
     assert rest == sorted(rest), "behind the pages to start with, the order is that of the numbers"
+
+def test_every_page_has_a_number_of_its_own():
+    numbers = [p.name.partition("_")[0] for p in NBS if p.name != "index.ipynb"]
+    assert [n for n, k in Counter(numbers).items() if k > 1] == []
 
 def test_quarto_file_is_linked():
     link = ROOT/"nbs"/"_quarto.yml"
