@@ -177,7 +177,7 @@ def no_network(arch:str,        # what was asked for
                names:list       # of all networks known
               )->MirrorError:   # to be raised
     "Return the error for a network that does not exist, with names that are close."
-    close = get_close_matches(arch.removeprefix('timm/'), names, 3, .7)
+    close = get_close_matches(arch.removeprefix('timm/'), list(dict.fromkeys(names)), 3, .7)
     guess = f"did you mean {' or '.join(close)}? " if close else ''
     timm = 'timm' if find_spec('timm') else 'timm (which is not installed)'
     return MirrorError(f"no network {arch!r}: {guess}--arch takes {', '.join(NETWORK_NAMES)}, or a classifier of "
