@@ -20,7 +20,7 @@ from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from filelock import FileLock, Timeout
 from PIL import Image, ImageOps
-from .autoencoder import autoencoder_form, train_latent_autoencoder
+from .autoencoder import form_of, train_latent_autoencoder
 from .checks import check_range, check_two, parse_confidences, parse_preprocessing, parse_size
 from .classifiers import ARCHITECTURES, accuracy, get_classifier, get_oracle, small_resnet, train_classifier
 from .core import MirrorError, height_width, short_size
@@ -434,7 +434,7 @@ def make_forecast(classifier,      # the network to explain
                  )->Forecast:
     "Time some steps of everything that will be trained, with weights that are thrown away."
     x = dls.train.dataset.x
-    form = autoencoder_form(x.shape[1], max(x.shape[2:]), len(x))
+    form = form_of(x)
     latent = recipe.painter == 'latent'
     with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
         nets = [None, None]
