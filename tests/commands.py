@@ -2,7 +2,7 @@
 import csv
 from pathlib import Path
 from PIL import Image
-import mirrorcfe.own as own
+import mirrorcfe.forecast as forecast, mirrorcfe.own as own, mirrorcfe.runs as runs
 from mirrorcfe.cli import main
 
 def refused(capsys, *argv):
@@ -20,6 +20,9 @@ def train_quickly(monkeypatch):
     "Let `train` stop early, and keep a checkpoint after every other step."
     monkeypatch.setattr(own, "CLASSIFIER_STEPS", 10)
     monkeypatch.setattr(own, "CHECKPOINT_STEPS", 2)
+    monkeypatch.setattr(forecast, "STEPS", 2)
+    monkeypatch.setattr(forecast, "TRIED", 30)
+    monkeypatch.setattr(runs, "TRIED_FRAMES", 2)
 
 def write_pets(folder, digits):
     "Threes and eights as files of every kind, and two that cannot be read."
