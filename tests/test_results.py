@@ -161,8 +161,7 @@ DECIMAL = re.compile(r"(?<![\w./\-])(?:\d[\d,]*)?\.\d+(?![\w/])")
 LEGEND = "the legend of the stored figure"
 BEFORE = "measured before the runs that are stored"
 ELSEWHERE = {
-    "70_comparison.ipynb": {".193": BEFORE, ".283": BEFORE, ".615": BEFORE}
-                           | dict.fromkeys([".048", ".049", ".074", ".70"], "benchmarks/results/painter.md"),
+    "70_comparison.ipynb": dict.fromkeys([".096", ".193", ".283", ".615"], BEFORE),
     "72_faces.ipynb": {".064": "what the recipe before had, in the history of this page"}
                       | dict.fromkeys([".012", ".040", ".043", ".060", ".083", ".31", ".56", ".952", ".984", "2.7"],
                                       "benchmarks/results/painter.md"),
