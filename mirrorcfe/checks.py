@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['INTERPOLATION_NAMES', 'SUFFIXES', 'PRESET_NAMES', 'DATASET_NAMES', 'DEVICES', 'FORMATS', 'NORMALISE_NAMES',
-           'RELATIVE_TARGETS', 'SHARED', 'RANGES', 'check_range', 'parse_size', 'parse_preprocessing',
+           'RELATIVE_TARGETS', 'Place', 'SHARED', 'RANGES', 'check_range', 'parse_size', 'parse_preprocessing',
            'parse_confidences', 'check_levels', 'check_fit', 'check_writable', 'check_out', 'check_there',
-           'explainer_folder', 'check_device', 'check_data', 'check_two', 'check_names', 'mean_and_std',
+           'explainer_folder', 'check_device', 'check_data', 'check_two', 'check_names', 'mean_and_std', 'launched',
            'check_command']
 
 # %% ../nbs/07_checks.ipynb #c4ec0004
 import json, math, os, re
+from collections import namedtuple
 from pathlib import Path
 from .core import MirrorError, height_width, is_one_of, short_size
 
@@ -168,6 +169,15 @@ def mean_and_std(text:str  # a name in `NORMALISE_NAMES`, or mean/std of images 
                           f"three channels, such as .5/.25 or .5,.5,.4/.2,.2,.3: found {text!r}") from None
     return mean, std
 
+# %% ../nbs/07_checks.ipynb #73cdfad4
+Place = namedtuple('Place', 'rank local_rank world_size')
+
+def launched()->Place: # number of this process, number on its computer, how many there are
+    "Return the place of this process among those that a launcher started."
+    world_size = int(os.environ.get('WORLD_SIZE', 1))
+    if world_size < 2: return Place(0, 0, 1)
+    return Place(int(os.environ.get('RANK', 0)), int(os.environ.get('LOCAL_RANK', 0)), world_size)
+
 # %% ../nbs/07_checks.ipynb #c4ec0024
 SHARED = 'explain', 'evaluate'   # commands that several processes run together
 RANGES = dict(  # of the numbers of each command
@@ -201,7 +211,7 @@ def check_command(name:str,      # of the command
                  ):
     "Raise `MirrorError` for what can be refused without torch, and without reading a picture."
     o = options
-    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and name not in SHARED:
+    if launched().world_size > 1 and name not in SHARED:
         raise MirrorError(f"{name} runs in one process: start it without the launcher; several processes share "
                           f"{' and '.join(SHARED)}")
     for option, (low, high) in RANGES[name].items(): check_range(option, o[option], low, high)
