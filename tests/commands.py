@@ -16,10 +16,12 @@ def rows(path):
     "A CSV file as a list of dicts."
     with open(path, encoding="utf-8") as f: return list(csv.DictReader(f))
 
-def train_quickly(monkeypatch):
-    "Let `train` stop early, and keep a checkpoint after every other step."
+def train_quickly(monkeypatch, with_forecast=False):
+    "Let `train` stop early, keep a checkpoint after every other step, and take no time to say how long it will take."
     monkeypatch.setattr(own, "CLASSIFIER_STEPS", 10)
     monkeypatch.setattr(own, "CHECKPOINT_STEPS", 2)
+    known = own.Forecast(step=.1, autoencoder=.1, student=.1, autoencoder_steps=2, student_steps=2, after=1.)
+    if not with_forecast: monkeypatch.setattr(own, "make_forecast", lambda *a: known)
 
 def write_pets(folder, digits):
     "Threes and eights as files of every kind, and two that cannot be read."

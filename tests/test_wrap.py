@@ -1,5 +1,5 @@
 "Networks made by others: every kind of head, every refusal, maps in every layout, other heads."
-import copy, json, pickle, subprocess, sys
+import copy, json, pickle, sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -609,7 +609,7 @@ def test_gap_head(name, capsys):
     "A head on random features beats chance, keeps the network as it was, and says how good both are."
     torch.manual_seed(0)
     model = NEW_HEADS[name]()
-    dls = digits(size=64 if name in ("mobilenet_v3", "fastai's own head") else 32)
+    dls = digits(size={"mobilenet_v3": 64, "fastai's own head": 48}.get(name, 32))
     state = copy.deepcopy(model.state_dict())
     net = gap_head(model, dls)
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
@@ -698,10 +698,3 @@ def test_the_stored_sweep():
     ran = [r["outcome"] for r in rows.values() if r["outcome"] != "does not run"]
     assert "wrongly accepted" not in ran and ran.count("opened") >= .95*len(ran)
     assert heads_sweep.page(rows) == (folder/"heads.md").read_text(encoding="utf-8")
-
-def test_imports_say_nothing():
-    "fastai scripts four functions when it is imported, and torch warns everybody of that."
-    names = "core multiclass features confidence wrap ssc generator losses".split()
-    run = subprocess.run([sys.executable, "-c", "import " + ", ".join(f"mirrorcfe.{n}" for n in names)], cwd=ROOT,
-                         text=True, capture_output=True)
-    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
