@@ -98,10 +98,12 @@ def autoencoder_form(channels:int,    # of the images
                      n:int=10_000,    # how many there are
                      **changes        # fields to replace
                     )->AutoencoderForm:
-    "Return the form for images of a size: 4 times smaller up to 48 pixels, 8 times above; shorter for few images."
-    large = dict(latent=32, halvings=3, width=32, deep=128, last=32, steps=800, flip=channels == 3) if size > 48 else {}
+    "Return the form for images of a size: 4 times smaller up to 80 pixels, 8 times above; shorter for few images."
+    photo = dict(steps=800, flip=channels == 3, last=32) if size > 48 else {}
+    if size > 80: photo |= dict(latent=32, halvings=3, width=32, deep=128)
+    elif photo: photo |= dict(latent=16, deep=96)
     few = dict(steps=300, bs=64) if n < 5000 and size <= 48 else {}
-    return AutoencoderForm(**large | few | changes)
+    return AutoencoderForm(**photo | few | changes)
 
 # %% ../nbs/24_autoencoder.ipynb #a73d67ca
 class LatentAutoencoder(nn.Module):

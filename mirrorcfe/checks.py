@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['INTERPOLATION_NAMES', 'SUFFIXES', 'PRESET_NAMES', 'DATASET_NAMES', 'DEVICES', 'FORMATS', 'NORMALISE_NAMES',
-           'RELATIVE_TARGETS', 'Place', 'SHARED', 'RANGES', 'check_range', 'parse_size', 'parse_preprocessing',
-           'parse_confidences', 'check_levels', 'check_fit', 'check_writable', 'check_out', 'check_there',
-           'explainer_folder', 'check_device', 'check_data', 'check_two', 'check_names', 'mean_and_std', 'launched',
-           'check_command']
+           'RELATIVE_TARGETS', 'NETWORK_NAMES', 'Place', 'SHARED', 'RANGES', 'check_range', 'parse_size',
+           'parse_preprocessing', 'parse_confidences', 'check_levels', 'check_fit', 'check_writable', 'check_out',
+           'check_there', 'explainer_folder', 'check_device', 'check_data', 'check_two', 'check_names', 'mean_and_std',
+           'no_network', 'check_arch', 'launched', 'check_command']
 
 # %% ../nbs/07_checks.ipynb #c4ec0004
 import json, math, os, re
 from collections import namedtuple
+from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from .core import MirrorError, height_width, is_one_of, short_size
 
@@ -130,6 +132,8 @@ FORMATS = 'mp4', 'gif'
 NORMALISE_NAMES = 'imagenet', 'unit', 'none'
 RELATIVE_TARGETS = 'closest', 'runner-up', 'all'
 
+NETWORK_NAMES = 'small_resnet', 'lenet', 'small_vit', 'small_convnext'
+
 def check_device(device   # such as cuda:1
                 ):
     "Raise `MirrorError` for what is no device of torch."
@@ -169,6 +173,31 @@ def mean_and_std(text:str  # a name in `NORMALISE_NAMES`, or mean/std of images 
                           f"three channels, such as .5/.25 or .5,.5,.4/.2,.2,.3: found {text!r}") from None
     return mean, std
 
+# %% ../nbs/07_checks.ipynb #e791a2c9
+def no_network(arch:str,        # what was asked for
+               names:list       # of all networks known
+              )->MirrorError:   # to be raised
+    "Return the error for a network that does not exist, with names that are close."
+    close = get_close_matches(arch.removeprefix('timm/'), list(dict.fromkeys(names)), 3, .7)
+    guess = f"did you mean {' or '.join(close)}? " if close else ''
+    timm = 'timm' if find_spec('timm') else 'timm (which is not installed)'
+    return MirrorError(f"no network {arch!r}: {guess}--arch takes {', '.join(NETWORK_NAMES)}, or a classifier of "
+                       f"torchvision or {timm}, such as resnet18, vit_b_16, timm/convnext_tiny")
+
+def _function_names(library):
+    "The names of the functions in the models of an installed library, which is not imported; none if it has no text."
+    spec = find_spec(library)
+    files = Path(spec.origin).parent.glob('models/*.py') if spec and spec.origin else ()
+    texts = [file.read_text(encoding='utf-8', errors='replace') for file in files]
+    return [name for text in texts for name in re.findall(r'^def ([a-z]\w*)\(', text, re.MULTILINE)]
+
+def check_arch(arch:str   # what --arch says
+              ):
+    "Raise `MirrorError` for what cannot be the name of a network."
+    if arch in NETWORK_NAMES: return
+    theirs = [name for library in ('torchvision', 'timm') for name in _function_names(library)]
+    if theirs and arch.removeprefix('timm/') not in theirs: raise no_network(arch, [*NETWORK_NAMES, *theirs])
+
 # %% ../nbs/07_checks.ipynb #73cdfad4
 Place = namedtuple('Place', 'rank local_rank world_size')
 
@@ -203,6 +232,12 @@ def _check_classifier(o, prepared):
         if not file or file.exists() or file.with_name(f'{file.name}.json').exists(): continue
         raise MirrorError(f"--{name}: no such file: {file}" if name == 'classes' else f"no such file: {file}")
     if o['normalise']: mean_and_std(o['normalise'])
+    if o['arch'] and o['factory']: raise MirrorError("--arch and --factory both name the network: give one of them")
+    for name in ('arch', 'classes', 'normalise', 'attribute'):
+        if o[name] and not (o['classifier'] or o['factory']):
+            raise MirrorError(f"--{name} tells something of the classifier to explain: give its --classifier FILE too, "
+                              "or --factory FILE:FUNCTION; without them one is trained")
+    if o['arch']: check_arch(o['arch'])
     if o['fit'] is not None: check_fit(o['fit'])
     if prepared and o['fit']: raise MirrorError("--fit and --resize or --crop both say how: give one of them")
 

@@ -60,6 +60,9 @@ def train(
     # input that the classifier was trained on: imagenet (mean and std of torchvision, assumed without this option),
     # unit for [0, 1], none for [-1, 1], or mean/std of images in [0, 1] such as .5,.5,.4/.2,.2,.3; also --normalize
     normalise:str=None,
+    # where the classifier's outputs answer yes or no, each for itself: number of one, or its name in --classes;
+    # the data then have two classes, without and with it, and the class with it is called so, or is the second
+    attribute:str=None,
     # two classes, by name or number: train only the path between them; without it, all pairs
     pair:list=None,
     # image size in pixels: 64 for squares, 96x64 for height x width; without it, that of the classifier or of the
@@ -199,7 +202,7 @@ class UsageError(ValueError):
 PLACEHOLDERS = dict(out='FOLDER', explainer='FOLDER', data='DATA', classifier='FILE', classes='FILE', images='IMAGE',
                     size='PIXELS', fit='HOW', pair='CLASS', target='CLASS', target_confidence='P', levels='LEVEL',
                     resize='PIXELS', crop='PIXELS', interpolation='NAME', arch='NAME', factory='FILE:FUNCTION',
-                    normalise='INPUT', preset='NAME', device='NAME', format='FORMAT',
+                    normalise='INPUT', attribute='NAME', preset='NAME', device='NAME', format='FORMAT',
                     host='ADDRESS', space='FOLDER')
 
 def parse(name:str,   # of a command

@@ -13,6 +13,7 @@ from collections import Counter, namedtuple
 from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import PurePath
 from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 import numpy as np
@@ -37,12 +38,8 @@ def _check_range(x, tol):
         warnings.warn(f"no pixel is below 0 (found [{lo:.4g}, {hi:.4g}]): images in [0, 1] need x*2 - 1", stacklevel=3)
 
 # %% ../nbs/02_features.ipynb #52f6fe92
-def check_images(x:Tensor,                          # images, (B, C, H, W), floating point
-                 channels:int|None=None,            # C expected; None: any
-                 size:tuple[int,int]|None=None,     # (H, W) expected; None: any
-                 tol:float=1e-3                     # how far past [-1, 1] rounding may go
-                )->Tensor:                          # `x` itself
-    "Return `x` if it is a batch of images in [-1, 1], else raise `MirrorError`."
+def _check_form(x, channels, size):
+    "Raise `MirrorError` unless `x` is a batch of images of so many channels and pixels; None: any."
     if not isinstance(x, Tensor): raise MirrorError(f"images must be a tensor (B, C, H, W): found {type(x).__name__}")
     if x.ndim != 4:
         raise MirrorError(f"images must be (B, C, H, W): found shape {tuple(x.shape)}; use x[None] for one image")
@@ -53,6 +50,14 @@ def check_images(x:Tensor,                          # images, (B, C, H, W), floa
     if size is not None and tuple(x.shape[2:]) != tuple(size):
         raise MirrorError(f"the classifier takes {size[0]}x{size[1]} pixels, "
                           f"the images have {x.shape[2]}x{x.shape[3]}: resize or pad them")
+
+def check_images(x:Tensor,                          # images, (B, C, H, W), floating point
+                 channels:int|None=None,            # C expected; None: any
+                 size:tuple[int,int]|None=None,     # (H, W) expected; None: any
+                 tol:float=1e-3                     # how far past [-1, 1] rounding may go
+                )->Tensor:                          # `x` itself
+    "Return `x` if it is a batch of images in [-1, 1], else raise `MirrorError`."
+    _check_form(x, channels, size)
     if x.numel(): _check_range(x, tol)
     return x
 
@@ -184,9 +189,26 @@ def _check_head(head):
         raise MirrorError("the head has one logit, and a mirror stands between two classes: Classifier.wrap(model, "
                           "sample) makes it two, of opposite signs")
 
+# %% ../nbs/02_features.ipynb #293233ae
+class _AddedBy:
+    "A method that a later module adds to a class; that module is imported when the method is asked for."
+    def __init__(self,
+                 module:str   # its name
+                ):
+        self.module = module
+
+    def __set_name__(self, owner, name): self.name = name
+
+    def __get__(self, instance, owner):
+        import_module(self.module)
+        added = inspect.getattr_static(owner, self.name)
+        if added is self: raise AttributeError(f"{self.module} is not imported yet")   # it asks while it adds
+        return added.__get__(instance, owner)
+
 # %% ../nbs/02_features.ipynb #2f0fca50
 class Classifier(nn.Module):
     "A classifier whose last layer is linear, with access to its maps at every depth; `is_gap`: it reads their average."
+    wrap = _AddedBy('mirrorcfe.wrap')   # `Classifier.wrap(model, sample)` opens any network that can be opened
     def __init__(self,
                  stages:list|nn.Module,         # modules run in turn, each returns a map; or one that returns all maps
                  head:nn.Linear,                # the linear layer behind the average of the last map, or behind `read`
@@ -215,19 +237,37 @@ class Classifier(nn.Module):
     @property
     def n_features(self): return self.head.in_features
 
+# %% ../nbs/02_features.ipynb #32ffbef7
+@contextmanager
+def _naming_misfits(net, x):
+    "Inside a `with` block, raise `MirrorError` in place of the network's own error if the images `x` do not fit `net`."
+    try: yield
+    except MirrorError: raise
+    except Exception:
+        _check_form(x, net.in_channels, net.size)
+        raise
+
+@patch
+def _normalised(self:Classifier, x):
+    "Return the images as the stages expect them, in the precision of the weights."
+    single = torch.float32, torch.float64
+    if isinstance(x, Tensor) and x.is_floating_point() and self.W.dtype in single: x = x.to(self.W.dtype)
+    return x if self.normalise is None else self.normalise(x)
+
 # %% ../nbs/02_features.ipynb #eb0ee495
 @patch
 def features(self:Classifier,
              x:Tensor    # images in [-1, 1], (B, C, H, W)
             )->list:     # maps [f^1 .. f^l], shallow to deep, each (B, N_i, h_i, w_i)
     "Return the map after every stage."
-    if self.normalise is not None: x = self.normalise(x)
-    if not isinstance(self.stages, nn.ModuleList): return list(self.stages(x))
-    maps = []
-    for stage in self.stages:
-        x = stage(x)
-        maps.append(x)
-    return maps
+    with _naming_misfits(self, x):
+        f = self._normalised(x)
+        if not isinstance(self.stages, nn.ModuleList): return list(self.stages(f))
+        maps = []
+        for stage in self.stages:
+            f = stage(f)
+            maps.append(f)
+        return maps
 
 # %% ../nbs/02_features.ipynb #294ee2af
 def _at_least_single(x):
@@ -262,13 +302,14 @@ def encode(self:Classifier,
            x:Tensor     # images in [-1, 1], (B, C, H, W)
           )->Encoded:   # maps [f^1 .. f^l], z (B, N), logits (B, C)
     "Return the maps, the latent and the logits of one pass through the network."
-    if self.is_gap:
-        maps = self.features(x)
-        z = self.latent(maps[-1])
-    else:
-        maps, z = self.stages.read(x if self.normalise is None else self.normalise(x))
-        z = _at_least_single(z)
-    return Encoded(maps, z, self.logits_of(z))
+    with _naming_misfits(self, x):
+        if self.is_gap:
+            maps = self.features(x)
+            z = self.latent(maps[-1])
+        else:
+            maps, z = self.stages.read(self._normalised(x))
+            z = _at_least_single(z)
+        return Encoded(maps, z, self.logits_of(z))
 
 @patch
 def forward(self:Classifier,
@@ -558,13 +599,12 @@ def hires_cams(self:Classifier,
     if self.is_gap:
         f = _at_least_single(self.features(x)[-1])
         return torch.einsum('bpn,bnhw->bphw', self.W.to(f)[pair], f)/f[0, 0].numel()
-    with torch.inference_mode(False), torch.enable_grad():
-        x = x.detach().clone()
-        if self.normalise is not None: x = self.normalise(x)
-        f, z = self.stages.read_from_last(x)
+    with torch.inference_mode(False), torch.enable_grad(), _naming_misfits(self, x):
+        given = self._normalised(x.detach().clone())
+        f, z = self.stages.read_from_last(given)
         W = self.W.detach().to(z)
         grads = [torch.autograd.grad(z, f, W[c], retain_graph=True)[0] for c in pair.T]
-    return torch.stack([self.stages.to_map((g*f).detach(), x).sum(1) for g in grads], 1).float()
+    return torch.stack([self.stages.to_map((g*f).detach(), given).sum(1) for g in grads], 1).float()
 
 # %% ../nbs/02_features.ipynb #33c873ed
 def intended_probs(logits:Tensor,       # l at k = 0, (B, C)

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['CLASSIFIER_STEPS', 'CHECKPOINT_STEPS', 'PICTURE_SECONDS', 'read_weights', 'open_classifier', 'open_data',
            'make_preprocessing', 'data_classes', 'match_classes', 'keep_pair', 'class_number', 'class_pair',
-           'read_names', 'open_classifier_and_data', 'train_network', 'get_network', 'UnfinishedRun', 'fill_validation',
-           'Forecast', 'in_words', 'make_forecast', 'echo_forecast', 'held_out_in_words', 'train', 'load_images',
-           'image_warnings', 'explainable', 'explain_toward', 'write_target_confidence', 'explain_shared', 'explain']
+           'read_names', 'attribute_classes', 'open_classifier_and_data', 'train_network', 'get_network',
+           'UnfinishedRun', 'fill_validation', 'Forecast', 'in_words', 'make_forecast', 'echo_forecast',
+           'held_out_in_words', 'train', 'load_images', 'image_warnings', 'explainable', 'explain_toward',
+           'write_target_confidence', 'explain_shared', 'explain']
 
 # %% ../nbs/89_own_images.ipynb #c5c3a532
 import contextlib, io, json, os, shutil, time, warnings
@@ -31,7 +32,7 @@ from .features import Classifier, class_index, class_names
 from .game import game_learner
 from .images import (ResizeCrop, UnreadableImage, as_preprocessing, check_prepared, find_images, fit_image,
                               from_bytes, images_below, oddities, read_image, read_images)
-from .runs import (Progress, echo, echo_results, finish_run, get_judges, load_explainer,
+from .runs import (Progress, check_network, echo, echo_results, finish_run, get_judges, load_explainer,
                             load_network, load_panel, md_table, measure_explanation, open_network,
                             prepared_in_words, progress_of_steps, relative, results_folder, save_network, slug,
                             training_progress, write_csv, write_pictures, write_results)
@@ -78,10 +79,12 @@ def open_classifier(file,                   # folder or file of mirrorcfe, .safe
                     channels:int=3,         # of the images
                     size=64,                # pixels: the side of a square, or (height, width)
                     normalise:str|None=None,# input it was trained on, see `parse_normalise`; None: 'imagenet'
-                    factory:str|None=None   # FILE:FUNCTION that builds the network
+                    factory:str|None=None,  # FILE:FUNCTION that builds the network
+                    attribute:str|None=None # of several yes-or-no outputs: number of one, or its name among `classes`
                    )->Classifier:           # frozen
     "Read a classifier."
-    if file is None: return open_network(None, None, classes, channels, size, normalise or 'imagenet', factory)
+    normalise = normalise or 'imagenet'
+    if file is None: return open_network(arch, None, classes, channels, size, normalise, factory, attribute)
     file = Path(file).expanduser()
     stem = file.with_suffix('') if file.suffix in ('.safetensors', '.json') else file
     candidates = (stem, file/'classifier', file/'explainer'/'classifier')
@@ -91,7 +94,7 @@ def open_classifier(file,                   # folder or file of mirrorcfe, .safe
     if not arch and not factory:
         raise MirrorError(f"{file} does not say which network its weights are of: "
                           "add --arch, small_resnet or a name of torchvision or timm such as resnet18, or --factory")
-    return open_network(arch, weights, classes, channels, size, normalise or 'imagenet', factory)
+    return open_network(arch, weights, classes, channels, size, normalise, factory, attribute)
 
 # %% ../nbs/89_own_images.ipynb #2803aa20
 def _colour_spread(file, levels):
@@ -208,6 +211,21 @@ def _names_in_json(names):
     if isinstance(names, dict) and all(k.isdecimal() for k in names): names = {int(k): v for k, v in names.items()}
     return class_names(names, len(names))
 
+# %% ../nbs/89_own_images.ipynb #14599d73
+def attribute_classes(vocab:list,       # the two classes of the data
+                      name:str|None     # of the attribute; None: it has only a number
+                     )->list:           # the class without it, and that with it
+    "Return the classes of the data in the order of an attribute."
+    if len(vocab) != 2:
+        raise MirrorError(f"an attribute tells two classes apart, images without it and with it: the data have "
+                          f"{len(vocab)}, {', '.join(vocab[:5])}")
+    if name is None: return list(vocab)
+    if name not in vocab:
+        raise MirrorError(f"one of the two classes must be called {name}, as the attribute: found "
+                          f"{' and '.join(vocab)}; rename the folder, or give the attribute by its number and no "
+                          "--classes")
+    return [*(c for c in vocab if c != name), name]
+
 # %% ../nbs/89_own_images.ipynb #c087ab16
 def open_classifier_and_data(file,      # of the classifier; None: none is given
                              arch,      # its network, where the file does not say it
@@ -221,21 +239,26 @@ def open_classifier_and_data(file,      # of the classifier; None: none is given
                              levels=None, # black and white in files of more than 8 bits; None: by the format
                              fit=None,  # pictures of other proportions, as for `get_dls`
                              factory=None, # FILE:FUNCTION that builds the network, or None
-                             transform=None # function of a PIL picture, in place of `fit`; or None
+                             transform=None, # function of a PIL picture, in place of `fit`; or None
+                             attribute=None # of several yes-or-no outputs, number or name of one; or None
                             )->tuple:   # the classifier or None, DataLoaders
     "Read a classifier and load images that fit it."
     how = dict(bs=bs, device=device, seed=seed, levels=levels, fit=fit, transform=transform)
     if not file and not factory: return None, open_data(data, size, **how)
     names = read_names(classes)
+    if arch: check_network(arch)   # before a picture is read
     if not arch and not factory:
+        if attribute is not None:
+            raise MirrorError("--attribute needs to know the network of the weights: add --arch or --factory")
         net = open_classifier(file)
         dls = open_data(data, net.size, net.in_channels, **how)
     else:
         channels = 3 if arch else 0   # a network of one's own takes what the data have
         if arch in ARCHITECTURES: channels = next(v.shape[1] for v in read_weights(file).values() if v.ndim == 4)
         dls = open_data(data, size, channels, **how)
-        form = names or dls.vocab, dls.spec.channels, dls.spec.size, normalise, factory
-        net = open_classifier(file, arch, *form)
+        if attribute is None: names = names or dls.vocab
+        net = open_classifier(file, arch, names, dls.spec.channels, dls.spec.size, normalise, factory, attribute)
+        if attribute is not None: net.classes = attribute_classes(dls.vocab, net.classes[1] if names else None)
     match_classes(dls, net.classes)
     net.to(device).accuracy = accuracy(net, dls.test)
     return net, dls
@@ -474,6 +497,7 @@ def train(data:str='digits',              # folder with a subfolder of images fo
           factory:str|None=None,          # FILE:FUNCTION of your own that builds the network; the file is executed
           classes:str|None=None,          # text file with its class names; None: the folders' names, sorted
           normalise:str|None=None,        # input it was trained on, see `parse_normalise`; None: 'imagenet'
+          attribute:str|None=None,        # of its outputs that answer yes or no: number of one, or its name in classes
           pair:list|None=None,            # two classes, by name or number; None: all pairs
           size=None,                      # pixels: 64, (96, 64) or '96x64' (height x width); None: as the data say
           fit:str|None=None,              # other proportions: 'middle' cuts, 'whole' pads; None: as the data say
@@ -496,12 +520,12 @@ def train(data:str='digits',              # folder with a subfolder of images fo
     check_range('seed', seed, 0, 2**31)
     new = results_folder(out)
     device = best_device(device)
-    recipe = get_recipe(preset, steps=steps)
     prepared = parse_preprocessing(resize, crop, interpolation)
     if pair and not classifier and not factory: class_pair(pair, data_classes(data))   # before a picture is read
     net, dls = open_classifier_and_data(classifier, arch, classes, parse_size(size), normalise, data, bs, device, seed,
-                                        levels, fit, factory, make_preprocessing(prepared))
+                                        levels, fit, factory, make_preprocessing(prepared), attribute)
     pair = class_pair(pair, dls.vocab)
+    recipe = get_recipe(preset, dls.spec.channels, steps=steps)
     given = net is not None
     about = dict(dataset=str(data), preset=preset, seed=seed)
     request = dict(data=data_fingerprint(dls), classifier=net and net.fingerprint(), pair=pair, bs=dls.train.bs)

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['NORMALISE', 'FORMAT', 'RESULT_METRICS', 'RESULT_COLUMNS', 'JUDGES', 'NewFolder', 'shown_by', 'echo', 'results_folder',
            'format_time', 'Progress', 'ProgressLine', 'progress_of_steps', 'training_progress', 'parse_normalise',
-           'fit_weights', 'call_factory', 'open_network', 'save_network', 'load_network', 'save_explainer',
-           'load_explainer', 'load_panel', 'results_of', 'measure_run', 'Explained', 'measure_explanation', 'summarise',
-           'slug', 'write_pictures', 'write_csv', 'md_table', 'prepared_in_words', 'judges_table', 'write_results',
-           'pick_test_images', 'most_believed', 'finish_run', 'get_judges', 'relative', 'echo_results', 'prepare_demo',
-           'demo']
+           'fit_weights', 'check_network', 'call_factory', 'open_network', 'save_network', 'load_network',
+           'save_explainer', 'load_explainer', 'load_panel', 'results_of', 'measure_run', 'Explained',
+           'measure_explanation', 'summarise', 'slug', 'write_pictures', 'write_csv', 'md_table', 'prepared_in_words',
+           'judges_table', 'write_results', 'pick_test_images', 'most_believed', 'finish_run', 'get_judges', 'relative',
+           'echo_results', 'prepare_demo', 'demo']
 
 # %% ../nbs/88_runs.ipynb #42c66657
 import csv, importlib.util, os, re, shutil, sys, tempfile, time, unicodedata
@@ -25,13 +25,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 import mirrorcfe.animate, mirrorcfe.show   # add the pictures and the animation to `Explanation`
 from .benchmark import is_adversarial, measure
+from .checks import check_range, check_writable, explainer_folder, mean_and_std, no_network
 from .classifiers import ARCHITECTURES, build_network, get_classifier, get_oracle, predict, small_resnet
-from .checks import check_range, check_writable, explainer_folder, mean_and_std
 from .core import MirrorError, height_width, short_size
 from .data import best_device, class_rank, get_dls
 from .explainer import MirrorCFE
 from .explanation import Explanation
-from .features import Classifier, Normalise
+from .features import Classifier, Normalise, class_index
 from .images import in_markdown, look_of
 from .judges import panel_of, panel_problem, read_panel
 from .storage import (DamagedFile, MissingFile, new_folder, read_json, read_tensors, tensors_hash, write_json,
@@ -225,23 +225,28 @@ def _timm_names():
     except ImportError: return []
     return timm.list_models()
 
+def check_network(arch:str   # the name of a network
+                 ):
+    "Raise `MirrorError` unless we, torchvision or timm have a network of this name."
+    from torchvision import models   # torchvision takes over a second to import
+    names = [*ARCHITECTURES, *models.list_models(module=models)]
+    if arch in names: return
+    names += _timm_names()
+    if arch.removeprefix('timm/') not in names: raise no_network(arch, names)
+
 def _library_network(arch, weights, n_classes, size):
     "Build the network of torchvision, or of timm, that is called `arch`, with these weights."
     from torchvision import models   # torchvision takes over a second to import
+    check_network(arch)
     if arch in models.list_models(module=models):
         kw = dict(init_weights=False) if arch in ('googlenet', 'inception_v3') else {}
         if arch.startswith('vit_'): kw = dict(image_size=height_width(size)[0])
         model = models.get_model(arch, weights=None, num_classes=n_classes, **kw)
-    elif arch.removeprefix('timm/') in _timm_names():
+    else:
         import timm
         name = arch.removeprefix('timm/')
         try: model = timm.create_model(name, num_classes=n_classes, img_size=height_width(size))
         except TypeError: model = timm.create_model(name, num_classes=n_classes)   # it takes images of any size
-    else:
-        installed = 'timm' if _timm_names() else 'timm (which is not installed)'
-        ours = ', '.join(ARCHITECTURES)
-        raise MirrorError(f"no network {arch!r}: --arch takes {ours}, or a classifier of torchvision or {installed}, "
-                          "such as resnet18, vit_b_16, timm/convnext_tiny")
     model.load_state_dict(fit_weights(weights, model.state_dict()))
     return model.eval()
 
@@ -283,16 +288,21 @@ def open_network(arch:str|None,           # one of `ARCHITECTURES`, or a name of
                  channels:int=3,          # of the images
                  size=64,                 # pixels: the side of a square, or (height, width)
                  normalise:str='imagenet',# see `parse_normalise`
-                 factory:str|None=None    # FILE:FUNCTION that builds the network, see `call_factory`
+                 factory:str|None=None,   # FILE:FUNCTION that builds the network, see `call_factory`
+                 attribute:str|None=None  # of several yes-or-no outputs: number of one, or its name among `classes`
                 )->Classifier:            # frozen
     "Build a network around its weights and open it."
+    if arch and factory: raise MirrorError("arch= and factory= both name the network: give one of them")
     layer = parse_normalise(normalise)
     n = None if weights is None else _count_classes(weights, classes)
-    if classes is not None and factory is None and n != len(classes):
+    is_yes_or_no = n == 1 and classes is not None and len(classes) == 2
+    if classes is not None and factory is None and n != len(classes) and not is_yes_or_no:
         raise MirrorError(f"the weights are of {n} classes, here are {len(classes)}: "
                           "name those of the network by --classes FILE, one a line")
     try:
-        if factory is None and arch in ARCHITECTURES: return _network_of_ours(arch, weights, n, size, classes)
+        if factory is None and arch in ARCHITECTURES:
+            if attribute is None: return _network_of_ours(arch, weights, n, size, classes)
+            raise MirrorError(f"the classes of {arch} exclude each other, so none is an attribute: leave it out")
         if factory is None: model = _library_network(arch, weights, n, size)
         else:
             model = call_factory(factory)
@@ -303,9 +313,12 @@ def open_network(arch:str|None,           # one of `ARCHITECTURES`, or a name of
         raise MirrorError(f"the weights are not those of {factory or arch}: {said}") from None
     generator = torch.Generator().manual_seed(0)   # the same sample whenever the network is opened
     sample = torch.rand(2, channels, *height_width(size), generator=generator)*2 - 1
-    net = Classifier.wrap(model, sample, classes, layer)
+    net = Classifier.wrap(model, sample, classes, layer, attribute=attribute)
     net.origin = dict(kind='torchvision', arch=arch, normalise=normalise)
     if factory is not None: net.origin = dict(kind='factory', factory=Path(factory).name, normalise=normalise)
+    if attribute is not None:
+        number = int(attribute) if classes is None else class_index(str(attribute), list(classes))
+        net.origin['attribute'] = number   # the names of all outputs are not kept
     net.raw = fit_weights(weights, model.state_dict())
     return net
 
@@ -355,8 +368,12 @@ def load_network(path,        # what `save_network` wrote, without suffix
     if about['kind'] == 'factory' and factory is None:
         raise MirrorError(f"the network was built by {about['factory']}, a function of your own: name it again by "
                           "--factory FILE:FUNCTION, which executes that file")
-    net = open_network(about.get('arch', 'small_resnet'), weights, about['classes'], about['in_channels'],
-                       about['size'], about.get('normalise', 'none'), factory if about['kind'] == 'factory' else None)
+    is_factory = about['kind'] == 'factory'
+    arch = None if is_factory else about.get('arch', 'small_resnet')
+    attribute = about.get('attribute')
+    net = open_network(arch, weights, about['classes'] if attribute is None else None, about['in_channels'],
+                       about['size'], about.get('normalise', 'none'), factory if is_factory else None, attribute)
+    net.classes = about['classes']
     net.accuracy = about['accuracy']
     return net.to(device or 'cpu'), about
 

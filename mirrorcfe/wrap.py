@@ -170,6 +170,13 @@ def _describe(calls, *names):
 def _nearly_equal(a, b):
     return a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=1e-3, atol=1e-4*float(b.abs().max()))
 
+def _same_logits(a, b):
+    "Whether the logits `a` are `b`, (B, C), in comparison with how far the logits of one image are apart."
+    if a.shape != b.shape: return False
+    apart = (b - b.mean(1, keepdim=True) if b.shape[1] > 1 else b).abs()   # an offset of all logits hides nothing
+    rounding = 1e-5 if b.device.type == 'cpu' else 1e-3   # a GPU may keep three digits of a product (TF32)
+    return bool(((a - b).abs() <= 1e-3*apart + 1e-4*apart.max() + rounding*b.abs().max()).all())
+
 # %% ../nbs/04_wrap.ipynb #40999729
 def _shape_or_type(v): return f"shape {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__
 
@@ -178,22 +185,38 @@ def _entries(out):
     if isinstance(out, Mapping): return dict(out)
     return dict(enumerate(out)) if isinstance(out, (tuple, list)) else {}
 
+def _in_words(out):
+    "What a network returns, for a message."
+    entries = ', '.join(f'{k!r}: {_in_words(v)}' for k, v in _entries(out).items())
+    return f'{type(out).__name__} of {entries}' if entries else _shape_or_type(out)
+
+def _entry(out, output):
+    "What `output` names in what a network returned; None if that is nothing."
+    for key in output if isinstance(output, tuple) else (output,):
+        entries = _entries(out)
+        out = entries[key] if key in entries else getattr(out, str(key), None)
+    return out
+
 def _as_logits(v, n):
     "The tensor `v` as (n, C), or None if it cannot be the logits of `n` images."
     if not isinstance(v, Tensor) or not v.is_floating_point() or not v.ndim or len(v) != n: return None
     if v.ndim == 1: return v[:, None]
     return v.flatten(1) if v.shape[2:].numel() == 1 else None
 
+def _paths_to_logits(out, n, path=()):
+    "The tuples by which `output=` can name what could be the logits of `n` images, inside of entries too."
+    if path and _as_logits(out, n) is not None: return [path]
+    return [found for k, v in _entries(out).items() for found in _paths_to_logits(v, n, (*path, k))]
+
 def pick_logits(out,         # what a network returned
                 n:int,       # for how many images
-                output=None  # key or position of the logits; None: `.logits`, or the only entry that can be logits
+                output=None  # key or position of the logits, or a tuple of such, from the outside in; None: found
                )->Tensor:    # logits, (n, C); (n, 1) for one logit an image
-    "Return the logits among what a network returns."
+    "Return the logits among what a network returns: those named, or `.logits`, or the only entry that can be logits."
     entries = _entries(out)
-    listed = ', '.join(f'{k!r}: {_shape_or_type(v)}' for k, v in entries.items())
-    returned = f"{type(out).__name__} of {listed}" if listed else _shape_or_type(out)
+    returned = _in_words(out)
     if output is not None:
-        found = _as_logits(entries[output] if output in entries else getattr(out, str(output), None), n)
+        found = _as_logits(_entry(out, output), n)
         if found is None: raise MirrorError(f"output={output!r} names no logits (B, C): the network returns {returned}")
         return found
     for v in (out, getattr(out, 'logits', None), entries.get('logits')):
@@ -201,8 +224,14 @@ def pick_logits(out,         # what a network returned
         if found is not None: return found
     fitting = [v for v in (_as_logits(v, n) for v in entries.values()) if v is not None]
     if len(fitting) == 1: return fitting[0]
-    if not fitting: _refuse(f"the network returns {returned}, not logits (B, C)")
-    raise MirrorError(f"the network returns several tensors that could be logits ({listed}): name them by output=")
+    paths = _paths_to_logits(out, n)
+    if not paths: _refuse(f"the network returns {returned}, not logits (B, C)")
+    ways = [repr(p if len(p) > 1 else p[0]) for p in paths]
+    if not fitting:
+        raise MirrorError(f"the logits are inside of what the network returns, {returned}: name them by output=, here "
+                          + ' or '.join(ways))
+    raise MirrorError(f"the network returns several tensors that could be logits ({returned}): name them by output=, "
+                      f"here {' or '.join(ways)}")
 
 # %% ../nbs/04_wrap.ipynb #98b17d05
 _DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout)
@@ -234,7 +263,38 @@ def _undone_tails(out):
     if out.shape[1] > 1 and out.logsumexp(1).abs().max() < 1e-4: found.append(('log_softmax', out, True))
     if out.min() < 0 or out.max() > 1: return found
     if out.shape[1] > 1 and (out.sum(1) - 1).abs().max() < 1e-4: found.append(('softmax', out.log(), True))
-    return [*found, ('sigmoid', out.logit(), False)]
+    logits = torch.where(out > 1 - 1e-4, torch.inf, out.logit())   # nearer to 1 too few digits are left
+    return [*found, ('sigmoid', logits, False)]
+
+class _TailWatch(TorchFunctionMode):
+    "While active, note what the final functions of `_TAILS` take and return, for whole images."
+    def __init__(self):
+        super().__init__()
+        self.seen = []   # name, input, output
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        taken = args[0] if args else kwargs.get('input')
+        if func.__name__ in _TAILS and isinstance(taken, Tensor) and taken.shape[2:].numel() == 1:
+            self.seen.append((func.__name__, taken, out))
+        return out
+
+class _Answer(NamedTuple):
+    "What a network says of some images."
+    logits:Tensor   # (B, C)
+    tail:str=''     # the function behind them, a key of `_TAILS`, if it was seen and taken off
+
+def _answer(model, x, output=None):
+    "Run a network; take the softmax or sigmoid off that gave its output."
+    out = pick_logits(_run(model, x), len(x), output)
+    if len(_undone_tails(out)) == 1: return _Answer(out)
+    with _TailWatch() as watch: out = pick_logits(_run(model, x), len(x), output)
+    for tail, before, after in watch.seen:
+        if after.data_ptr() != out.data_ptr() or before.numel() != out.numel(): continue
+        logits = before.reshape(out.shape)
+        if _nearly_equal(_TAILS[tail](logits), out): return _Answer(logits, tail)   # no other axis, nothing in place
+    return _Answer(out)
 
 def _factors(outputs, wanted, up_to_a_constant):
     "The numbers a_j for which the sum of a_j o_j is `wanted`, perhaps up to a constant in each row; or None."
@@ -271,8 +331,8 @@ def _linear_outputs(calls, c):
         if isinstance(o, Tensor) and o.ndim == 2 and o.shape[1] == c: found[name] = o
     return found
 
-def _find_head(calls, out):
-    "Return the linear layers that give the logits `out`, (B, C)."
+def _find_head(calls, out, tail='', holds=lambda head: True):
+    "Return the linear layers that give the logits `out`, (B, C), before the `tail` if there is one, and that hold."
     if not out.isfinite().all():
         raise MirrorError("the network gives NaN or infinity on the sample: look at its weights and at `normalise=`")
     leaves = _leaves(calls)
@@ -282,18 +342,38 @@ def _find_head(calls, out):
     outputs = _linear_outputs(calls, out.shape[1])
     groups = [*combinations(outputs, 1), *combinations(list(outputs)[:4], 2)]
     if 2 < len(outputs) < 9: groups.append(tuple(outputs))
-    for tail, before, up_to_a_constant in _undone_tails(out):
+    bent = False   # whether a layer gave the logits of these images, and not those of others
+    for name, before, up_to_a_constant in [(tail, out, False)] if tail else _undone_tails(out):
         for group in groups:
             factors = _factors([outputs[n] for n in group], before, up_to_a_constant)
             if not factors: continue
             logits = sum(a*outputs[n] for a, n in zip(factors, group))
-            if _nearly_equal(_TAILS[tail](logits), out): return _Head(list(group)[::-1], factors[::-1], tail)
+            if not _same_logits(logits if tail else _TAILS[name](logits), out): continue
+            head = _Head(list(group)[::-1], factors[::-1], name)
+            if holds(head): return head
+            bent = True
     linear = [n for n in leaves if _is_linear(calls[n].module)]
     if not linear: _refuse(f"no nn.Linear found: the network ends in {_describe(calls, leaves[-1])}")
     head = next(iter(outputs), linear[-1])
     behind = [n for n in leaves[leaves.index(head) + 1:] if not isinstance(calls[n].module, _KEEP_THE_MEAN)]
     cause = f"{_describe(calls, behind[0])} comes after it" if behind else "a function changes it"
+    if bent: cause += ", which only on other images makes a difference"
+    if out.min() >= 0 and out.max() <= 1 and ((out == 0) | (out == 1)).float().mean() > .5:
+        cause += ", and most of the probabilities are 0 or 1, which say nothing more of the logits: return the logits"
     _refuse(f"the logits are not the output of {_describe(calls, head)}: {cause}")
+
+# %% ../nbs/04_wrap.ipynb #6826aad0
+def _is_linear_behind(model, x, output, head):
+    "Whether the network still gives the sum that `head` stands for if its layers gave random numbers of both signs."
+    instead = {}
+    def replace(name, module, inputs, out):   # in every call of a layer the same numbers
+        generator = torch.Generator().manual_seed(head.layers.index(name))
+        o = 5*torch.randn(out.shape, generator=generator).to(out)
+        instead[name] = _mean_over_places(isinstance(module, nn.Conv2d), o).clone()   # before anything changes it
+        return o
+    with _forward_hooks([(n, model.get_submodule(n)) for n in head.layers], replace): said = _answer(model, x, output)
+    logits = sum(a*instead[n] for a, n in zip(head.factors, head.layers))
+    return _same_logits(logits if said.tail else _TAILS[head.tail](logits), said.logits)
 
 # %% ../nbs/04_wrap.ipynb #1fbaac66
 def _layouts_with_mean(o, z, x):
@@ -706,13 +786,15 @@ def _gap_parts(model, x, calls, head):
     linear = call.module if unchanged else _linear_layer(W_behind, b_behind)   # no weight norm comes along
     return _Parts(linear, head, [last], True, calls)
 
-def _averaged_classes(model, x, calls, out):
+def _averaged_classes(model, x, calls, answer):
     "The parts of a network whose logits are themselves averages of a map with one channel a class; None for others."
-    if out.shape[1] < 2 or (out.min() >= 0 and (out.sum(1) - 1).abs().max() < 1e-4): return None   # probabilities
+    out = answer.logits
+    if out.shape[1] < 2 or not out.isfinite().all(): return None
+    if not answer.tail and out.min() >= 0 and (out.sum(1) - 1).abs().max() < 1e-4: return None   # probabilities
     last, places = _find_last_map(model, x, calls, out)
     if places < 2: return None
     identity = _linear_layer(torch.eye(out.shape[1]).to(out), out.new_zeros(out.shape[1]))
-    return _Parts(identity, _Head([], [], ''), [last], True, calls)
+    return _Parts(identity, _Head([], [], answer.tail), [last], True, calls)
 
 # %% ../nbs/04_wrap.ipynb #2740c518
 def _stages_of(model, parts):
@@ -754,12 +836,12 @@ def _with_stages(parts, model, x, stages):
 
 def _parts_of_run(model, x, output, stages):
     "Find the head and the maps of `model` by running it on `x`; refuse a network whose last layer is not linear."
-    calls, out = _record_calls(model, x)
+    calls, _ = _record_calls(model, x)
     _check_autocast(calls)
-    logits = pick_logits(out, len(x), output)
-    try: head = _find_head(calls, logits)
+    answer = _answer(model, x, output)
+    try: head = _find_head(calls, *answer, partial(_is_linear_behind, model, x, output))
     except MirrorError:
-        parts = _averaged_classes(model, x, calls, logits) if logits.isfinite().all() else None
+        parts = _averaged_classes(model, x, calls, answer)
         if parts is None: raise
     else: parts = _gap_parts(model, x, calls, head) or _deepest_parts(model, x, calls, head)
     return _with_stages(parts, model, x, stages)
@@ -785,27 +867,39 @@ def _first_that_differs(model, x, alone):
         if not same: return f"; the first to differ is {_describe(calls, name)}"
     return '; a function behind its modules makes the difference'
 
-def _reference_logits(model, probes, output):
-    "Return what `model` gives for each of `probes`; refuse a network that gives an image other logits in another run."
-    def logits(x): return pick_logits(_run(model, x), len(x), output)
-    outs = [logits(x) for x in probes]
-    again = logits(probes[0])
-    if again.isfinite().all() and not _nearly_equal(again, outs[0]):
-        raise MirrorError(f"two runs on the same images differ by up to {(again - outs[0]).abs().max():.2g}: "
-                          "something random stays on in eval mode, such as F.dropout without training=self.training")
-    x, in_batch = probes[-1], outs[-1]
-    alone = torch.cat([logits(x[i:i + 1]) for i in range(len(x))])
-    if in_batch.isfinite().all() and not _nearly_equal(alone, in_batch):
-        raise MirrorError(f"the logits of an image depend on the other images of its batch, by up to "
-                          f"{(alone - in_batch).abs().max():.2g}{_first_that_differs(model, x, x[:1])}: an explanation "
-                          "needs a network that looks at one image")
-    return outs
+def _answer_for_one(model, x, output, several):
+    "What a network says of one image; if it fails there and not for `several`, say so."
+    try: return _answer(model, x, output)
+    except MirrorError as e:
+        try: _answer(model, several, output)
+        except MirrorError: raise e from None
+        raise MirrorError(f"{e} This is so for one image alone, and several pass: where .squeeze() drops the axis of "
+                          "the batch too, name the axis, such as .squeeze(1), or use .flatten(1)") from e
 
-def _check_logits(net, W, b, parts, probes, logits):
-    "Raise `MirrorError` unless the latents of `net` give the `logits` for all `probes`, pairs of name and images."
-    for (name, x), expected in zip(probes, logits):
-        with torch.no_grad(): got = _TAILS[parts.head.tail](F.linear(net.encode(x).z, W, b))
-        if _nearly_equal(got, expected): continue
+def _reference_answers(model, probes, output):
+    "Return what `model` says of each of `probes`; refuse a network that gives an image other logits in another run."
+    several = probes[-1]
+    def answer(x): return _answer_for_one(model, x, output, several) if len(x) == 1 else _answer(model, x, output)
+    answers = [answer(x) for x in probes]
+    first = answers[0].logits
+    again = answer(probes[0]).logits
+    if again.isfinite().all() and not _same_logits(again, first):
+        raise MirrorError(f"two runs on the same images differ by up to {(again - first).abs().max():.2g}: "
+                          "something random stays on in eval mode, such as F.dropout without training=self.training")
+    in_batch = answers[-1].logits
+    alone = torch.cat([answer(several[i:i + 1]).logits for i in range(len(several))])
+    if in_batch.isfinite().all() and not _same_logits(alone, in_batch):
+        raise MirrorError(f"the logits of an image depend on the other images of its batch, by up to "
+                          f"{(alone - in_batch).abs().max():.2g}{_first_that_differs(model, several, several[:1])}: an "
+                          "explanation needs a network that looks at one image")
+    return answers
+
+def _check_logits(net, W, b, parts, probes, answers):
+    "Raise `MirrorError` unless the latents of `net` give the `answers` for all `probes`, pairs of name and images."
+    for (name, x), (expected, tail) in zip(probes, answers):
+        with torch.no_grad(): got = F.linear(net.encode(x).z, W, b)
+        if not tail: got = _TAILS[parts.head.tail](got)
+        if _same_logits(got, expected): continue
         if got.shape == expected.shape: difference = f"by up to {(got - expected).abs().max():.2g}"
         else: difference = f"in shape, {tuple(got.shape)} for {tuple(expected.shape)}"
         last = parts.taps[-1] if parts.taps else 'the image'
@@ -982,7 +1076,7 @@ def wrap(cls:Classifier,
          classes:list|None=None,    # names of the classes; None: those of the Learner, else numbers
          normalise=None,            # callable from [-1, 1] images to what `model` was trained on, such as `Normalise()`
          stages:list|None=None,     # names of the modules whose maps feed the skips; None: one map for each resolution
-         output=None,               # key or position of the logits in what `model` returns; None: found
+         output=None,               # where the logits are in what `model` returns, as in `pick_logits`; None: found
          attribute=None             # of several yes-or-no logits: number or name of one; classes `not X` and `X`
         )->Classifier:              # a frozen copy, opened
     "Find head and maps of `model` by running it; raises `MirrorError` naming the layer that does not fit."
@@ -990,7 +1084,7 @@ def wrap(cls:Classifier,
     if isinstance(model, Classifier): return _given_more(model, classes, normalise, stages, output, attribute)
     probes = _probe_images(x)
     fed = [_feed(normalise, images) for _, images in probes]
-    logits = _reference_logits(model, fed, output)
+    answers = _reference_answers(model, fed, output)
     traced = fed[0] if len(x) > 3 else torch.cat([fed[0], fed[2]])
     parts = _find_parts(model, traced, output, stages)
     W, b = _weight_and_bias(parts.linear)
@@ -999,7 +1093,7 @@ def wrap(cls:Classifier,
     maps = _stages_of(_without_heads(model, parts, traced), parts)
     net = cls(maps, linear, names, normalise, size=tuple(x.shape[2:])).freeze()
     net.in_channels = x.shape[1]
-    _check_logits(net, W, b, parts, probes, logits)
+    _check_logits(net, W, b, parts, probes, answers)
     return net
 
 # %% ../nbs/04_wrap.ipynb #8672feac

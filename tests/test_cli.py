@@ -1,10 +1,11 @@
 "The command line: light help, refusals in one line, and every command from its words to the files it leaves."
 import errno, inspect, io, os, subprocess, sys
 from pathlib import Path
-import pytest
+import pytest, torchvision
 from PIL import Image
 import mirrorcfe.checks as checks, mirrorcfe.cli as cli, mirrorcfe.outcomes as outcomes, mirrorcfe.own as own, mirrorcfe.runs as runs
 from mirrorcfe import __version__
+from mirrorcfe.classifiers import ARCHITECTURES
 from mirrorcfe.cli import COMMANDS, FOR_PROGRAMMERS, PLACEHOLDERS, main, parse, show_warning
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import DATASETS
@@ -38,6 +39,8 @@ REFUSED = [["explian"], ["demo", "--n", "0"], ["demo", "--preset", "best"], ["de
            ["demo", "--out", "file"], ["train", "--data", "nothing"], ["train", "--size", "4"], ["train", "--fit", "no"],
            ["train", "--pair", "a"], ["train", "--classifier", "none.pth"], ["train", "--classes", "none.txt"],
            ["train", "--factory", "none.py:f"], ["train", "--normalise", "much"], ["train", "--levels", "9", "1"],
+           ["train", "--arch", "resnet18"], ["train", "--attribute", "2"],
+           ["train", "--classifier", "file", "--arch", "resnet81"], ["train", "--factory", "file:f", "--arch", "lenet"],
            ["train", "--resize", "big"], ["train", "--interpolation", "bilinear"],
            ["train", "--crop", "8", "--fit", "whole"], ["explain", "none.png"], ["explain", "file"],
            ["explain", "file", "--explainer", "e", "--target", "emu"], ["evaluate", "--steps", "1"],
@@ -63,7 +66,8 @@ print([m for m in {HEAVY} if m in sys.modules])
 def test_names_that_stand_twice():
     "The lists that are there before torch is say what the modules say."
     assert set(checks.PRESET_NAMES) == set(PRESETS) and set(checks.DATASET_NAMES) == set(DATASETS)
-    assert set(checks.NORMALISE_NAMES) == set(runs.NORMALISE)
+    assert set(checks.NORMALISE_NAMES) == set(runs.NORMALISE) and set(checks.NETWORK_NAMES) == set(ARCHITECTURES)
+    for name in torchvision.models.list_models(module=torchvision.models): checks.check_arch(name)
     assert checks.RANGES.keys() == COMMANDS.keys() - {"app"}, "which looks at its own words, without torch"
     assert all(ranges.keys() <= parse(name, ["x"]*(name == "explain")).keys() for name, ranges in checks.RANGES.items())
 

@@ -112,6 +112,29 @@ def test_a_network_of_one_s_own_by_a_factory(tmp_path):
     with pytest.raises(MirrorError, match="the weights are not those of"):
         open_network(None, {"weight": torch.zeros(2, 2)}, None, 3, 16, "none", factory)
 
+def test_one_attribute_of_several(tmp_path):
+    "Three answers of yes or no; the folders are images without and with one of them. It is kept with the network."
+    (tmp_path/"nets.py").write_text(NETS.replace("2))", "3), nn.Sigmoid())"))
+    factory = f"{tmp_path/'nets.py'}:build"
+    (tmp_path/"names.txt").write_text("hat\nbeard\nglasses\n")
+    for folder in ("beard", "shaved"):
+        (tmp_path/"data"/folder).mkdir(parents=True)
+        for i in range(5): Image.new("RGB", (16, 16), (40*i, 9, 200)).save(tmp_path/"data"/folder/f"{i}.png")
+    def opened(names, attribute):
+        names = names and tmp_path/names
+        return own.open_classifier_and_data(None, None, names, 16, "none", tmp_path/"data", 2, "cpu", 0, factory=factory,
+                                            attribute=attribute)
+    net, dls = opened("names.txt", "beard")
+    assert net.classes == dls.vocab == ["shaved", "beard"]
+    x = torch.rand(2, 3, 16, 16)*2 - 1
+    torch.testing.assert_close(net(x).softmax(1)[:, 1], runs.call_factory(factory).eval()(x)[:, 1])
+    save_network(net, tmp_path/"classifier")
+    again, about = load_network(tmp_path/"classifier", factory=factory)
+    assert about["attribute"] == 1 and again.classes == net.classes and again.fingerprint() == net.fingerprint()
+    assert opened(None, "2")[0].classes == ["beard", "shaved"]   # by number, the second folder has it
+    with pytest.raises(MirrorError, match="one of the two classes must be called hat"): opened("names.txt", "hat")
+    with pytest.raises(MirrorError, match="name the network: give one"): open_classifier(None, "lenet", factory=factory)
+
 def test_weights_are_found_among_those_of_a_trainer(tmp_path):
     "Lightning keeps the loss's weights beside the network's."
     torch.manual_seed(0)

@@ -319,6 +319,63 @@ def test_an_image_must_get_the_same_logits_alone_and_in_a_batch():
         with pytest.raises(MirrorError) as e: Classifier.wrap(net, rgb)
         assert "depend on the other images of its batch" in str(e.value) and first in str(e.value)
 
+def of_one_logit(f, bias=0.):
+    "A network of one logit with this bias, and a function behind it."
+    net = sequential(*GAP, nn.Linear(12, 1))
+    nn.init.constant_(net[-1].bias, bias)
+    return Calls(net, f).eval()
+
+def test_an_offset_of_all_logits_hides_nothing():
+    torch.manual_seed(0)
+    honest, by_batch = Plain().eval(), Functional(mean=lambda f: pool(f) - .1*pool(f).mean(0)).eval()
+    for net in (honest, by_batch): nn.init.constant_(net.fc.bias, 200.)
+    near(Classifier.wrap(honest, rgb)(rgb) - 200, honest(rgb) - 200, 1e-4)
+    with pytest.raises(MirrorError, match="depend on the other images of its batch"): Classifier.wrap(by_batch, rgb)
+
+def test_a_very_confident_logit_behind_a_sigmoid():
+    "It is read before the sigmoid; where that is written out, nothing can read it, and the message says so."
+    torch.manual_seed(0)
+    for f in (torch.sigmoid, lambda o: F.sigmoid(o).flatten()):
+        net = of_one_logit(f, 30.)
+        near(Classifier.wrap(net, rgb)(rgb).diff(dim=1), net[0](rgb), 1e-4)
+        near(Classifier.wrap(nn.Sequential(net[0], nn.Sigmoid()), rgb)(rgb).diff(dim=1), net[0](rgb), 1e-4)
+    with pytest.raises(MirrorError, match="the probabilities are 0 or 1, .*: return the logits"):
+        Classifier.wrap(of_one_logit(lambda o: 1/(1 + (-o).exp()), 30.), rgb)
+
+@pytest.mark.parametrize("f", [torch.abs, F.relu, lambda o: o.clamp_min(0).sigmoid(), lambda o: 40*(o/40).tanh()])
+def test_a_function_that_bends_other_logits_is_found(f):
+    torch.manual_seed(0)
+    with pytest.raises(MirrorError, match="a function changes it, which only on other images makes a difference"):
+        Classifier.wrap(of_one_logit(f, 1.), rgb)
+
+def test_a_squeeze_that_drops_a_batch_of_one():
+    torch.manual_seed(0)
+    inside = nn.Sequential(sequential(GAP[0]), Calls(nn.Identity(), lambda f: f.squeeze()), nn.Linear(12, 5))
+    for net in (of_one_logit(lambda o: o.squeeze()), inside):
+        for sample in (rgb, rgb[:1]):
+            with pytest.raises(MirrorError, match=r"for one image alone, and several pass: .*\.squeeze\(1\)"):
+                Classifier.wrap(net, sample)
+
+def test_double_precision():
+    torch.manual_seed(0)
+    for model in (Plain().eval(), flat(nn.Linear(192, 5)).eval()):
+        net = Classifier.wrap(copy.deepcopy(model).double(), rgb)
+        assert net(rgb).dtype == torch.float64
+        near(net(rgb).float(), model(rgb), 1e-4)
+        near(Classifier.wrap(model, rgb)(rgb.double()), model(rgb), 1e-4)
+
+def test_images_that_do_not_fit():
+    "A call of the network itself says what it takes, whatever layer they fail in."
+    torch.manual_seed(0)
+    pair = torch.zeros(3, dtype=torch.long), torch.ones(3, dtype=torch.long)
+    for model in (flat(nn.Linear(192, 5)), small_vit()):
+        net = Classifier.wrap(random_head(model), rgb)
+        for call in (net, net.features, lambda x: net.hires_cams(x, *pair)):
+            with pytest.raises(MirrorError, match="takes 3 channel.*have 1"): call(rgb[:, :1])
+            if call == net.features: continue   # the maps of another size are maps
+            with pytest.raises(MirrorError, match="takes 16x16 pixels, the images have 16x8"): call(rgb[..., :8])
+    with pytest.raises(MirrorError, match="takes 3 channel.*have 1"): Classifier.wrap(Plain(), rgb)(rgb[:, :1])
+
 def test_what_is_found_must_hold_beyond_the_sample():
     "A head that is the network's on the images it was traced with, and on no others."
     torch.manual_seed(0)
@@ -478,6 +535,10 @@ def test_the_logits_are_chosen_by_output():
     with pytest.raises(MirrorError, match="could be logits .* name them by output="): Classifier.wrap(model, rgb)
     near(Classifier.wrap(model, rgb, output=1)(rgb), model(rgb)[1], 1e-5)
     with pytest.raises(MirrorError, match="output='x' names no logits"): Classifier.wrap(model, rgb, output="x")
+    nested = Calls(head()(), lambda o: dict(heads=dict(main=o), maps=[o.mean()])).eval()
+    with pytest.raises(MirrorError, match=r"inside of .* name them by output=, here \('heads', 'main'\)"):
+        Classifier.wrap(nested, rgb)
+    near(Classifier.wrap(nested, rgb, output=("heads", "main"))(rgb), nested(rgb)["heads"]["main"], 1e-5)
 
 def test_eight_threads_read_their_own_latents():
     torch.manual_seed(0)
