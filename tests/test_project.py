@@ -261,7 +261,7 @@ def python(code):
     return run.stdout.strip(), run.stderr.strip()
 
 @pytest.fixture(scope="module")
-def imported():
+def fresh():
     "What a process prints that imports first what is light, then the explainer, and at last the rest."
     heavy = ("fastai.vision", "spacy", "lpips", "torchmetrics", "torchvision", "ipywidgets", "mirrorcfe.show",
              "mirrorcfe.animate", "mirrorcfe.widget")
@@ -281,11 +281,11 @@ def test_start_up_is_light(name):
     printed, _ = python(f"import sys, mirrorcfe.{name}; print([m for m in sys.modules if m.startswith({heavy})])")
     assert printed == "[]"
 
-def test_what_few_need_comes_when_it_is_asked_for(imported):
+def test_what_few_need_comes_when_it_is_asked_for(fresh):
     "Of what costs seconds: a classifier brings neither fastai nor `wrap`, the explainer no torchvision, no pictures."
-    bare, explainer, wraps = imported[0].splitlines()
+    bare, explainer, wraps = fresh[0].splitlines()
     assert (bare, explainer, wraps) == ("[]", "[]", "True")
 
-def test_imports_are_silent(imported):
+def test_imports_are_silent(fresh):
     "Warnings of other packages about themselves do not reach the user."
-    assert len(imported[0].splitlines()) == 3 and imported[1] == ""
+    assert len(fresh[0].splitlines()) == 3 and fresh[1] == ""
