@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['pad_to_multiple', 'AutoEncoder', 'train_autoencoder', 'AutoencoderForm', 'autoencoder_form', 'LatentAutoencoder',
-           'shown_steps', 'train_latent_autoencoder', 'rebuilding_error', 'get_autoencoder', 'as_autoencoder',
-           'check_autoencoder', 'FromDiffusers']
+           'shown_steps', 'train_latent_autoencoder', 'rebuilding_error', 'autoencoder_settings', 'get_autoencoder',
+           'as_autoencoder', 'check_autoencoder', 'FromDiffusers']
 
 # %% ../nbs/24_autoencoder.ipynb #e3a14a4c
 from copy import deepcopy
@@ -206,14 +206,19 @@ def rebuilding_error(net,         # autoencoder
 # %% ../nbs/24_autoencoder.ipynb #3e90bc3c
 _AUTOENCODER_CODE = 1   # raised when network or training change
 
+def autoencoder_settings(x:Tensor,               # training images, uint8 (n, C, H, W)
+                         form:AutoencoderForm    # sizes and steps
+                        )->dict:
+    "Return all that decides an autoencoder."
+    return dict(images=tensors_hash(dict(x=x)), channels=x.shape[1], form=asdict(form), code=_AUTOENCODER_CODE)
+
 def get_autoencoder(x:Tensor,                        # training images, uint8 (n, C, H, W)
                     form:AutoencoderForm|None=None,  # None: `autoencoder_form` of their size
                     progress=False                   # as for `shown_steps`
                    )->LatentAutoencoder:             # on the device of `x`; `.seconds` of its training
     "Return the autoencoder of these images, from the cache or after training it once."
     if form is None: form = autoencoder_form(x.shape[1], max(x.shape[2:]), len(x))
-    settings = dict(images=tensors_hash(dict(x=x)), channels=x.shape[1], form=asdict(form), code=_AUTOENCODER_CODE)
-    net = trained_once('autoencoder', settings, lambda: LatentAutoencoder(x.shape[1], form),
+    net = trained_once('autoencoder', autoencoder_settings(x, form), lambda: LatentAutoencoder(x.shape[1], form),
                        lambda: train_latent_autoencoder(x, form, progress))
     return net.to(x.device, memory_format=torch.channels_last)
 

@@ -2,7 +2,7 @@
 import csv
 from pathlib import Path
 from PIL import Image
-import mirrorcfe.own as own
+import mirrorcfe.forecast as forecast, mirrorcfe.own as own, mirrorcfe.runs as runs
 from mirrorcfe.cli import main
 
 def refused(capsys, *argv):
@@ -20,7 +20,10 @@ def train_quickly(monkeypatch, with_forecast=False):
     "Let `train` stop early, keep a checkpoint after every other step, and take no time to say how long it will take."
     monkeypatch.setattr(own, "CLASSIFIER_STEPS", 10)
     monkeypatch.setattr(own, "CHECKPOINT_STEPS", 2)
-    known = own.Forecast(step=.1, autoencoder=.1, student=.1, autoencoder_steps=2, student_steps=2, after=1.)
+    monkeypatch.setattr(forecast, "STEPS", 2)
+    monkeypatch.setattr(forecast, "TRIED", 30)
+    monkeypatch.setattr(runs, "TRIED_FRAMES", 2)
+    known = forecast.Forecast(step=.1, after=1.)
     if not with_forecast: monkeypatch.setattr(own, "make_forecast", lambda *a: known)
 
 def write_pets(folder, digits):

@@ -10,6 +10,7 @@ from mirrorcfe.cli import COMMANDS, FOR_PROGRAMMERS, PLACEHOLDERS, main, parse, 
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import DATASETS
 from mirrorcfe.explainer import MirrorCFE
+from mirrorcfe.forecast import Forecast
 from mirrorcfe.images import fit_image, read_image
 from mirrorcfe.runs import check_writable, load_explainer, save_network
 from mirrorcfe.training import PRESETS
@@ -268,7 +269,7 @@ def test_disk_full(here, saved, capsys, monkeypatch, where):
 # --- whole runs ------------------------------------------------------------------------------------------------------
 
 def test_demo_whole(here, small, capsys, monkeypatch):
-    monkeypatch.setattr(runs, "prepare_demo", lambda *a: small)
+    monkeypatch.setattr(runs, "prepare_demo", lambda *a: (*small, Forecast(1., 1.)))
     monkeypatch.setattr(MirrorCFE, "fit", lambda self, *a, **k: self)
     Path("mirrorcfe-out").mkdir()
     Path("mirrorcfe-out/kept").touch()

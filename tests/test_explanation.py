@@ -220,6 +220,7 @@ def searched(B=3):
 
 def test_equality(ex):
     ex.first = searched()
+    ex.prepared = "crop 28"
     assert ex == copy.deepcopy(ex) == copy.copy(ex) == pickle.loads(pickle.dumps(ex))
     assert ex in [ex[:1], copy.deepcopy(ex)]
     assert ex != ex[::-1] and ex != ex[:2] and ex != 3 and ex != None

@@ -30,7 +30,7 @@ def test_quick_snippets_run_as_printed():
     for source in quick:
         printed = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, cwd=ROOT)
         assert printed.returncode == 0, printed.stderr
-        assert f"```python\n{source}```\n\n```\n{printed.stdout.strip()}\n```" in README
+        assert f"```python\n{source}```\n\n```\n{printed.stdout.rstrip()}\n```" in README
 
 def test_links_lead_somewhere_from_outside(monkeypatch):
     "On PyPI there is no file beside the README: every link says where it leads, pages and pictures alike."
