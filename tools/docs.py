@@ -3,7 +3,7 @@
 Where Quarto is installed, this is nbdev's own site. Elsewhere it is a plain one that needs no network to be built or to
 be read: the sidebar of _quarto.yml, every notebook as nbdev prepares it for documentation, formulas as MathML.
 """
-import ast, html, json, os, re, shutil, subprocess, sys
+import ast, functools, html, json, os, re, shutil, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 import yaml
@@ -290,9 +290,12 @@ def mathml(tex, display):
     except Exception: return f'<code class="unrendered">{html.escape(tex)}</code>'
     return f'<span class="eq">{made}</span>' if display == "block" else made   # the frame scrolls on a narrow page
 
+PLAIN_LINES = HtmlFormatter(nowrap=True)   # made once: a page has hundreds of pieces of code
+lexer = functools.lru_cache(get_lexer_by_name)
+
 def highlight(source, lang="python"):
     "Return coloured code; the colours are those of `colours`."
-    return f"<pre><code class=hl>{colour(source, get_lexer_by_name(lang), HtmlFormatter(nowrap=True))}</code></pre>"
+    return f"<pre><code class=hl>{colour(source, lexer(lang), PLAIN_LINES)}</code></pre>"
 
 def colours():
     "Return the styles of code, for light and for dark pages."
