@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['pad_to_multiple', 'AutoEncoder', 'train_autoencoder', 'AutoencoderForm', 'autoencoder_form', 'LatentAutoencoder',
-           'shown_steps', 'train_latent_autoencoder', 'rebuilding_error', 'get_autoencoder', 'as_autoencoder',
-           'check_autoencoder', 'FromDiffusers']
+           'shown_steps', 'train_latent_autoencoder', 'rebuilding_error', 'autoencoder_settings', 'get_autoencoder',
+           'as_autoencoder', 'check_autoencoder', 'FromDiffusers']
 
 # %% ../nbs/24_autoencoder.ipynb #e3a14a4c
 from copy import deepcopy
@@ -98,10 +98,12 @@ def autoencoder_form(channels:int,    # of the images
                      n:int=10_000,    # how many there are
                      **changes        # fields to replace
                     )->AutoencoderForm:
-    "Return the form for images of a size: 4 times smaller up to 48 pixels, 8 times above; shorter for few images."
-    large = dict(latent=32, halvings=3, width=32, deep=128, last=32, steps=800, flip=channels == 3) if size > 48 else {}
+    "Return the form for images of a size: 4 times smaller up to 80 pixels, 8 times above; shorter for few images."
+    photo = dict(steps=800, flip=channels == 3, last=32) if size > 48 else {}
+    if size > 80: photo |= dict(latent=32, halvings=3, width=32, deep=128)
+    elif photo: photo |= dict(latent=16, deep=96)
     few = dict(steps=300, bs=64) if n < 5000 and size <= 48 else {}
-    return AutoencoderForm(**large | few | changes)
+    return AutoencoderForm(**photo | few | changes)
 
 # %% ../nbs/24_autoencoder.ipynb #a73d67ca
 class LatentAutoencoder(nn.Module):
@@ -204,14 +206,19 @@ def rebuilding_error(net,         # autoencoder
 # %% ../nbs/24_autoencoder.ipynb #3e90bc3c
 _AUTOENCODER_CODE = 1   # raised when network or training change
 
+def autoencoder_settings(x:Tensor,               # training images, uint8 (n, C, H, W)
+                         form:AutoencoderForm    # sizes and steps
+                        )->dict:
+    "Return all that decides an autoencoder."
+    return dict(images=tensors_hash(dict(x=x)), channels=x.shape[1], form=asdict(form), code=_AUTOENCODER_CODE)
+
 def get_autoencoder(x:Tensor,                        # training images, uint8 (n, C, H, W)
                     form:AutoencoderForm|None=None,  # None: `autoencoder_form` of their size
                     progress=False                   # as for `shown_steps`
                    )->LatentAutoencoder:             # on the device of `x`; `.seconds` of its training
     "Return the autoencoder of these images, from the cache or after training it once."
     if form is None: form = autoencoder_form(x.shape[1], max(x.shape[2:]), len(x))
-    settings = dict(images=tensors_hash(dict(x=x)), channels=x.shape[1], form=asdict(form), code=_AUTOENCODER_CODE)
-    net = trained_once('autoencoder', settings, lambda: LatentAutoencoder(x.shape[1], form),
+    net = trained_once('autoencoder', autoencoder_settings(x, form), lambda: LatentAutoencoder(x.shape[1], form),
                        lambda: train_latent_autoencoder(x, form, progress))
     return net.to(x.device, memory_format=torch.channels_last)
 

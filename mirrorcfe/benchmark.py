@@ -578,16 +578,18 @@ def get_explainer(name:str,               # name of a dataset, as for `get_dls`
                  )->MirrorCFE:            # ready to explain; `.about`: settings and seconds of training
     "Return the explainer of `get_classifier(name)`, from the cache or after training it once."
     spec = data_spec(name)
-    recipe = get_recipe(preset, **changes)
     if pair is not None: pair = pair_index(pair, spec.classes)
     if size is not None: size = short_size(size)
     if classifier is None: classifier = get_classifier(name, size=size, device=device)
+    recipe = get_recipe(preset, classifier.in_channels, **changes)
     folder, about = _explainer_folder(name, pair, preset, seed, size, classifier, recipe)
     with file_lock(folder):
         model = _load_explainer(folder, classifier)
         if model is not None: return model
         numbers = pair and torch.tensor(pair)   # whatever the classes are called
-        dls = get_dls(name, pair=numbers, size=size, steps=min(100, recipe.steps), seed=seed, device=device)
+        large = max(height_width(size or spec.size)) > 48   # half as many in a batch
+        dls = get_dls(name, pair=numbers, size=size, bs=32 if large else 64, steps=min(100, recipe.steps), seed=seed,
+                      device=device)
         what = f"classes {' and '.join(spec.classes[c] for c in pair)}" if pair else 'all pairs of classes'
         print(f"Training an explainer of {spec.title}, {what} (once, then cached)", flush=True)
         model = MirrorCFE(classifier, recipe, pair, seed)

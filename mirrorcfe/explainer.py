@@ -8,6 +8,7 @@ __all__ = ['MOST_STEPS', 'MirrorCFE']
 # %% ../nbs/31_explainer.ipynb #ae3a60d5
 import copy, errno
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor, nn
@@ -43,7 +44,8 @@ class MirrorCFE:
         if not isinstance(classifier, nn.Module):
             raise MirrorError(f"the classifier must be a torch module: found {type(classifier).__name__}")
         self.classifier = classifier
-        self.recipe = get_recipe(preset, **changes)
+        self.recipe_for = partial(get_recipe, preset, **changes)   # images of so many channels
+        self.recipe = self.recipe_for(getattr(classifier, 'in_channels', None))
         self.pair = pair
         self.seed = whole_number(seed, 0, 'seed')
         self.amp = amp
@@ -103,6 +105,7 @@ def fit(self:MirrorCFE,
     if not isinstance(self.classifier, Classifier):
         how = getattr(getattr(dls, 'spec', None), 'transform', None)   # with the numbers of its Normalize, if any
         self.classifier = Classifier.wrap(self.classifier, _some_images(dls), normalise=how and how.normalise)
+    self.recipe = self.recipe_for(self.classifier.in_channels)
     if self.pair is None: self.pair = getattr(dls, 'pair', None)
     else: self.pair = pair_index(self.pair, self.classifier.classes)
     if epochs is None and not self.recipe.epochs:
@@ -110,6 +113,7 @@ def fit(self:MirrorCFE,
     self.learn = mirror_learner(self.classifier, dls, self.recipe, self.pair, self.seed, folder, self.amp,
                                 self.channels_last, autoencoder, student_net, progress)
     self.classifier = self.learn.model.F   # a copy, which nobody else can change
+    self.recipe = self.learn.model.recipe
     try: self.model = self.learn.fit_game(epochs, progress, cbs).model.mirror
     except OSError as e:
         if folder is None or not _is_disk(e): raise

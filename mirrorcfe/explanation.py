@@ -37,6 +37,7 @@ class Explanation:
     unlike:Tensor|None=None     # distance of `x` from the training images; above 1: unlike them, (B,)
     residual:Tensor|None=None   # distance of the latents' logits at `k = 1` from the exact swap, (B,); 0: reached
     first:object=None           # `FirstCFE`: the first counterfactuals, where they were searched between the steps
+    prepared:str|None=None      # what was done to the picture files before the classifier saw them, where known
 
     __hash__ = None             # its tensors may change, so it cannot be a key
 
@@ -60,7 +61,7 @@ def _positions(i, n):
     return at
 
 # %% ../nbs/29_explanation.ipynb #7e0a1c56
-_SHARED = ('ks', 'classes', 'tol')   # one for the whole batch
+_SHARED = ('ks', 'classes', 'tol', 'prepared')   # one for the whole batch
 
 @patch
 def __getitem__(self:Explanation,
@@ -308,6 +309,7 @@ def to_frame(self:Explanation):  # a pandas DataFrame, B*K rows
     if self.drawn_ks is not None: columns['drawn_k'] = column(self.drawn_ks)
     columns |= dict(intended=column(self.intended), achieved=column(self.achieved), predicted=names(self.predicted),
                     difference=column(self.difference))
+    if self.prepared is not None: columns['prepared'] = [self.prepared]*(B*K)
     return pd.DataFrame(columns)
 
 @patch
@@ -436,7 +438,8 @@ def save(self:Explanation,
     if masks is None: masks = getattr(self, 'masks', None)
     if masks is not None: check_masks(masks, self)
     tol = None if self.target_confidence is None else self.target_confidence.tol
-    about = dict(format=_FORMAT, version=__version__, classes=[str(c) for c in self.classes], tol=tol)
+    about = dict(format=_FORMAT, version=__version__, classes=[str(c) for c in self.classes], tol=tol,
+                 prepared=self.prepared)
     write_tensors(path, _tensors(self, masks), about, 'explanation')
     return path
 
@@ -495,8 +498,8 @@ def load(cls:Explanation,
     first = None if wrong else _first(v, len(about['classes']))
     wrong = next((part for part in (requests, first) if isinstance(part, str)), wrong)
     if wrong: raise MirrorError(f"the parts of {path} do not fit together, look at `{wrong}`: save it again")
-    own = {f.name: v.get(f.name) for f in fields(Explanation) if f.name not in ('classes', *_PARTS)}
-    ex = cls(**own, classes=about['classes'], target_confidence=requests, first=first)
+    own = {f.name: v.get(f.name) for f in fields(Explanation) if f.name not in ('classes', 'prepared', *_PARTS)}
+    ex = cls(**own, classes=about['classes'], target_confidence=requests, first=first, prepared=about.get('prepared'))
     ex.masks = v.get('masks')
     return ex
 

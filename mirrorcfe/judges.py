@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['FEATURES', 'Kind', 'Conv', 'KINDS', 'LEAST', 'Believed', 'FEWEST_TRAIN', 'FEWEST_TEST', 'SMALL', 'TRUSTED', 'FORMAT',
-           'CODE_VERSION', 'PlainConvNet', 'train_plain_conv', 'pixel_features', 'edge_features', 'Judge',
-           'train_judge', 'Panel', 'panel_problem', 'usual_judges', 'train_panel', 'Usual', 'read_panel', 'panel_of',
-           'get_panel']
+           'CODE_VERSION', 'PlainConvNet', 'conv_steps', 'train_plain_conv', 'pixel_features', 'edge_features', 'Judge',
+           'train_judge', 'Panel', 'panel_problem', 'usual_judges', 'train_panel', 'Usual', 'read_panel',
+           'panel_folder', 'panel_of', 'get_panel']
 
 # %% ../nbs/14_judges.ipynb #1ddc07a1
 import math, shutil, warnings
 from collections import namedtuple
+from pathlib import Path
 import numpy as np
 import skops.io
 import torch
@@ -74,15 +75,20 @@ class _Augment(Callback):
         x = heavy_augment(self.xb[0], generator=self.generator)
         self.learn.xb = (random_flip(x, self.generator) if self.flip else x,)
 
+def conv_steps(n:int   # training images
+              )->int:
+    "Return how long a convolutional judge is trained: 1,500 steps, or 500 for fewer than 5,000 images."
+    return 500 if n < 5000 else 1500
+
 def train_plain_conv(dls,                  # as `get_dls` returns
                      side,                 # pixels it looks at, one number or (height, width)
                      widths=(16, 32, 64),  # channels of the blocks
-                     steps:int|None=None,  # optimiser steps of 64 images; None: 1,500, or 500 below 5,000 images
+                     steps:int|None=None,  # optimiser steps of 64 images; None: `conv_steps`
                      seed:int=7,           # of weights, order and augmentation
                      flip:bool=False       # mirror left and right too, for photographs
                     )->PlainConvNet:       # frozen
     "Train the convolutional judge on augmented images."
-    if steps is None: steps = 500 if len(dls.train.dataset) < 5000 else 1500
+    if steps is None: steps = conv_steps(len(dls.train.dataset))
     train = dls.train.new(bs=64, shuffle=True, drop_last=True, seed=seed, steps=steps)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -394,6 +400,16 @@ def read_panel(folder,        # that `Panel.write` filled
 # %% ../nbs/14_judges.ipynb #51128ce4
 CODE_VERSION = 1  # raise it when a judge or its training changes: older panels are then trained again
 
+def panel_folder(dls,                 # as `get_dls` returns, with `.test`
+                 judges=None,         # names in `KINDS`; None: `usual_judges`
+                 seed:int=7,          # of everything random
+                 steps:int|None=None  # of the convolutional judges
+                )->Path:              # it need not exist yet
+    "Return where the cache keeps the panel of a dataset."
+    judges = list(judges or usual_judges(dls))
+    settings = dict(data=data_fingerprint(dls), judges=judges, seed=seed, steps=steps, code=CODE_VERSION)
+    return cache_dir()/'panels'/f"{dls.spec.name}-{json_hash(settings)}"
+
 def panel_of(dls,                # as `get_dls` returns, with `.test`
              judges=None,        # names in `KINDS`; None: `usual_judges`
              seed:int=7,         # of everything random
@@ -402,8 +418,7 @@ def panel_of(dls,                # as `get_dls` returns, with `.test`
             )->Panel:
     "Return the panel of a dataset, from the cache or after training it once."
     judges = judges or usual_judges(dls)
-    settings = dict(data=data_fingerprint(dls), judges=list(judges), seed=seed, steps=steps, code=CODE_VERSION)
-    folder = cache_dir()/'panels'/f"{dls.spec.name}-{json_hash(settings)}"
+    folder = panel_folder(dls, judges, seed, steps)
     with file_lock(folder):
         try: return read_panel(folder, dls.device)
         except MissingFile: pass

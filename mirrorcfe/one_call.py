@@ -6,6 +6,7 @@
 __all__ = ['MAX_IMAGES_BYTES', 'open_images', 'explain']
 
 # %% ../nbs/90_one_call.ipynb #0ca11004
+import time
 from pathlib import Path
 import torch
 from torch import Tensor
@@ -16,8 +17,10 @@ from .explainer import MirrorCFE
 from .explanation import Explanation
 from .features import Classifier, Normalise
 from .images import Preprocessing, as_preprocessing, to_bytes
-from .own import echo_forecast, fill_validation, keep_pair, make_forecast
-from .runs import NORMALISE, echo, get_judges, parse_normalise, pick_test_images
+from .forecast import make_forecast
+from .own import fill_validation
+from .runs import (NORMALISE, echo, get_judges, missing_judges, parse_normalise, pick_test_images,
+                            prepared_in_words)
 from .storage import expand
 
 # %% ../nbs/90_one_call.ipynb #0ca11008
@@ -105,6 +108,13 @@ def open_images(data,             # folder, torch dataset, loader, or loaders wi
     return dls, layer
 
 # %% ../nbs/90_one_call.ipynb #0ca11016
+def _time_explaining(model, dls, n):
+    "Seconds to explain `n` images."
+    x = dls.test.dataset[:2][0]
+    start = time.monotonic()
+    model.explain(x, on_same='mark')
+    return (time.monotonic() - start)/len(x)*n
+
 def explain(model,               # network whose last layer is linear, `Classifier`, or fastai `Learner`; not changed
             data,                # folder with a subfolder for each class, torch dataset, loader, or `DataLoaders`
             transform=None,      # what is done to a picture before the network sees it, for folders and datasets
@@ -137,14 +147,18 @@ def explain(model,               # network whose last layer is linear, `Classifi
     else:
         fill_validation(dls)
         if minutes is not None or progress:
-            forecast = make_forecast(net, dls, cfe.recipe, 0, n)
+            judged = missing_judges(dls) if judges else []
+            def after(model, _): return _time_explaining(model, dls, n)
+            forecast = make_forecast(net, dls, cfe.recipe, 50, after, {}, judged)
             if minutes is not None: cfe = MirrorCFE(net, steps=forecast.steps_in(minutes), pair=pair, seed=seed)
-            if progress: echo_forecast(forecast, cfe.recipe.steps)
+            if progress: echo(f'{forecast.said(cfe.recipe.steps)}. minutes= fits the steps to a time')
         dls.train.steps = min(50, cfe.recipe.steps)
         cfe.fit(dls, folder=None if kept is None else kept.with_name('training'), progress=progress)
         if kept is not None: cfe.save(kept)
     x, y, _ = pick_test_images(cfe, dls, n)
     ex = cfe.explain(x, target, truth=y, on_same='mark').judged(get_judges(dls) if judges else None)
+    if dls.spec.transform is not None: ex.prepared = dls.spec.transform.name
+    elif isinstance(data, (str, Path)): ex.prepared = prepared_in_words(dict(fit=dls.spec.fit))
     if progress:
         for source, target, said in zip(ex.source.tolist(), ex.target.tolist(), ex.verdict):
             echo(f'{ex.classes[source]} to {ex.classes[target]}: {said}')

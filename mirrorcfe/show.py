@@ -492,6 +492,7 @@ def _repr_html_(self:Explanation):
                  _thumb(one.path[0, -1], last)]
         rows.append(f'<tr>{"".join(cells)}<td style="text-align:left">{escape(one.verdict[0])}</td></tr>')
     more = f'<p>and {len(self) - SHOWN_ROWS} more</p>' if len(self) > SHOWN_ROWS else ''
+    if self.prepared is not None: more += f'<p>Pictures: {escape(self.prepared)}</p>'
     head = ''.join(f'<th>{name}</th>' for name in ('source', 'first CFE', 'last', 'verdict'))
     return f'<p>{escape(repr(self))}</p><table><tr>{head}</tr>{"".join(rows)}</table>{more}'
 

@@ -7,7 +7,7 @@ __all__ = ['NETS_FORMAT', 'expand', 'cache_dir', 'sweep', 'workspace', 'first_li
            'new_folder', 'try_writing', 'file_lock', 'run_lock', 'MissingFile', 'DamagedFile', 'reading', 'file_hash',
            'json_hash', 'tensor_bytes', 'tensors_hash', 'write_json', 'read_json', 'write_tensors', 'read_tensors',
            'write_state', 'read_state', 'write_checksums', 'check_files', 'write_nets', 'read_about', 'read_nets',
-           'trained_once']
+           'kept_file', 'trained_once']
 
 # %% ../nbs/08_storage.ipynb #50982aec
 import errno, gzip, hashlib, io, json, os, pickle, re, secrets, shutil, stat, tempfile, time, warnings, zipfile, zlib
@@ -421,13 +421,19 @@ def read_nets(path,       # folder that `write_nets` filled
                           "fit and save again") from None
 
 # %% ../nbs/08_storage.ipynb #f893cd08
+def kept_file(kind:str,        # what the network is, such as 'student'
+              settings:dict    # all that decides it, plain data
+             )->Path:          # it need not exist yet
+    "Return the file in the cache that holds a network."
+    return cache_dir()/f'{kind}s'/f'{json_hash(settings)}.safetensors'
+
 def trained_once(kind:str,        # what the network is, such as 'student'
                  settings:dict,   # all that decides it, plain data
                  blank,           # function: returns a network of the same form, its weights do not matter
                  train            # function: returns the trained network
                 )->torch.nn.Module: # in evaluation mode, frozen; `.seconds` of processor time its training took
     "Return a network from the cache, or after training it once; the caller's random state stays as it was."
-    file = cache_dir()/f'{kind}s'/f'{json_hash(settings)}.safetensors'
+    file = kept_file(kind, settings)
     with file_lock(file), torch.random.fork_rng():
         net = _kept_network(file, blank)
         if net is None:

@@ -134,7 +134,7 @@ def _explain_chunk(cfe, source, start, stop, bs, **kw):
             if not ok: rows[i] = dict(source=name, status='outside the pair', reason=f'the classifier says {name}')
         numbers = [i for i in numbers if i not in rows]
         if not numbers: continue
-        ex = cfe.explain(x[known], on_same='mark', **kw)
+        ex = cfe.explain(x[known], on_same='mark', **dict(quick=True) | kw)
         for i, row in zip(numbers, ex.table().to_dict('records')): rows[i] = {k: row[k] for k in _COLUMNS[1:]}
         drawn.append((torch.tensor(numbers), to_bytes(ex.x_cf).cpu(), to_bytes(ex.path[:, -1]).cpu()))
     return [dict(image=source.names[i]) | rows[i] for i in range(start, stop)], drawn

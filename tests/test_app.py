@@ -79,19 +79,24 @@ def test_films_of_an_hour_ago_go(viewer, tmp_path):
     film = app.write_film(viewer.read(viewer.examples[0]), tmp_path)
     assert not old.exists() and young.exists() and film.read_bytes()[4:8] == b"ftyp"
 
-def test_the_demo_is_trained_once(small, tmp_path, monkeypatch, capsys):
-    dls, net, oracle, model = small
-    monkeypatch.setenv("MIRRORCFE_CACHE", str(tmp_path))
-    monkeypatch.setattr(app, "prepare_demo", lambda *a: (dls, net, oracle, model))
-    monkeypatch.setattr(app, "get_judges", lambda dls: None)
-    monkeypatch.setattr(type(model), "fit", lambda self, dls, **kw: self)
-    folder = app.demo_explainer()
-    assert "The explainer of the demo is trained first" in capsys.readouterr().out
-    assert app.demo_explainer() == folder and capsys.readouterr().out == ""
+def test_the_page_opens_on_photographs(tmp_path):
+    "With the explainer that comes with the package; a picture to begin with is the very picture."
     viewer = app.open_viewer(device="cpu")
-    assert len(viewer.examples) == len(dls.test.dataset)
-    x, _ = app.read_upload(viewer.examples[0], viewer.about)
-    assert ((dls.test.dataset[:][0] - x).abs().amax((1, 2, 3)) < 1e-6).any(), "a file brings back the very picture"
+    assert len(viewer.examples) == 10 and len(viewer.panel.voters) == 3 and "Acevedo" in app._what(viewer)
+    shown = viewer.read(viewer.examples[0])
+    assert shown.ex.prepared == "the middle, bicubic" and shown.note == "" and shown.ex.status == ["found"]
+    assert viewer.examples[0].stem.endswith(shown.ex.classes[int(shown.ex.source[0])])
+    to_picture(shown.ex.x[0]).save(tmp_path/"again.png")
+    assert torch.equal(app.read_upload(tmp_path/"again.png", viewer.about)[0], shown.ex.x)
+
+def test_what_stands_beside_a_step(viewer):
+    "Each view is shown or not, whatever the others are."
+    shown = viewer.read(viewer.examples[0])
+    alone = app.step_view(shown, .4, [])
+    assert alone.count("<figure>") == 1 and "<svg" not in alone and "<table" not in alone
+    for chosen, marks in (("Mask", "held back"), ("Change", "brighter"), ("Confidence", "<svg")):
+        assert marks in app.step_view(shown, .4, [chosen]) and marks not in alone
+        assert marks not in app.step_view(shown, .4, [b for b in app.BESIDE if b != chosen])
 
 # --- the command -----------------------------------------------------------------------------------------------------
 
@@ -129,18 +134,20 @@ def served(viewer, tmp_path_factory):
 
 def test_only_this_computer_is_served(served): assert served.startswith("http://127.0.0.1:")
 
+BESIDE = list(app.BESIDE)
+
 def test_two_visitors(served, viewer, tmp_path):
     "Each sees a picture of their own; a refusal leaves it in place."
     client = pytest.importorskip("gradio_client")
     one, two = (client.Client(served, verbose=False, download_files=tmp_path) for _ in range(2))
     for visitor, file in zip((one, two), viewer.examples):
-        visitor.predict(client.handle_file(str(file)), api_name="/upload")
-    steps = [v.predict(1., api_name="/step") for v in (one, two)]
+        visitor.predict(client.handle_file(str(file)), BESIDE, api_name="/upload")
+    steps = [v.predict(1., BESIDE, api_name="/step") for v in (one, two)]
     assert steps == [app.step_view(viewer.read(f), 1.) for f in viewer.examples] and steps[0] != steps[1]
     (tmp_path/"notes.png").write_text("no picture")
-    refused = one.predict(client.handle_file(str(tmp_path/"notes.png")), api_name="/upload")[0]
+    refused = one.predict(client.handle_file(str(tmp_path/"notes.png")), BESIDE, api_name="/upload")[0]
     assert "notes.png cannot be read as an image" in refused["value"] and refused["visible"]
-    assert one.predict(1., api_name="/step") == steps[0]
+    assert one.predict(1., BESIDE, api_name="/step") == steps[0]
     film = one.predict(api_name="/film")
     assert Path(film["value"]).read_bytes()[4:8] == b"ftyp"
 
@@ -170,6 +177,10 @@ async def use(port, url, viewer, folder):
     await tab.run(SLIDE)
     await tab.until("document.querySelector('#step').textContent.includes('k = 0.20')")
     slid = await tab.run(FIRST)
+    views = "document.querySelectorAll('#step figure').length"
+    await tab.click("document.querySelector('#beside input')")
+    await tab.until(f"{views} == 3")
+    beside = [await tab.run(FIRST), await tab.run("document.querySelector('#k input[type=range]').value")]
     await tab.click("document.querySelector('#target input')")
     await tab.until(OTHER)
     target = await tab.run(f"{OTHER}.getAttribute('aria-label')")
@@ -189,14 +200,15 @@ async def use(port, url, viewer, folder):
     await tab.until("document.querySelector('#refused')?.textContent.includes('notes.png')")
     refused = await tab.run("document.querySelector('#refused').textContent")
     asked = [e["params"]["request"]["url"] for e in tab.events if e["method"] == "Network.requestWillBeSent"]
-    return dict(wrong=wrong, narrow=narrow, seen=seen, slid=slid, target=target, k=k, refused=refused, asked=asked,
-                after=await tab.run(FIRST))
+    return dict(wrong=wrong, narrow=narrow, seen=seen, slid=slid, beside=beside, target=target, k=k, refused=refused,
+                asked=asked, after=await tab.run(FIRST))
 
 def test_in_a_browser(served, viewer, tmp_path):
     with browser() as port: got = asyncio.run(use(port, served, viewer, tmp_path))
     assert got["wrong"] == [] and got["narrow"] <= 0
     assert len(set(got["seen"])) == 3, "the first picture, the uploaded one, and that on its way to another target"
     assert got["slid"] == got["seen"][1], "the slider moves the step, and nothing else"
+    assert got["beside"] == [got["slid"], "0.2"], "a view beside the step goes alone"
     assert got["k"] == "0.2", "another target leaves the slider where it was"
     film, = tmp_path.glob("*.mp4")
     assert film.read_bytes()[4:8] == b"ftyp" and film.stem.endswith(f"_to_{got['target']}")

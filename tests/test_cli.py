@@ -10,6 +10,7 @@ from mirrorcfe.cli import COMMANDS, FOR_PROGRAMMERS, PLACEHOLDERS, main, parse, 
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import DATASETS
 from mirrorcfe.explainer import MirrorCFE
+from mirrorcfe.forecast import Forecast
 from mirrorcfe.images import fit_image, read_image
 from mirrorcfe.runs import check_writable, load_explainer, save_network
 from mirrorcfe.training import PRESETS
@@ -100,6 +101,7 @@ def test_nowhere_to_print(here, saved, monkeypatch, no_warnings):
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii", "cp437", "utf-8"])
 def test_any_console_will_do(here, saved, monkeypatch, no_warnings, encoding):
     "Names and arrows are written out where the console does not know them, and nothing in a name reaches the terminal."
+    if encoding not in ("ascii", "cp437"): monkeypatch.setattr(own, "write_pictures", lambda *a: {})   # it prints a bar
     Path("one.png").rename("größe \x1b[31m→.png")
     out = io.TextIOWrapper(io.BytesIO(), encoding)
     monkeypatch.setattr(sys, "stdout", out)
@@ -267,7 +269,7 @@ def test_disk_full(here, saved, capsys, monkeypatch, where):
 # --- whole runs ------------------------------------------------------------------------------------------------------
 
 def test_demo_whole(here, small, capsys, monkeypatch):
-    monkeypatch.setattr(runs, "prepare_demo", lambda *a: small)
+    monkeypatch.setattr(runs, "prepare_demo", lambda *a: (*small, Forecast(1., 1.)))
     monkeypatch.setattr(MirrorCFE, "fit", lambda self, *a, **k: self)
     Path("mirrorcfe-out").mkdir()
     Path("mirrorcfe-out/kept").touch()

@@ -4,6 +4,7 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
+from mirrorcfe import training
 from mirrorcfe.augmentation import heavy_augment, random_affine
 from mirrorcfe.autoencoder import (FromDiffusers, LatentAutoencoder, as_autoencoder, autoencoder_form,
                                    check_autoencoder, get_autoencoder, rebuilding_error, train_latent_autoencoder)
@@ -11,6 +12,7 @@ from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import ImageSet, TensorLoader, get_dls
 from mirrorcfe.explainer import MirrorCFE
+from mirrorcfe.features import Classifier
 from mirrorcfe.painter import LatentPainter, add_change, resize_smoothly
 from mirrorcfe.projected import FeatureDiscriminator, channel_scales
 from mirrorcfe.ssc import csp_mask
@@ -26,6 +28,10 @@ def own_cache(tmp_path, monkeypatch): monkeypatch.setenv('MIRRORCFE_CACHE', str(
 
 def some_bytes(n=12, channels=1, size=16, seed=0):
     return torch.randint(0, 256, (n, channels, size, size), generator=torch.Generator().manual_seed(seed)).byte()
+
+class TwoMaps(nn.Module):
+    "In place of SqueezeNet."
+    def forward(self, x): return [x.abs(), F.avg_pool2d(x, 2)]
 
 def a_net(channels=1, size=16, **changes):
     torch.manual_seed(0)
@@ -292,6 +298,23 @@ def test_what_takes_part_in_a_training():
         game = mirror_game(clf, x, get_recipe(**SHORT | changes), None, 0, False, True, *networks)
         assert set(game.D) == want and {'autoencoder', 'student'} == set(game.fixed)
         assert not any(p.requires_grad for p in game.fixed.parameters())
+
+def test_colour_photographs_get_squeezenet_or_pixels_in_its_place(monkeypatch):
+    "By the number of channels; where SqueezeNet has no weights the result says what took its place."
+    short = dict(SHORT, student=0., steps=1)
+    x = torch.rand(8, 3, 16, 16)*2 - 1
+    dl = torch.utils.data.DataLoader(list(zip(x, torch.arange(8) % 2)), 8)
+    clf = small_resnet(2, 3, (4, 8), 16)
+    monkeypatch.setattr(training, 'SqueezeFeatures', TwoMaps)
+    cfe = MirrorCFE(nn.Sequential(clf), amp=False, **short)   # how many channels it takes shows when data come
+    monkeypatch.setattr(Classifier, 'wrap', lambda net, *args, **kw: net[0])
+    assert cfe.recipe.pixels and set(cfe.fit(dl, 1, progress=False).learn.model.D) == {'squeeze', 'own'}
+    assert cfe.recipe == get_recipe(channels=3, **short) and not cfe.recipe.pixels
+    def no_weights(): raise MirrorError('no weights here')
+    monkeypatch.setattr(training, 'SqueezeFeatures', no_weights)
+    with pytest.warns(UserWarning, match='pixels takes the place of SqueezeNet.*no weights here'):
+        cfe = MirrorCFE(clf, amp=False, **short).fit(dl, 1, progress=False)
+    assert set(cfe.learn.model.D) == {'pixels', 'own'} and (cfe.recipe.pixels, cfe.recipe.squeeze) == (True, False)
 
 def test_training_images_of_any_loader():
     dls = loaders()

@@ -1,14 +1,18 @@
 "How long a training takes is said beforehand, steps are as many as were asked for, and silence is never long."
 import io, re, time
 from dataclasses import replace
+from types import SimpleNamespace
 import pytest, torch
 from mirrorcfe.autoencoder import shown_steps
+from mirrorcfe.classifiers import ClassifierPlan, small_resnet
 from mirrorcfe.cli import Printer, heartbeat
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
 from mirrorcfe.explainer import MirrorCFE
-from mirrorcfe.own import Forecast, make_forecast
+from mirrorcfe.forecast import Forecast, SayAgain, make_forecast
 from mirrorcfe.runs import Progress
+from mirrorcfe.storage import tensors_hash
+from mirrorcfe.training import get_recipe, painting_networks
 
 QUICK = dict(autoencoder_steps=2, student_steps=2)
 
@@ -28,21 +32,49 @@ def test_a_forecast_changes_nothing(small, digits):
     torch.manual_seed(5)
     before = digits.train.epoch
     recipe = replace(small[3].recipe, **QUICK)
-    forecast = make_forecast(small[1], digits, recipe, 2, 10)
+    forecast = make_forecast(small[1], digits, recipe, 50)
     assert torch.equal(torch.rand(3), want) and digits.train.epoch == before and len(digits.train) == 5
-    assert min(forecast.step, forecast.autoencoder, forecast.student, forecast.after) > 0
-    assert (forecast.autoencoder_steps, forecast.student_steps) == (2, 2)
-    later = make_forecast(small[1], digits, replace(recipe, painter="pixels", student=0.), 0, 0)
-    assert later.autoencoder == later.student == 0 == later.after
+    assert forecast.step > 0 == forecast.after
+
+def test_what_is_in_the_cache_takes_no_time(small, digits, tmp_path, monkeypatch):
+    "The networks that the training would read, not train, are left out."
+    monkeypatch.setenv("MIRRORCFE_CACHE", str(tmp_path))
+    recipe = replace(small[3].recipe, **QUICK)
+    forecast = make_forecast(small[1], digits, recipe, 50)
+    assert {name: most for name, (_, most) in forecast.helpers.items()} == {"the autoencoder": 2, "the student": 2}
+    painting_networks(small[1], digits, recipe)
+    assert make_forecast(small[1], digits, recipe, 50).helpers == {}
+
+def test_everything_before_the_explainer_counts(digits):
+    "A classifier that is not trained yet, and judges."
+    net = small_resnet(10, 1, (4, 8), 16)
+    plan = ClassifierPlan(net, digits, dict(epochs=1000, lr=1e-3, shift=0), None, None)
+    before = tensors_hash(net)
+    recipe = get_recipe(painter="pixels", student=0.)
+    forecast = make_forecast(net.freeze(), digits, recipe, 50, None, {"the classifier": plan}, ["perceptron", "conv"])
+    assert tensors_hash(net) == before
+    once = replace(forecast, before={})
+    assert forecast.seconds(1) - once.seconds(1) == pytest.approx(sum(forecast.before.values()))
+    assert forecast.before["the classifier"] > 1000*len(digits.train)*1e-4, "each of its thousand epochs"
+    said = "This will take about .*: the classifier .*, the judges .*, 7 steps of the explainer"
+    assert re.match(said, forecast.said(7))
+
+def test_the_rest_is_said_after_ten_steps(small, digits, monkeypatch):
+    "By what ten steps took, with what comes after the training."
+    said = []
+    now = iter(range(10**6))
+    monkeypatch.setattr("mirrorcfe.forecast.time", SimpleNamespace(monotonic=lambda: next(now)/2))
+    MirrorCFE(small[1], steps=15, **QUICK).fit(digits, progress=False, cbs=[SayAgain(said.append, 20.)])
+    assert said == ["After ten steps: 22 s left, explaining and measuring included"]
 
 def test_steps_for_a_time():
     "As many as fit: the networks before them are shorter, too, where there are few steps."
-    forecast = Forecast(step=2., autoencoder=.5, student=.1, autoencoder_steps=300, student_steps=300, after=30.)
-    assert forecast.seconds(10) == 10*2 + 40*.5 + 40*.1 + 30
+    forecast = Forecast(2., 30., dict(classifier=5.), dict(autoencoder=(.5, 300), student=(.1, 300)))
+    assert forecast.seconds(10) == 10*2 + 40*.5 + 40*.1 + 30 + 5
     for minutes in (1, 7.5, 60):
         steps = forecast.steps_in(minutes)
         assert forecast.seconds(steps) <= 60*minutes < forecast.seconds(steps + 1)
-    with pytest.raises(MirrorError, match=r"0.5 minutes are too few: measuring takes 30 s and a step 2 s"):
+    with pytest.raises(MirrorError, match=r"0.5 minutes are too few: one step takes 2 s"):
         forecast.steps_in(.5)
 
 def test_a_line_where_nothing_is_said():

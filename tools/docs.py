@@ -3,7 +3,7 @@
 Where Quarto is installed, this is nbdev's own site. Elsewhere it is a plain one that needs no network to be built or to
 be read: the sidebar of _quarto.yml, every notebook as nbdev prepares it for documentation, formulas as MathML.
 """
-import ast, html, json, os, re, shutil, subprocess, sys
+import ast, functools, html, json, os, re, shutil, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 import yaml
@@ -79,6 +79,7 @@ pre:hover button.copy,button.copy:focus{opacity:1}
 table{border:0;border-collapse:collapse;font-size:.92rem;display:block;overflow-x:auto}
 td,th{border:1px solid var(--line);padding:.3rem .6rem;text-align:left}
 td code{white-space:nowrap}
+td img{max-width:none}
 img,svg,video{max-width:100%;height:auto}
 :root.dark main img{background:#fff}
 :root.dark [id^=path-]{background:#fff;padding:.5rem;border-radius:6px;color-scheme:light}
@@ -89,6 +90,11 @@ pre code{overflow-wrap:normal}
 .anchor-link{display:none}
 footer{display:flex;justify-content:space-between;margin-top:3rem;border-top:1px solid var(--line);padding-top:1rem}
 figure{margin:1rem 0}
+.pieces{display:none}
+.pieces canvas{max-width:100%;margin:.15rem 0}
+@media(max-width:640px){
+ img.cut{display:none}
+ .pieces{display:block}}
 @media(max-width:820px){
  body{display:block}
  nav{position:static;height:auto;border-right:0;border-bottom:1px solid var(--line);padding:.7rem 1rem}
@@ -116,6 +122,72 @@ byId('dark').onclick = () => {
   const dark = root.classList.toggle('dark');
   try { localStorage.setItem('dark', dark ? '1' : '0'); } catch (e) {}
 };
+
+// On a narrow screen a strip of pictures goes on below, where a column of it is empty from top to bottom.
+const emptyColumns = (context, width, height) => {
+  const data = new Uint32Array(context.getImageData(0, 0, width, height).data.buffer);
+  const empty = [];
+  for (let x = 0; x < width; x++) {
+    let y = 1;
+    while (y < height && data[y*width + x] === data[x]) y++;
+    empty.push(y === height && data[x] === data[0]);
+  }
+  return empty;
+};
+
+const cuts = (empty, most) => {   // between the pieces, each at most so wide; null where there is no place to cut
+  const middles = [];
+  for (let x = 1, start = 0; x < empty.length; x++) {
+    if (empty[x] && !empty[x - 1]) start = x;
+    if (!empty[x] && empty[x - 1] && start) middles.push((start + x) >> 1);
+  }
+  const out = [0];
+  while (empty.length - out[out.length - 1] > most) {
+    const before = out[out.length - 1];
+    const next = middles.filter(x => x > before && x - before <= most).pop();
+    if (next === undefined) return null;
+    out.push(next);
+  }
+  return out;
+};
+
+const cut = picture => {
+  const width = picture.naturalWidth, height = picture.naturalHeight;
+  const most = picture.parentElement.clientWidth;
+  if (picture.classList.contains('cut') || !most || width < 1.3*most || width < 1.2*height) return;
+  const whole = document.createElement('canvas');
+  whole.width = width;
+  whole.height = height;
+  const context = whole.getContext('2d', {willReadFrequently: true});
+  context.drawImage(picture, 0, 0);
+  let places;
+  try { places = cuts(emptyColumns(context, width, height), most); } catch (e) { return; }   // opened as a file
+  if (!places) return;
+  const pieces = document.createElement('span');
+  pieces.className = 'pieces';
+  pieces.setAttribute('role', 'img');
+  pieces.setAttribute('aria-label', picture.alt);
+  places.forEach((from, i) => {
+    const piece = document.createElement('canvas');
+    piece.width = (i + 1 < places.length ? places[i + 1] : width) - from;
+    piece.height = height;
+    piece.getContext('2d').drawImage(whole, -from, 0);
+    pieces.append(piece);
+  });
+  picture.after(pieces);
+  picture.classList.add('cut');
+};
+
+const narrow = matchMedia('(max-width:640px)');
+const cutAll = () => {
+  if (!narrow.matches) return;
+  for (const p of document.querySelectorAll('main img')) {
+    if (p.complete) cut(p);
+    else p.addEventListener('load', () => cut(p));
+  }
+};
+narrow.addEventListener('change', cutAll);
+cutAll();
 
 document.querySelectorAll('main pre:not(.out)').forEach(pre => {
   const button = document.createElement('button');
@@ -218,9 +290,12 @@ def mathml(tex, display):
     except Exception: return f'<code class="unrendered">{html.escape(tex)}</code>'
     return f'<span class="eq">{made}</span>' if display == "block" else made   # the frame scrolls on a narrow page
 
+PLAIN_LINES = HtmlFormatter(nowrap=True)   # made once: a page has hundreds of pieces of code
+lexer = functools.lru_cache(get_lexer_by_name)
+
 def highlight(source, lang="python"):
     "Return coloured code; the colours are those of `colours`."
-    return f"<pre><code class=hl>{colour(source, get_lexer_by_name(lang), HtmlFormatter(nowrap=True))}</code></pre>"
+    return f"<pre><code class=hl>{colour(source, lexer(lang), PLAIN_LINES)}</code></pre>"
 
 def colours():
     "Return the styles of code, for light and for dark pages."
