@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['INTERPOLATION_NAMES', 'SUFFIXES', 'PRESET_NAMES', 'DATASET_NAMES', 'DEVICES', 'FORMATS', 'NORMALISE_NAMES',
-           'RELATIVE_TARGETS', 'NETWORK_NAMES', 'SHARED', 'RANGES', 'check_range', 'parse_size', 'parse_preprocessing',
-           'parse_confidences', 'check_levels', 'check_fit', 'check_writable', 'check_out', 'check_there',
-           'explainer_folder', 'check_device', 'check_data', 'check_two', 'check_names', 'mean_and_std', 'no_network',
-           'check_arch', 'check_command']
+           'RELATIVE_TARGETS', 'NETWORK_NAMES', 'Place', 'SHARED', 'RANGES', 'check_range', 'parse_size',
+           'parse_preprocessing', 'parse_confidences', 'check_levels', 'check_fit', 'check_writable', 'check_out',
+           'check_there', 'explainer_folder', 'check_device', 'check_data', 'check_two', 'check_names', 'mean_and_std',
+           'no_network', 'check_arch', 'launched', 'check_command']
 
 # %% ../nbs/07_checks.ipynb #c4ec0004
 import json, math, os, re
+from collections import namedtuple
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -197,6 +198,15 @@ def check_arch(arch:str   # what --arch says
     theirs = [name for library in ('torchvision', 'timm') for name in _function_names(library)]
     if theirs and arch.removeprefix('timm/') not in theirs: raise no_network(arch, [*NETWORK_NAMES, *theirs])
 
+# %% ../nbs/07_checks.ipynb #73cdfad4
+Place = namedtuple('Place', 'rank local_rank world_size')
+
+def launched()->Place: # number of this process, number on its computer, how many there are
+    "Return the place of this process among those that a launcher started."
+    world_size = int(os.environ.get('WORLD_SIZE', 1))
+    if world_size < 2: return Place(0, 0, 1)
+    return Place(int(os.environ.get('RANK', 0)), int(os.environ.get('LOCAL_RANK', 0)), world_size)
+
 # %% ../nbs/07_checks.ipynb #c4ec0024
 SHARED = 'explain', 'evaluate'   # commands that several processes run together
 RANGES = dict(  # of the numbers of each command
@@ -236,7 +246,7 @@ def check_command(name:str,      # of the command
                  ):
     "Raise `MirrorError` for what can be refused without torch, and without reading a picture."
     o = options
-    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and name not in SHARED:
+    if launched().world_size > 1 and name not in SHARED:
         raise MirrorError(f"{name} runs in one process: start it without the launcher; several processes share "
                           f"{' and '.join(SHARED)}")
     for option, (low, high) in RANGES[name].items(): check_range(option, o[option], low, high)

@@ -9,7 +9,7 @@ __all__ = ['COMMANDS', 'PLACEHOLDERS', 'FOR_PROGRAMMERS', 'ZeroOrMore', 'command
 # %% ../nbs/93_cli.ipynb #cbb18688
 import contextlib, importlib.util, os, signal, sys, threading, time, warnings
 from fastcore.script import anno_parser
-from .checks import RANGES, check_command
+from .checks import RANGES, check_command, launched
 from .core import MirrorError
 from . import __version__
 
@@ -305,9 +305,8 @@ FOR_PROGRAMMERS = (DeprecationWarning, FutureWarning, PendingDeprecationWarning)
 
 def show_warning(message, category, *_, **__):
     "Print a warning in one line; those for programmers are left out."
-    if not issubclass(category, FOR_PROGRAMMERS) and not _rank(): print(f"mirrorcfe: note: {message}", file=sys.stderr)
-
-def _rank(): return int(os.environ.get('RANK', 0)) if int(os.environ.get('WORLD_SIZE', 1)) > 1 else 0
+    if issubclass(category, FOR_PROGRAMMERS) or launched().rank: return
+    print(f"mirrorcfe: note: {message}", file=sys.stderr)
 
 def _stop_on_term():
     "Let SIGTERM end the command as the keyboard does."
@@ -324,7 +323,7 @@ def main(argv:list|None=None   # words on the command line; None: those of the p
     if argv is None:
         _stop_on_term()
         argv = sys.argv[1:]
-    out = Printer(None if _rank() else sys.stdout)   # of several processes only the first speaks
+    out = Printer(None if launched().rank else sys.stdout)   # of several processes only the first speaks
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(Printer(sys.stderr)):
         try: return _main(*argv or ['help'])
         finally:

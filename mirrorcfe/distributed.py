@@ -6,13 +6,14 @@
 __all__ = ['ProcessGroup', 'GroupLoader', 'whole_batch_statistics', 'join_group']
 
 # %% ../nbs/25_distributed.ipynb #a2590f22
-import atexit, os
+import atexit
 from contextlib import contextmanager
 from functools import partial
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from fastcore.basics import patch
+from .checks import launched
 from .core import MirrorError
 from .data import TensorLoader
 from .generator import Discriminator
@@ -208,11 +209,11 @@ def join_group(device='cpu'   # `torch.device`, or its name, that this process w
               )->tuple:       # `ProcessGroup`, and the device of this process
     "Join the group that a launcher started, if there is one; on a machine with several GPUs each process gets its own."
     device = torch.device(device)
-    world_size = int(os.environ.get('WORLD_SIZE', 1))
-    if device.type == 'cuda' and world_size > 1:
-        device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count())
+    place = launched()
+    if device.type == 'cuda' and place.world_size > 1:
+        device = torch.device('cuda', place.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    if world_size > 1 and not dist.is_initialized():
+    if place.world_size > 1 and not dist.is_initialized():
         dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
         atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
     return ProcessGroup.current(), device

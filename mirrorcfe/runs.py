@@ -466,12 +466,16 @@ class Explained:
 def measure_explanation(ex:Explanation,  # its steps end at 1
                         classifier,      # the network explained
                         oracle=None,     # a second classifier of the same classes
-                        panel=None       # the judges
+                        panel=None       # the judges; None: the votes are those of `ex.judged`, if it was asked
                        )->dict:
     "Return the numbers of the results table."
     measured = measure(Explained(ex), ex.x, ex.target, classifier, oracle, metrics=RESULT_METRICS, bs=max(1, len(ex)),
                        panel=panel)
-    return results_of(measured, len(ex.ks))
+    results = results_of(measured, len(ex.ks))
+    if panel is None and ex.believed is not None:
+        first, last = ex.believed[ex.source != ex.target].nanmean(0).tolist()
+        results |= dict(believed_first=first, believed=last)
+    return results
 
 # %% ../nbs/88_runs.ipynb #e18b1899
 def _belief(results):

@@ -16,13 +16,15 @@ def rows(path):
     "A CSV file as a list of dicts."
     with open(path, encoding="utf-8") as f: return list(csv.DictReader(f))
 
-def train_quickly(monkeypatch):
-    "Let `train` stop early, and keep a checkpoint after every other step."
+def train_quickly(monkeypatch, with_forecast=False):
+    "Let `train` stop early, keep a checkpoint after every other step, and take no time to say how long it will take."
     monkeypatch.setattr(own, "CLASSIFIER_STEPS", 10)
     monkeypatch.setattr(own, "CHECKPOINT_STEPS", 2)
     monkeypatch.setattr(forecast, "STEPS", 2)
     monkeypatch.setattr(forecast, "TRIED", 30)
     monkeypatch.setattr(runs, "TRIED_FRAMES", 2)
+    known = forecast.Forecast(step=.1, after=1.)
+    if not with_forecast: monkeypatch.setattr(own, "make_forecast", lambda *a: known)
 
 def write_pets(folder, digits):
     "Threes and eights as files of every kind, and two that cannot be read."

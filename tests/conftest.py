@@ -142,6 +142,6 @@ def trained(pets, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained")/"out"
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as m, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        train_quickly(m)
+        train_quickly(m, with_forecast=True)
         assert main(["train", "--data", str(pets), *TRAIN, "--out", str(out)]) == 0
     return out, said.getvalue()

@@ -126,11 +126,11 @@ def test_anything_at_all(cfe, x, target, ks, p, kw): try_out(cfe, x, target, ks,
 def good_images(n, seed): return torch.rand(n, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))*2 - 1
 good = st.builds(good_images, st.integers(0, 4), st.integers(0, 50))
 
-@settings(quick, max_examples=100)
+@settings(quick, max_examples=60)
 @given(x=good, target=target, p=confidence, kw=options)
 def test_good_images_and_any_target(cfe, x, target, p, kw): try_out(cfe, x, target, [0, .5, 1], p, kw)
 
-@settings(quick, max_examples=60)
+@settings(quick, max_examples=40)
 @given(x=good, target=target, p=confidence, kw=options)
 def test_a_pair(pair, x, target, p, kw): try_out(pair, x, target, [1], p, kw)
 

@@ -308,7 +308,7 @@ def test_train_for_weights_of_torchvision(pets, tmp_path, monkeypatch, capsys):
     for module in (runs, own): monkeypatch.setattr(module, "write_pictures", lambda *a: {})
     save_file(shufflenet_v2_x0_5(num_classes=2).state_dict(), tmp_path/"net.safetensors")
     (tmp_path/"names.txt").write_text("three\nei ght\n")
-    network = ["--classifier", str(tmp_path/"net.safetensors"), "--arch", "shufflenet_v2_x0_5", "--size", "64"]
+    network = ["--classifier", str(tmp_path/"net.safetensors"), "--arch", "shufflenet_v2_x0_5", "--size", "32"]
     rest = ["--classes", str(tmp_path/"names.txt"), "--steps", "1", "--bs", "2", "--n", "1", "--measure", "1"]
     assert main(["train", "--data", str(pets), *network, *rest, "--out", str(tmp_path/"out"), "--device", "cpu"]) == 0
     model, _, about = load_explainer(tmp_path/"out")

@@ -260,13 +260,32 @@ def python(code):
     assert run.returncode == 0, run.stderr
     return run.stdout.strip(), run.stderr.strip()
 
-@pytest.mark.parametrize("name, more", [("core", "sklearn"), ("cli", "sklearn"), ("explainer", "torchvision")])
-def test_start_up_is_light(name, more):
-    "Importing it must not pull in what costs seconds: fastai's vision, or torchvision, which few functions need."
-    heavy = ("fastai.vision", "spacy", "lpips", "torchmetrics", more)
+@pytest.fixture(scope="module")
+def fresh():
+    "What a process prints that imports first what is light, then the explainer, and at last the rest."
+    heavy = ("fastai.vision", "spacy", "lpips", "torchmetrics", "torchvision", "ipywidgets", "mirrorcfe.show",
+             "mirrorcfe.animate", "mirrorcfe.widget")
+    return python(f"""
+import sys, mirrorcfe.core, mirrorcfe.multiclass, mirrorcfe.confidence
+from mirrorcfe.features import Classifier
+print([m for m in sys.modules if m in ("mirrorcfe.wrap", "fastai")])
+import mirrorcfe.explainer
+print([m for m in sys.modules if m.startswith({heavy})])
+print(Classifier.wrap.__func__ is Classifier.wrap.__func__ and "sample" in Classifier.wrap.__annotations__)
+import {", ".join(f"mirrorcfe.{m}" for m in ORDER)}
+""")
+
+@pytest.mark.parametrize("name", ["core", "cli"])
+def test_start_up_is_light(name):
+    heavy = ("torch", "fastai.vision", "spacy", "lpips", "sklearn")
     printed, _ = python(f"import sys, mirrorcfe.{name}; print([m for m in sys.modules if m.startswith({heavy})])")
     assert printed == "[]"
 
-def test_imports_are_silent():
+def test_what_few_need_comes_when_it_is_asked_for(fresh):
+    "Of what costs seconds: a classifier brings neither fastai nor `wrap`, the explainer no torchvision, no pictures."
+    bare, explainer, wraps = fresh[0].splitlines()
+    assert (bare, explainer, wraps) == ("[]", "[]", "True")
+
+def test_imports_are_silent(fresh):
     "Warnings of other packages about themselves do not reach the user."
-    assert python("import " + ", ".join(f"mirrorcfe.{m}" for m in ORDER)) == ("", "")
+    assert len(fresh[0].splitlines()) == 3 and fresh[1] == ""

@@ -3,7 +3,7 @@
 Where Quarto is installed, this is nbdev's own site. Elsewhere it is a plain one that needs no network to be built or to
 be read: the sidebar of _quarto.yml, every notebook as nbdev prepares it for documentation, formulas as MathML.
 """
-import ast, html, json, os, re, shutil, subprocess, sys
+import ast, functools, html, json, os, re, shutil, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 import yaml
@@ -79,6 +79,7 @@ pre:hover button.copy,button.copy:focus{opacity:1}
 table{border:0;border-collapse:collapse;font-size:.92rem;display:block;overflow-x:auto}
 td,th{border:1px solid var(--line);padding:.3rem .6rem;text-align:left}
 td code{white-space:nowrap}
+td img{max-width:none}
 img,svg,video{max-width:100%;height:auto}
 :root.dark main img{background:#fff}
 :root.dark [id^=path-]{background:#fff;padding:.5rem;border-radius:6px;color-scheme:light}
@@ -153,7 +154,7 @@ const cuts = (empty, most) => {   // between the pieces, each at most so wide; n
 const cut = picture => {
   const width = picture.naturalWidth, height = picture.naturalHeight;
   const most = picture.parentElement.clientWidth;
-  if (picture.classList.contains('cut') || !most || width < 1.3*most || width < 1.8*height) return;
+  if (picture.classList.contains('cut') || !most || width < 1.3*most || width < 1.2*height) return;
   const whole = document.createElement('canvas');
   whole.width = width;
   whole.height = height;
@@ -289,9 +290,12 @@ def mathml(tex, display):
     except Exception: return f'<code class="unrendered">{html.escape(tex)}</code>'
     return f'<span class="eq">{made}</span>' if display == "block" else made   # the frame scrolls on a narrow page
 
+PLAIN_LINES = HtmlFormatter(nowrap=True)   # made once: a page has hundreds of pieces of code
+lexer = functools.lru_cache(get_lexer_by_name)
+
 def highlight(source, lang="python"):
     "Return coloured code; the colours are those of `colours`."
-    return f"<pre><code class=hl>{colour(source, get_lexer_by_name(lang), HtmlFormatter(nowrap=True))}</code></pre>"
+    return f"<pre><code class=hl>{colour(source, lexer(lang), PLAIN_LINES)}</code></pre>"
 
 def colours():
     "Return the styles of code, for light and for dark pages."
