@@ -234,7 +234,7 @@ def test_readme_lines_run_from_an_empty_folder(tmp_path):
     run = Started(f"import os\nos.chdir({str(empty)!r})\n{source}", [], tmp_path/"said")
     assert run.wait() == 0, run.said[-2000:]
     lines = run.said.splitlines()
-    head = next(j for j, l in enumerate(lines) if "first_k" in l)
+    head = next(j for j, l in enumerate(lines) if "confidence_last" in l)
     assert lines[head].split() == ["source", "target", "status", "first_k", "confidence_last"]
     assert [l.split()[1:3] for l in lines[head + 1:head + 5]] == [["4", "9"], ["9", "4"], ["4", "9"], ["9", "4"]]
     assert "\n".join(lines[head + 5:]) in README.read_text(encoding="utf-8"), "the reflection, as the README shows it"
