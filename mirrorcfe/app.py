@@ -121,7 +121,8 @@ CSS = """
 .mirror figure b{display:block}
 @media(max-width:640px){
  .mirror .row,.mirror.row{gap:.6rem}
- .mirror figure{font-size:.85em;flex-basis:8rem}
+ .mirror figure{font-size:.85em;flex:0 1 calc(50% - .3rem)}
+ .mirror figure.wide{flex-basis:100%}
  .mirror figure b{min-height:3em;display:flex;align-items:flex-end;justify-content:center}}
 .mirror figure.wide{flex:2 1 16rem;max-width:32rem}
 .mirror figure img,.mirror .none{width:100%;aspect-ratio:1;object-fit:contain;image-rendering:pixelated;

@@ -22,6 +22,7 @@ LOOK = """JSON.stringify((() => {
   wide: document.documentElement.scrollWidth - window.innerWidth,
   out: all('main *').filter(sticks).slice(0, 3).map(e => e.tagName + ' ' + e.textContent.slice(0, 50)),
   title: document.title,
+  cut: all('.pieces').filter(e => e.offsetHeight).map(e => e.children.length),
   math: all('math').length}})())"""
 # Run in any page: what the search finds, the colours before and after the button, what is copied.
 TOOLS = """new Promise(done => {
@@ -152,7 +153,7 @@ async def visit(port, address, pages):
         seen = json.loads(await tab.run(LOOK))
         await tab.size(390, 800)
         narrow = json.loads(await tab.run(LOOK))
-        out[page] = dict(seen, wrong=wrong, narrow=narrow["wide"], out=narrow["out"])
+        out[page] = dict(seen, wrong=wrong, narrow=narrow["wide"], out=narrow["out"], pieces=narrow["cut"])
     await tab.size(1280, 900)
     await tab.open(f"{address}/core.html")
     found = json.loads(await tab.run(TOOLS))
@@ -187,6 +188,11 @@ def test_formulas_are_rendered(read):
 def test_nothing_sticks_out(read):
     wide = {p: r for p, r in read[0].items() if r["wide"] > 0 or r["narrow"] > 0}
     assert {p: (r["wide"], r["narrow"], r["out"]) for p, r in wide.items()} == {}
+
+def test_strips_wrap_on_a_narrow_screen(read):
+    "A strip of many pictures goes on below; on a wide screen it is whole."
+    assert not of(read, "cut", ([],))
+    for page in ("gallery.html", "show.html"): assert min(read[0][page]["pieces"], default=0) > 1
 
 def test_the_slider_moves(read):
     first, last, change, other = read[2]

@@ -79,6 +79,7 @@ pre:hover button.copy,button.copy:focus{opacity:1}
 table{border:0;border-collapse:collapse;font-size:.92rem;display:block;overflow-x:auto}
 td,th{border:1px solid var(--line);padding:.3rem .6rem;text-align:left}
 td code{white-space:nowrap}
+td img{max-width:none}
 img,svg,video{max-width:100%;height:auto}
 :root.dark main img{background:#fff}
 :root.dark [id^=path-]{background:#fff;padding:.5rem;border-radius:6px;color-scheme:light}
@@ -153,7 +154,7 @@ const cuts = (empty, most) => {   // between the pieces, each at most so wide; n
 const cut = picture => {
   const width = picture.naturalWidth, height = picture.naturalHeight;
   const most = picture.parentElement.clientWidth;
-  if (picture.classList.contains('cut') || !most || width < 1.3*most || width < 1.8*height) return;
+  if (picture.classList.contains('cut') || !most || width < 1.3*most || width < 1.2*height) return;
   const whole = document.createElement('canvas');
   whole.width = width;
   whole.height = height;
