@@ -120,7 +120,8 @@ METRICS = {
                      'CFE, an honest image may have half', needs=('oracle',)),
     'L1': Metric(_l1, 'down', '0 to 2, units of [-1, 1]', 'no change at all has 0'),
     'Prox': Metric(_prox, 'down', '0 to 2 a channel', 'as L1'),
-    'LPIPS': Metric(_lpips, 'down', '0 to about 1', 'no change at all has 0; made for photographs'),
+    'LPIPS': Metric(_lpips, 'down', '0 to about 1', 'no change at all has 0; made for photographs; kind to an '
+                    'explainer that a discriminator on the same features has trained'),
     'FID@oracle': Metric(lambda real, fake, seed: fid(real, fake, 'allow'), 'down', '0 and more',
                          'biased upwards where images are few; a real image of the class has about 0', 'set',
                          needs=('oracle', 'real')),

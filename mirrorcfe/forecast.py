@@ -16,7 +16,7 @@ from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
 from fastcore.basics import defaults
-from .autoencoder import autoencoder_form, autoencoder_settings, train_latent_autoencoder
+from .autoencoder import autoencoder_settings, form_of, train_latent_autoencoder
 from .classifiers import train_classifier
 from .core import MirrorError
 from .explainer import MirrorCFE
@@ -177,7 +177,7 @@ class _Ticks:
 
 def _autoencoder(x, recipe):
     "An autoencoder of a few steps, seconds of a step, and how many steps there will be: none if it is in the cache."
-    form = autoencoder_form(x.shape[1], max(x.shape[2:]), len(x))
+    form = form_of(x)
     steps = recipe.autoencoder_steps or form.steps
     ticks = _Ticks()
     net = train_latent_autoencoder(x, replace(form, steps=STEPS), ticks)

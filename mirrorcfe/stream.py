@@ -116,11 +116,11 @@ _COLUMNS = ('image', 'source', 'target', 'status', 'first_k', 'confidence_first'
             'confidence_last', 'l1_last', 'confidence_error', 'residual', 'reason')
 
 @torch.no_grad()
-def _predicted(cfe, x):
-    "The predicted class of each image by name, and whether the explainer was trained for it."
-    c = cfe.classifier(x.to(cfe.classifier.W)).argmax(1).cpu()
-    known = torch.ones(len(x), dtype=torch.bool) if cfe.pair is None else torch.isin(c, torch.tensor(cfe.pair))
-    return [cfe.classifier.classes[i] for i in c.tolist()], known
+def _outside(cfe, x):
+    "The predicted class of each image for which the explainer was not trained, by name; None for the others."
+    if cfe.pair is None: return [None]*len(x)
+    c = cfe.classifier(x.to(cfe.classifier.W)).argmax(1).tolist()
+    return [None if i in cfe.pair else cfe.classifier.classes[i] for i in c]
 
 def _explain_chunk(cfe, source, start, stop, bs, **kw):
     "Explain images in batches: a row for each, and (numbers, first counterfactuals, last images) of each batch."
@@ -129,12 +129,12 @@ def _explain_chunk(cfe, source, start, stop, bs, **kw):
     for first in range(start, stop, bs):
         x, numbers, bad = source.read(first, min(first + bs, stop))
         for i, why in bad.items(): rows[i] = dict(status='unreadable', reason=why)
-        said, known = _predicted(cfe, x)
-        for i, name, ok in zip(numbers, said, known.tolist()):
-            if not ok: rows[i] = dict(source=name, status='outside the pair', reason=f'the classifier says {name}')
+        outside = _outside(cfe, x)
+        for i, name in zip(numbers, outside):
+            if name: rows[i] = dict(source=name, status='outside the pair', reason=f'the classifier says {name}')
         numbers = [i for i in numbers if i not in rows]
         if not numbers: continue
-        ex = cfe.explain(x[known], on_same='mark', **dict(quick=True) | kw)
+        ex = cfe.explain(x[[name is None for name in outside]], on_same='mark', **dict(quick=True) | kw)
         for i, row in zip(numbers, ex.table().to_dict('records')): rows[i] = {k: row[k] for k in _COLUMNS[1:]}
         drawn.append((torch.tensor(numbers), to_bytes(ex.x_cf).cpu(), to_bytes(ex.path[:, -1]).cpu()))
     return [dict(image=source.names[i]) | rows[i] for i in range(start, stop)], drawn

@@ -18,7 +18,7 @@ from fastcore.basics import AttrDict, patch, store_attr
 from .core import Mirror, MirrorError, check_pair, height_width, is_one_of, short_size
 from .multiclass import ClosedFormSolver, LBFGSSolver, NaiveSolver
 from .features import Classifier, check_images, frozen_copy, kfe_features
-from .autoencoder import autoencoder_form, check_autoencoder, get_autoencoder
+from .autoencoder import check_autoencoder, form_of, get_autoencoder
 from .classifiers import fast_bf16, shift
 from .data import ImageSet, as_loaders
 from .images import to_bytes
@@ -63,7 +63,7 @@ class Recipe(BaseRecipe):
     own:bool = True               # a discriminator on the maps of the explained classifier
     squeeze:bool = False          # a discriminator on the maps of SqueezeNet
     width:int = 64                # channels at the deepest map of the generator
-    autoencoder_steps:int = 0     # of the autoencoder's training; 0: as `autoencoder_form` says, 4*steps at most
+    autoencoder_steps:int = 0     # of the autoencoder's training; 0: as `form_of` says, 4*steps at most
     student_steps:int = 0         # of the student's training; 0: `usual_steps`, 4*steps at most
     mode:str = 'full'             # SSC: 'full', 'no-csp', 'skip'
     image:bool = False            # painter 'pixels': the source is a skip of its own, with a gate
@@ -449,7 +449,7 @@ def painting_networks(classifier:Classifier,     # the network to explain
     elif autoencoder is not None: autoencoder = check_autoencoder(autoencoder, dls.train.one_batch()[0])
     else:
         x = training_images(dls)
-        form = autoencoder_form(x.shape[1], max(x.shape[2:]), len(x))
+        form = form_of(x)
         steps = recipe.autoencoder_steps or _no_longer(form.steps, recipe)
         autoencoder = get_autoencoder(x, replace(form, steps=steps), progress)
     if not recipe.student: student = None
