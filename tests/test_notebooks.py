@@ -16,7 +16,7 @@ def printed(nb):
     "What the cells of a notebook print, one string an output."
     return ["".join(o["text"]) for c in code_cells(nb) for o in c["outputs"] if o["output_type"] == "stream"]
 
-@pytest.mark.parametrize("name", ["03_confidence.ipynb", "96_how_to_read.ipynb"])
+@pytest.mark.parametrize("name", ["07_checks.ipynb", "96_how_to_read.ipynb"])
 def test_runs_top_to_bottom(name):
     path = ROOT/"nbs"/name
     before = path.read_bytes()

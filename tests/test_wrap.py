@@ -327,7 +327,7 @@ def of_one_logit(f, bias=0.):
 
 def test_an_offset_of_all_logits_hides_nothing():
     torch.manual_seed(0)
-    honest, by_batch = Plain().eval(), Functional(mean=lambda f: pool(f) - .1*pool(f).mean(0)).eval()
+    honest, by_batch = Functional().eval(), Functional(mean=lambda f: pool(f) - .1*pool(f).mean(0)).eval()
     for net in (honest, by_batch): nn.init.constant_(net.fc.bias, 200.)
     near(Classifier.wrap(honest, rgb)(rgb) - 200, honest(rgb) - 200, 1e-4)
     with pytest.raises(MirrorError, match="depend on the other images of its batch"): Classifier.wrap(by_batch, rgb)
@@ -358,7 +358,7 @@ def test_a_squeeze_that_drops_a_batch_of_one():
 
 def test_double_precision():
     torch.manual_seed(0)
-    for model in (Plain().eval(), flat(nn.Linear(192, 5)).eval()):
+    for model in (Functional().eval(), flat(nn.Linear(192, 5)).eval()):
         net = Classifier.wrap(copy.deepcopy(model).double(), rgb)
         assert net(rgb).dtype == torch.float64
         near(net(rgb).float(), model(rgb), 1e-4)
@@ -374,7 +374,7 @@ def test_images_that_do_not_fit():
             with pytest.raises(MirrorError, match="takes 3 channel.*have 1"): call(rgb[:, :1])
             if call == net.features: continue   # the maps of another size are maps
             with pytest.raises(MirrorError, match="takes 16x16 pixels, the images have 16x8"): call(rgb[..., :8])
-    with pytest.raises(MirrorError, match="takes 3 channel.*have 1"): Classifier.wrap(Plain(), rgb)(rgb[:, :1])
+    with pytest.raises(MirrorError, match="takes 3 channel.*have 1"): Classifier.wrap(Functional(), rgb)(rgb[:, :1])
 
 def test_what_is_found_must_hold_beyond_the_sample():
     "A head that is the network's on the images it was traced with, and on no others."
