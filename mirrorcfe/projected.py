@@ -90,7 +90,8 @@ class SqueezeFeatures(nn.Module):
                )->list:     # three maps, shallow to deep
         "Return the maps."
         h = self.scale(x.expand(-1, 3, -1, -1))
-        if min(h.shape[2:]) < 64: h = F.interpolate(h, scale_factor=2, mode='bilinear', align_corners=False)
+        side = min(h.shape[2:])
+        if side < 64: h = F.interpolate(h, scale_factor=max(2, -(-32//side)), mode='bilinear', align_corners=False)
         maps = []
         for stage in self.stages:
             h = stage(h)
