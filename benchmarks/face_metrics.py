@@ -25,7 +25,7 @@ def embedding():
 def of_direction(ex, clf, source, judge, labels, query):
     "The numbers of the images that start at one class, a row for each end."
     mine = ex[ex.source == source]
-    measured = measure(Explained(mine), mine.x, mine.target, clf, metrics=['Val', 'COUT'], bs=len(mine))
+    measured = measure(Explained(mine), mine.x, mine.target, clf, None, metrics=['Val', 'COUT'], bs=len(mine))
     ends = {'first CFE': mine.x_cf, 'k = 1': mine.x_reflection}
     for at, x_cf in ends.items():
         row = measured['rows'][ENDS[at]]['metrics']
@@ -47,7 +47,7 @@ def main(attribute='Mouth_Slightly_Open', size='64', images='200'):
     rows = [row for c in (0, 1) for row in of_direction(ex, cfe.classifier, c, judge, has[train], query)]
     accuracy = table.set_index('attribute').accuracy
     about = dict(attribute=attribute, size=int(size), steps=cfe.recipe.steps, classifier=cfe.classifier.fingerprint(),
-                 judge_accuracy=accuracy.mean(), judge_of_attribute=accuracy[attribute],
+                 judge_accuracy=float(accuracy.mean()), judge_of_attribute=float(accuracy[attribute]),
                  processor_seconds=round(time.process_time() - start))
     kept = json.loads(OUT.read_text(encoding='utf-8')) if OUT.exists() else {}
     kept[f'{attribute} {size}'] = dict(about=about, rows=rows)
