@@ -40,7 +40,7 @@ from .metrics import (bootstrap_interval, confidence_error, cout, denoised_valid
 from .game import OtherRun
 from .storage import (CannotWrite, DamagedFile, MissingFile, atomic, cache_dir, file_lock, json_hash,
                                read_json, run_lock, tensors_hash, try_writing, write_json)
-from .training import get_recipe, painting_networks
+from .training import get_recipe, painting_networks, with_weights
 
 # %% ../nbs/61_benchmark.ipynb #89204061
 View = namedtuple('View', 'x x_cf ex classifier oracle border solver autoencoder panel believed',
@@ -490,7 +490,7 @@ class NetworkTask(Task):
     def title(self): return f'{Task.title.fget(self)}, {self.arch}'
 
 # %% ../nbs/61_benchmark.ipynb #8c636b4a
-_EXPLAINER_VERSION = 2  # raise it when generator or training change: older folders are then left alone
+_EXPLAINER_VERSION = 3  # raise it when generator or training change: older folders are then left alone
 
 def _file_name(*parts):
     "Return parts as the name of a file; empty ones are left out."
@@ -582,7 +582,7 @@ def get_explainer(name:str,               # name of a dataset, as for `get_dls`
     if pair is not None: pair = pair_index(pair, spec.classes)
     if size is not None: size = short_size(size)
     if classifier is None: classifier = get_classifier(name, size=size, device=device)
-    recipe = get_recipe(preset, classifier.in_channels, **changes)
+    recipe = with_weights(get_recipe(preset, classifier.in_channels, **changes))
     folder, about = _explainer_folder(name, pair, preset, seed, size, classifier, recipe)
     with file_lock(folder):
         model = _load_explainer(folder, classifier)

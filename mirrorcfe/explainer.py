@@ -105,7 +105,7 @@ def fit(self:MirrorCFE,
     if not isinstance(self.classifier, Classifier):
         how = getattr(getattr(dls, 'spec', None), 'transform', None)   # with the numbers of its Normalize, if any
         self.classifier = Classifier.wrap(self.classifier, _some_images(dls), normalise=how and how.normalise)
-    self.recipe = self.recipe_for(self.classifier.in_channels)
+    if self.recipe == self.recipe_for(): self.recipe = self.recipe_for(self.classifier.in_channels)
     if self.pair is None: self.pair = getattr(dls, 'pair', None)
     else: self.pair = pair_index(self.pair, self.classifier.classes)
     if epochs is None and not self.recipe.epochs:

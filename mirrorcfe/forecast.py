@@ -20,6 +20,7 @@ from .autoencoder import autoencoder_settings, form_of, train_latent_autoencoder
 from .classifiers import train_classifier
 from .core import MirrorError
 from .explainer import MirrorCFE
+from .features import frozen_copy
 from .game import game_learner
 from .judges import KINDS, Conv, conv_steps, train_judge
 from .storage import kept_file
@@ -202,6 +203,7 @@ def make_forecast(classifier,   # the network to explain; one that is not traine
                  )->Forecast:
     "Time some steps of everything that will be trained, with weights that are thrown away."
     x = dls.train.dataset.x
+    classifier = frozen_copy(classifier).to(x.device)
     before, helpers = {}, {}
     autoencoder = student = None
     with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):

@@ -321,6 +321,8 @@ def open_network(arch:str|None,           # one of `ARCHITECTURES`, or a name of
     net.origin = dict(kind='torchvision', arch=arch, normalise=normalise)
     if factory is not None: net.origin = dict(kind='factory', factory=Path(factory).name, normalise=normalise)
     if attribute is not None:
+        if classes is None and not str(attribute).isdigit():
+            raise MirrorError(f"the outputs have no names, so attribute= is a number: found {attribute!r}")
         number = int(attribute) if classes is None else class_index(str(attribute), list(classes))
         net.origin['attribute'] = number   # the names of all outputs are not kept
     net.raw = fit_weights(weights, model.state_dict())

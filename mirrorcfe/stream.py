@@ -134,7 +134,7 @@ def _explain_chunk(cfe, source, start, stop, bs, **kw):
             if name: rows[i] = dict(source=name, status='outside the pair', reason=f'the classifier says {name}')
         numbers = [i for i in numbers if i not in rows]
         if not numbers: continue
-        ex = cfe.explain(x[[name is None for name in outside]], on_same='mark', **dict(quick=True) | kw)
+        ex = cfe.explain(x[[name is None for name in outside]], on_same='mark', **kw)
         for i, row in zip(numbers, ex.table().to_dict('records')): rows[i] = {k: row[k] for k in _COLUMNS[1:]}
         drawn.append((torch.tensor(numbers), to_bytes(ex.x_cf).cpu(), to_bytes(ex.path[:, -1]).cpu()))
     return [dict(image=source.names[i]) | rows[i] for i in range(start, stop)], drawn
@@ -272,7 +272,7 @@ def explain_folder(self:MirrorCFE,
     ks = self.grid(ks)
     self._check_stream(source, target, keep, bs, chunk)
     n = len(source)
-    about = dict(format=4, images=source.key(), n=n, classifier=self.classifier.fingerprint(),
+    about = dict(format=5, images=source.key(), n=n, classifier=self.classifier.fingerprint(),
                  generator=tensors_hash(model.G), recipe=json_hash(asdict(self.recipe)), pair=self.pair,
                  autoencoder=None if model.autoencoder is None else tensors_hash(model.autoencoder),
                  ks=[round(k, 6) for k in ks.tolist()], target=repr(target), keep=keep, chunk=int(chunk),
@@ -282,7 +282,7 @@ def explain_folder(self:MirrorCFE,
     if getattr(source, 'transform', None) is not None: about['transform'] = source.transform.name
     about = json.loads(json.dumps(about))   # as it will be read back
     group, _ = join_group(self.classifier.W.device)
-    how = dict(target=target, ks=None if search else ks, closed_loop=closed_loop)
+    how = dict(target=target, ks=None if search else ks, closed_loop=closed_loop, quick=True)   # as a search draws
     with run_lock(out) if group.rank == 0 else nullcontext():   # a second run waits, and finds the chunks of the first
         group.first(lambda: _open_stream(out, about))
         return self._draw_stream(group, source, out, keep, bs, chunk, progress, **how)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'IN_COLOUR', 'Recipe', 'get_recipe', 'get_solver', 'MirrorModel', 'sample_steps', 'MirrorGame',
-           'training_images', 'painting_networks', 'mirror_game', 'mirror_learner']
+           'training_images', 'painting_networks', 'with_weights', 'mirror_game', 'mirror_learner']
 
 # %% ../nbs/30_training.ipynb #5f50747c
 import warnings
@@ -460,13 +460,18 @@ def painting_networks(classifier:Classifier,     # the network to explain
     return autoencoder, student
 
 # %% ../nbs/30_training.ipynb #cb62e4bc
-def _with_squeeze(recipe, x):
-    "The recipe and the scales of SqueezeNet's maps; where it has no weights, the recipe with pixels in its place."
+def with_weights(recipe:Recipe    # see `get_recipe`
+                )->Recipe:        # itself, or that of grey images
+    "Return a recipe that can be followed here: where SqueezeNet has no weights, pixels take its place."
+    if not recipe.squeeze: return recipe
     try:
-        with torch.random.fork_rng(): return recipe, channel_scales(SqueezeFeatures()(x.float().cpu()))
+        with torch.random.fork_rng(): SqueezeFeatures()   # draws numbers when it is first built
+        return recipe
     except MirrorError as e:
         warnings.warn(f"a discriminator of pixels takes the place of SqueezeNet's: {e}", stacklevel=2)
-        return replace(recipe, squeeze=False, pixels=True), None
+    as_in_colour = {n for n, v in IN_COLOUR.items() if getattr(recipe, n) == v}
+    usual = {n: getattr(Recipe(), n) for n in as_in_colour}
+    return replace(recipe, **usual | dict(squeeze=False, pixels=True))
 
 def mirror_game(classifier:Classifier,     # the network to explain; copied
                 x:Tensor,                  # some of the images, (B, C, H, W)
@@ -486,7 +491,7 @@ def mirror_game(classifier:Classifier,     # the network to explain; copied
     with torch.no_grad(): maps = classifier.features(x.contiguous(memory_format=memory))
     shapes = [(f.shape[1], short_size(f.shape[2:])) for f in maps]
     if amp is None: amp = fast_bf16(x.device) or (x.is_cuda and torch.cuda.is_bf16_supported())
-    if recipe.squeeze: recipe, squeeze_scales = _with_squeeze(recipe, x)
+    recipe = with_weights(recipe)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         size = short_size(x.shape[2:])
@@ -494,7 +499,9 @@ def mirror_game(classifier:Classifier,     # the network to explain; copied
         D = {}
         if recipe.pixels: D['pixels'] = Discriminator(x.shape[1], size, classifier.n_classes)
         if recipe.own: D['own'] = FeatureDiscriminator(channel_scales(maps), classifier.n_classes)
-        if recipe.squeeze: D['squeeze'] = FeatureDiscriminator(squeeze_scales, classifier.n_classes, width=32)
+        if recipe.squeeze:
+            scales = channel_scales(SqueezeFeatures()(x.float().cpu()))
+            D['squeeze'] = FeatureDiscriminator(scales, classifier.n_classes, width=32)
         game = MirrorGame(mirror, D, student, channels_last)
     return game.to(x.device, memory_format=memory)
 

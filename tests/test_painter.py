@@ -314,7 +314,9 @@ def test_colour_photographs_get_squeezenet_or_pixels_in_its_place(monkeypatch):
     monkeypatch.setattr(training, 'SqueezeFeatures', no_weights)
     with pytest.warns(UserWarning, match='pixels takes the place of SqueezeNet.*no weights here'):
         cfe = MirrorCFE(clf, amp=False, **short).fit(dl, 1, progress=False)
-    assert set(cfe.learn.model.D) == {'pixels', 'own'} and (cfe.recipe.pixels, cfe.recipe.squeeze) == (True, False)
+    assert set(cfe.learn.model.D) == {'pixels', 'own'} and cfe.recipe == get_recipe(**short)   # as of grey images
+    cfe.recipe = get_recipe(channels=1, **short | dict(prox=5.))
+    assert cfe.fit(dl, 1, progress=False).recipe.prox == 5, 'a recipe that was changed by hand is obeyed'
 
 def test_training_images_of_any_loader():
     dls = loaders()
