@@ -6,20 +6,18 @@ All three have the same body, which ends in an average, and the same training im
 classes judges whether a face drawn as smiling is smiling. CelebA-HQ is read from $MIRRORCFE_DATA. The numbers are kept
 in results/reproduction/attributes; no picture of a face is.
 """
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from mirrorcfe.benchmark import Task, get_explainer, run_benchmark
-from mirrorcfe.classifiers import random_translation, small_resnet
+from mirrorcfe.benchmark import Task, run_benchmark
+from mirrorcfe.classifiers import accuracy, random_translation, small_resnet
 from mirrorcfe.data import block_split, face_attributes, get_dls
 from mirrorcfe.features import Classifier
 from mirrorcfe.storage import cache_dir, file_lock
-from reproduce import OUT
-import mirrorcfe.wrap  # adds `Classifier.wrap`
+from reproduce import OUT, mirror_of_network
 
 SIZE = 32
 ATTRIBUTES = 'Smiling', 'Male', 'Young'
@@ -55,24 +53,31 @@ def train(model, x, y, epochs=6, bs=64, lr=3e-3, seed=0):
             schedule.step()
     return model.eval()
 
-def attribute_network(attributes, dls):
-    "A network with one logit an attribute, from the cache or after training it once; opened for the first of them."
-    torch.manual_seed(0)
-    model = network(len(attributes))
-    file = cache_dir()/'attribute_networks'/f"{'-'.join(attributes)}-{SIZE}.pt"
+def trained_once(model, name, train):
+    "A network with weights from the cache, or after `train(model)` once."
+    file = cache_dir()/'attribute_networks'/f'{name}.pt'
     file.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(file):
         if file.exists(): model.load_state_dict(torch.load(file))
-        else:
-            x, y = dls.train.dataset[:]
-            truth = labels(attributes)
-            assert torch.equal(truth[:, 0].long(), y)
-            torch.save(train(model, x, truth).state_dict(), file)
-    x, y = dls.test.dataset[:]
-    net = Classifier.wrap(model.eval(), x[:4], attribute=attributes[0], classes=list(attributes))
-    with torch.no_grad(): called = torch.cat([net(part).argmax(1) for part in x.split(256)])
-    net.accuracy = (called == y).float().mean().item()
+        else: torch.save(train(model).state_dict(), file)
+    return model.eval()
+
+def open_with_accuracy(model, dls, **how):
+    "A network as `Classifier.wrap` opens it, with its accuracy on the test images."
+    net = Classifier.wrap(model, dls.test.dataset[:4][0], **how)
+    net.accuracy = accuracy(net, dls.test)
     return net
+
+def attribute_network(attributes, dls):
+    "A network with one logit an attribute, trained once; opened for the first of them."
+    def train_it(model):
+        x, y = dls.train.dataset[:]
+        truth = labels(attributes)
+        assert torch.equal(truth[:, 0].long(), y)
+        return train(model, x, truth)
+    torch.manual_seed(0)
+    model = trained_once(network(len(attributes)), f"{'-'.join(attributes)}-{SIZE}", train_it)
+    return open_with_accuracy(model, dls, attribute=attributes[0], classes=list(attributes))
 
 @dataclass(frozen=True)
 class AttributeTask(Task):
@@ -87,12 +92,7 @@ class AttributeTask(Task):
         n = len(self.attributes)
         return f"{Task.title.fget(self)}, {'one logit' if n == 1 else f'{n} attributes'}"
 
-def mirror(task):
-    "The explainer of a task's own classifier."
-    return get_explainer(task.data, task.pair, size=task.size, classifier=task.classifier,
-                         progress=sys.stdout.isatty())
-
 if __name__ == '__main__':
     given = f'celeba_hq:{ATTRIBUTES[0]}', (0, 1), SIZE, 400
     tasks = [Task(*given), AttributeTask(*given, attributes=ATTRIBUTES[:1]), AttributeTask(*given)]
-    for task in tasks: run_benchmark({'Mirror-CFE': mirror}, [task], OUT/'attributes', metrics=METRICS)
+    for task in tasks: run_benchmark({'Mirror-CFE': mirror_of_network}, [task], OUT/'attributes', metrics=METRICS)

@@ -19,7 +19,6 @@ import timm
 from torchvision import models
 from mirrorcfe.core import MirrorError
 from mirrorcfe.features import Classifier
-import mirrorcfe.wrap  # adds `Classifier.wrap`
 
 RESULTS = Path(__file__).parent/'results'
 LIMIT = 300   # seconds of the processor for one network

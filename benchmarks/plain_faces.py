@@ -5,18 +5,15 @@
 Faces of CelebA-HQ at 64 pixels, read from $MIRRORCFE_DATA; 350 steps of Adam without augmentation. The numbers are kept
 in results/reproduction/male; no picture of a face is.
 """
-import sys
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 import torch
 from torch.nn import functional as F
 from torchvision.models import resnet18
-from mirrorcfe.benchmark import Task, get_explainer, run_benchmark
+from mirrorcfe.benchmark import Task, run_benchmark
 from mirrorcfe.data import get_dls
-from mirrorcfe.features import Classifier
-from mirrorcfe.storage import cache_dir, file_lock
-from reproduce import OUT
-import mirrorcfe.wrap  # adds `Classifier.wrap`
+from attributes import open_with_accuracy, trained_once
+from reproduce import OUT, mirror_of_network
 
 def train(model, dls, steps=350, bs=64, lr=1e-3, seed=0):
     "As in any tutorial: cross-entropy, Adam, a constant rate."
@@ -40,25 +37,12 @@ class PlainTask(Task):
     def classifier(self):
         dls = get_dls(self.data, size=self.size)
         torch.manual_seed(0)
-        model = resnet18(num_classes=dls.c)
-        file = cache_dir()/'attribute_networks'/f"resnet18-{self.data.replace(':', '-')}-{self.size}.pt"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(file):
-            if file.exists(): model.load_state_dict(torch.load(file))
-            else: torch.save(train(model, dls).state_dict(), file)
-        x, y = dls.test.dataset[:]
-        net = Classifier.wrap(model.eval(), x[:4], classes=list(dls.vocab))
-        with torch.no_grad(): called = torch.cat([net(part).argmax(1) for part in x.split(256)])
-        net.accuracy = (called == y).float().mean().item()
-        return net
+        name = f"resnet18-{self.data.replace(':', '-')}-{self.size}"
+        model = trained_once(resnet18(num_classes=dls.c), name, partial(train, dls=dls))
+        return open_with_accuracy(model, dls, classes=list(dls.vocab))
 
     @property
     def title(self): return f'{Task.title.fget(self)}, resnet18'
 
-def mirror(task, **changes):
-    "The explainer of a task's own classifier."
-    return get_explainer(task.data, task.pair, size=task.size, classifier=task.classifier,
-                         progress=sys.stdout.isatty(), **changes)
-
 if __name__ == '__main__':
-    run_benchmark({'Mirror-CFE': mirror}, [PlainTask('celeba_hq:Male', (0, 1), 64, 400)], OUT/'male')
+    run_benchmark({'Mirror-CFE': mirror_of_network}, [PlainTask('celeba_hq:Male', (0, 1), 64, 400)], OUT/'male')

@@ -18,7 +18,6 @@ from mirrorcfe.confidence import closest_class
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.features import Classifier, Normalise
 from mirrorcfe.multiclass import ClosedFormSolver
-import mirrorcfe.wrap  # adds `Classifier.wrap`
 
 SIZE = 128    # pixels
 CROPS = 32    # of each photograph; a quarter is held out

@@ -117,8 +117,9 @@ def form_of(x:Tensor,    # training images, uint8 (n, C, H, W)
            )->AutoencoderForm:
     "Return the form for these images: up to 80 pixels, those with much fine detail are only made 4 times smaller."
     size = max(x.shape[2:])
-    if 48 < size <= 80 and lost_by_shrinking(x) > .14: changes = dict(latent=16, halvings=2, width=16, deep=96) | changes
-    return autoencoder_form(x.shape[1], size, len(x), **changes)
+    fine = 48 < size <= 80 and lost_by_shrinking(x) > .14
+    own = dict(latent=16, halvings=2, width=16, deep=96) if fine else {}
+    return autoencoder_form(x.shape[1], size, len(x), **own | changes)
 
 # %% ../nbs/24_autoencoder.ipynb #a73d67ca
 class LatentAutoencoder(nn.Module):

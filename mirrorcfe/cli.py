@@ -178,7 +178,8 @@ def animate(
 # %% ../nbs/93_cli.ipynb #bed1d31f
 @command
 def app(
-    # folder that mirrorcfe demo or mirrorcfe train wrote; without it, the explainer of photographs that comes with the package
+    # folder that mirrorcfe demo or mirrorcfe train wrote; without it, the explainer of photographs that comes with the
+    # package
     explainer:ZeroOrMore,
     host:str='127.0.0.1',     # address to listen on; this computer alone by default
     port:int=None,            # port to listen on; without it, the first free one from 7860 on

@@ -271,14 +271,17 @@ def open_classifier_and_data(file,      # of the classifier; None: none is given
 # %% ../nbs/89_own_images.ipynb #6b1ff7ac
 CLASSIFIER_STEPS = 400  # fewest optimiser steps for a classifier of a folder
 
+def _known(dls):
+    "Name and look of a known dataset, as `get_classifier` takes them."
+    name = f'{dls.spec.name}:{dls.spec.attribute}' if dls.spec.attribute else dls.spec.name
+    return dict(name=name, size=dls.spec.size, device=dls.device, fit=dls.spec.fit)
+
 def plan_network(dls,             # as `open_data` returns
                  role:str         # 'classifier' or 'oracle'
                 )->ClassifierPlan:
     "Return what is trained for images where no network is given; with few images it makes more epochs."
     form = ORACLE if role == 'oracle' else dict(widths=(32, 64, 128), seed=0)
-    if dls.spec.name in DATASETS:
-        name = f'{dls.spec.name}:{dls.spec.attribute}' if dls.spec.attribute else dls.spec.name
-        return plan_classifier(name, size=dls.spec.size, device=dls.device, fit=dls.spec.fit, **form)
+    if dls.spec.name in DATASETS: return plan_classifier(**_known(dls), **form)
     with torch.random.fork_rng():
         torch.manual_seed(form['seed'])
         net = small_resnet(dls.c, dls.spec.channels, form['widths'], dls.spec.size, dls.vocab)
@@ -303,9 +306,8 @@ def get_network(dls,             # as `open_data` returns
         except DamagedFile as e: warnings.warn(f"the {role} is trained again: {e}")
     with training_progress(f'training {role}'):
         if dls.spec.name in DATASETS:
-            name = f'{dls.spec.name}:{dls.spec.attribute}' if dls.spec.attribute else dls.spec.name
             get = get_classifier if role == 'classifier' else get_oracle
-            return get(name, size=dls.spec.size, device=dls.device, progress=False, fit=dls.spec.fit)
+            return get(**_known(dls), progress=False)
         net = train_network(dls, role)
     if folder: save_network(net, folder/role)
     return net
@@ -379,11 +381,15 @@ def _untrained(dls, folder):
     for role in ('classifier', 'oracle'):
         if (folder/f'{role}.json').exists(): continue
         plan = plan_network(dls, role)
-        if plan.file is None or not plan.file.exists(): plans[f'the {role}'] = plan
+        if not plan.is_kept: plans[f'the {role}'] = plan
     return plans
 
 def _with_time(classifier, dls, pair, recipe, n, measure, minutes, folder):
     "The recipe with the steps that there is time for, or those of a killed run; and how long what follows it takes."
+    file = folder/'steps.json'
+    if file.exists():
+        kept = read_json(file)
+        return replace(recipe, steps=kept['steps']), kept['after']
     plans = _untrained(dls, folder)
     judges = missing_judges(dls)
     if classifier is not None: plans.pop('the classifier', None)
@@ -393,11 +399,9 @@ def _with_time(classifier, dls, pair, recipe, n, measure, minutes, folder):
     if pair: keep_pair(mine, pair)
     after = partial(time_results, dls=mine, n=n, n_measured=measure)
     forecast = make_forecast(classifier, mine, recipe, CHECKPOINT_STEPS, after, plans, judges)
-    file = folder/'steps.json'
-    if file.exists(): return replace(recipe, steps=read_json(file)['steps']), forecast.after
     if minutes: recipe = replace(recipe, steps=forecast.steps_in(minutes))
     echo(f'{forecast.said(recipe.steps)}. --minutes fits the steps to a time')
-    write_json(file, dict(steps=recipe.steps))
+    write_json(file, dict(steps=recipe.steps, after=forecast.after))
     return recipe, forecast.after
 
 def _train_explainer(classifier, dls, recipe, seed, folder, after):

@@ -790,10 +790,9 @@ def _demo_forecast(dls, recipe, n, n_measured):
     "How long the demo will take."
     plans = {f'the {role}': plan_classifier('digits', device=dls.device, **form)
              for role, form in (('classifier', {}), ('oracle', ORACLE))}
-    kept = {name for name, plan in plans.items() if plan.file.exists()}
     classifier = plans['the classifier'].model
-    if 'the classifier' in kept: classifier = get_classifier('digits', device=dls.device, progress=False)
-    plans = {name: plan for name, plan in plans.items() if name not in kept}
+    if plans['the classifier'].is_kept: classifier = get_classifier('digits', device=dls.device, progress=False)
+    plans = {name: plan for name, plan in plans.items() if not plan.is_kept}
     after = partial(time_results, dls=dls, n=n, n_measured=n_measured, best=True)
     return make_forecast(classifier, dls, recipe, len(dls.train), after, plans, missing_judges(dls))
 

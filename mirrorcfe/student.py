@@ -122,6 +122,7 @@ def get_student(classifier:Classifier,     # answers; not changed
                )->Student:                 # on the device of `x`; `.seconds` of its training
     "Return the student of a classifier on these images, from the cache or after training it once."
     if steps is None: steps = usual_steps(len(x))
-    net = trained_once('student', student_settings(classifier, x, steps), lambda: Student(classifier.n_classes, x.shape[1], min(x.shape[2:])),
+    settings = student_settings(classifier, x, steps)
+    net = trained_once('student', settings, lambda: Student(classifier.n_classes, x.shape[1], min(x.shape[2:])),
                        lambda: train_student(classifier, x, steps, progress=progress))
     return net.to(x.device, memory_format=torch.channels_last)

@@ -469,8 +469,7 @@ def with_weights(recipe:Recipe    # see `get_recipe`
         return recipe
     except MirrorError as e:
         warnings.warn(f"a discriminator of pixels takes the place of SqueezeNet's: {e}", stacklevel=2)
-    as_in_colour = {n for n, v in IN_COLOUR.items() if getattr(recipe, n) == v}
-    usual = {n: getattr(Recipe(), n) for n in as_in_colour}
+    usual = {n: getattr(Recipe(), n) for n, v in IN_COLOUR.items() if getattr(recipe, n) == v}
     return replace(recipe, **usual | dict(squeeze=False, pixels=True))
 
 def mirror_game(classifier:Classifier,     # the network to explain; copied
