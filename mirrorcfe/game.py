@@ -207,6 +207,11 @@ def discriminator_loss(self:Game, d:AttrDict, sampler:Sampler)->Tensor:   # scal
     raise NotImplementedError(f"{type(self).__name__} must say what its discriminators want")
 
 @patch
+def discriminators_move(self:Game)->bool:
+    "Return whether the discriminators take part in this step."
+    return True
+
+@patch
 def score(self:Game, d:AttrDict)->dict:   # name -> scalar
     "Return what validation measures."
     return {}
@@ -307,7 +312,7 @@ def before_batch(self:Turns):
 def after_pred(self:Turns):
     "The discriminators' turn."
     D = self.model.D
-    if not self.training or self.opt_d is None: return
+    if not self.training or self.opt_d is None or not self.model.discriminators_move(): return
     D.requires_grad_(True)
     detached = AttrDict({n: v.detach() if isinstance(v, Tensor) else v for n, v in self.pred.items()})
     loss = self.model.discriminator_loss(detached, self.sampler)
