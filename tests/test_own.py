@@ -12,7 +12,7 @@ from mirrorcfe.core import MirrorError
 from mirrorcfe.own import (CHECKPOINT_STEPS, CLASSIFIER_STEPS, load_images, match_classes, open_classifier, open_data,
                            read_weights)
 from mirrorcfe.runs import NORMALISE, load_explainer, load_network, open_network, save_network
-from mirrorcfe.game import Checkpoint
+from mirrorcfe.loop import Checkpoint
 from commands import TRAIN, refused, rows, train_quickly
 
 # --- classifiers from files ------------------------------------------------------------------------------------------
