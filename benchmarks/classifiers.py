@@ -13,9 +13,9 @@ import fastai
 import torch
 import torchvision
 from torch.nn import functional as F
-from mirrorcfe.classifiers import (CODE_VERSION, RECIPES, accuracy, class_table, classifier_learner, fast_bf16,
-                                   get_classifier, get_oracle, predict, small_resnet)
-from mirrorcfe.data import DATASETS, available, data_fingerprint, get_dls
+from mirrorcfe.classifiers import (CODE_VERSION, RECIPES, accuracy, class_table, classifier_learner, get_classifier,
+                                   get_oracle, predict, small_resnet)
+from mirrorcfe.data import DATASETS, available, data_fingerprint, fast_bf16, get_dls
 
 OUT = Path(__file__).parent/'results'/'classifiers.md'
 ROLES = (('classifier', get_classifier, 0), ('oracle', get_oracle, 1))   # with its seed

@@ -12,8 +12,8 @@ from itertools import product
 from pathlib import Path
 import torch
 from mirrorcfe import __version__
-from mirrorcfe.classifiers import fast_bf16, small_resnet
-from mirrorcfe.data import get_dls
+from mirrorcfe.classifiers import small_resnet
+from mirrorcfe.data import fast_bf16, get_dls
 from mirrorcfe.training import mirror_learner
 from torch.utils._python_dispatch import TorchDispatchMode
 

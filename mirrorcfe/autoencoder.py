@@ -17,7 +17,7 @@ from fastprogress.fastprogress import progress_bar
 from .core import MirrorError, whole_number
 from .features import check_images, usual_torch
 from .augmentation import random_flip
-from .classifiers import fast_bf16
+from .data import fast_bf16
 from .images import from_bytes
 from .ssc import conv_block, up_block
 from .storage import first_line, tensors_hash, trained_once

@@ -37,7 +37,7 @@ from .judges import get_panel
 from .metrics import (bootstrap_interval, confidence_error, cout, denoised_validity, feature_error, fid, im1,
                                im2, kid, l1, lpips_distance, lpips_network, oracle_agreement, oracle_features,
                                path_features, prox, time_per_sample, time_ratio, validity)
-from .game import OtherRun
+from .loop import OtherRun
 from .storage import (CannotWrite, DamagedFile, MissingFile, atomic, cache_dir, file_lock, json_hash,
                                read_json, run_lock, tensors_hash, try_writing, write_json)
 from .training import get_recipe, painting_networks, with_weights

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'RECIPES', 'CODE_VERSION', 'ORACLE', 'ResBlock', 'small_resnet', 'lenet', 'SmallViT', 'ConvNeXtBlock',
-           'small_convnext', 'build_network', 'predict', 'accuracy', 'class_table', 'mistakes', 'shift',
-           'random_translation', 'random_blur', 'EpochSeed', 'fast_bf16', 'classifier_learner', 'train_classifier',
-           'ClassifierPlan', 'plan_classifier', 'get_classifier', 'get_oracle']
+           'small_convnext', 'build_network', 'predict', 'accuracy', 'class_table', 'mistakes', 'random_translation',
+           'random_blur', 'EpochSeed', 'classifier_learner', 'train_classifier', 'ClassifierPlan', 'plan_classifier',
+           'get_classifier', 'get_oracle']
 
 # %% ../nbs/11_classifiers.ipynb #076fdfe1
 import re, sys, warnings
@@ -25,7 +25,8 @@ from fastai.metrics import accuracy as fastai_accuracy
 from .core import MirrorError, height_width, short_size
 from .features import Classifier, check_images, eval_mode, usual_torch
 import mirrorcfe.wrap  # adds `Classifier.wrap`
-from .data import TensorLoader, data_fingerprint, data_spec, get_dls
+from .data import TensorLoader, data_fingerprint, data_spec, fast_bf16, get_dls
+from .images import shift
 from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, file_hash, file_lock, json_hash,
                                read_json, read_tensors, reading, write_json, write_tensors)
 
@@ -193,17 +194,6 @@ def mistakes(model:nn.Module,  # images (B, C, H, W) to logits (B, C)
     return x, said[i].to(x.device), y[i].to(x.device)
 
 # %% ../nbs/11_classifiers.ipynb #92594a50
-def shift(x:Tensor,                # images, (B, C, H, W)
-          dx:Tensor,               # columns to the right, int64 (B,)
-          dy:Tensor,               # rows down, int64 (B,)
-         )->Tensor:                # the same shape; what moves in repeats the edge
-    "Move each image by its own whole number of pixels."
-    B, C, H, W = x.shape
-    rows = (torch.arange(H, device=x.device) - dy[:, None]).clamp(0, H - 1)
-    cols = (torch.arange(W, device=x.device) - dx[:, None]).clamp(0, W - 1)
-    b = torch.arange(B, device=x.device)[:, None, None]
-    return x.permute(0, 2, 3, 1)[b, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
-
 def random_translation(x:Tensor,        # images, (B, C, H, W)
                        px:int,          # largest shift, in pixels, along both axes
                        generator=None   # a CPU `torch.Generator`
@@ -244,12 +234,6 @@ class EpochSeed(Callback):
         self.learn.xb = (random_blur(moved, self.blur, self.g),)
 
 # %% ../nbs/11_classifiers.ipynb #f3e843f6
-def fast_bf16(device   # a `torch.device`, or its name
-             )->bool:
-    "Say whether `device` is a processor with bfloat16 instructions, where these small networks gain from it."
-    has = getattr(torch.cpu, 'get_capabilities', dict)()
-    return torch.device(device).type == 'cpu' and any(has.get(n, False) for n in ('avx512_bf16', 'amx_bf16'))
-
 class _Net(nn.Module):
     "`model`, run in bfloat16 and channels-last where asked."
     def __init__(self, model, bf16, channels_last):

@@ -7,7 +7,7 @@ __all__ = ['IMAGE_KEYS', 'LABEL_KEYS', 'TIMEOUT', 'IDX_FILES', 'BLOODMNIST', 'BL
            'BLOCK', 'DATASETS', 'ImageSet', 'TensorLoader', 'split_batch', 'read_labels', 'LabelledLoader',
            'FirstBatches', 'as_loaders', 'short_epochs', 'class_rank', 'stratified', 'to_size', 'decode_files',
            'faces_folder', 'face_attributes', 'block_split', 'DataSpec', 'data_spec', 'available', 'best_device',
-           'get_dls', 'get_folder_dls', 'get_dataset_dls', 'tensor_dls', 'data_fingerprint', 'loader_key']
+           'fast_bf16', 'get_dls', 'get_folder_dls', 'get_dataset_dls', 'tensor_dls', 'data_fingerprint', 'loader_key']
 
 # %% ../nbs/10_data.ipynb #6897362d
 import copy, gzip, os, re, textwrap, warnings
@@ -851,6 +851,13 @@ def best_device(device=None     # 'cpu', 'cuda', 'cuda:1', 'mps' or a `torch.dev
     try: torch.zeros(1, device=device).item()
     except Exception as e: raise MirrorError(f"no device {str(device)!r} here: {str(e).splitlines()[0]}") from None
     return torch.device(device)
+
+# %% ../nbs/10_data.ipynb #df9a5452
+def fast_bf16(device   # a `torch.device`, or its name
+             )->bool:
+    "Say whether `device` is a processor with bfloat16 instructions, where these small networks gain from it."
+    has = getattr(torch.cpu, 'get_capabilities', dict)()
+    return torch.device(device).type == 'cpu' and any(has.get(n, False) for n in ('avx512_bf16', 'amx_bf16'))
 
 # %% ../nbs/10_data.ipynb #4b4c3738
 def _check_transform(spec, size, fit):

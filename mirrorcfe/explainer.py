@@ -14,7 +14,6 @@ import numpy as np, torch
 from torch import Tensor, nn
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
-import mirrorcfe.wrap  # adds `Classifier.wrap`
 from .core import MirrorError, check_class, height_width, is_one_of, whole_number
 from .data import as_loaders, short_epochs, split_batch
 from .confidence import bisect_step, check_confidence, closest_class, confidence_step

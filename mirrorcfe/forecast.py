@@ -21,7 +21,7 @@ from .classifiers import train_classifier
 from .core import MirrorError
 from .explainer import MirrorCFE
 from .features import frozen_copy
-from .game import game_learner
+from .loop import game_learner
 from .judges import KINDS, Conv, conv_steps, train_judge
 from .storage import kept_file
 from .student import student_settings, train_student, usual_steps

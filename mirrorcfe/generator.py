@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from fastcore.basics import patch
 from .core import height_width, short_size
-from .classifiers import shift
+from .images import shift
 from .ssc import SSC, conv_block, halvings, resize_like, stride_of, strided_conv, up_block
 
 # %% ../nbs/21_generator.ipynb #0c402fc6

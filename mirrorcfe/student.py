@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from .core import MirrorError
-from .classifiers import fast_bf16
+from .data import fast_bf16
 from .features import Classifier
 from .images import from_bytes
 from .augmentation import heavy_augment

@@ -13,20 +13,18 @@ from functools import partial
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from fastai.learner import Learner
 from fastcore.basics import AttrDict, patch, store_attr
 from .core import Mirror, MirrorError, check_pair, height_width, is_one_of, short_size
 from .multiclass import ClosedFormSolver, LBFGSSolver, NaiveSolver
 from .features import Classifier, check_images, frozen_copy, kfe_features
 from .autoencoder import check_autoencoder, form_of, get_autoencoder
-from .classifiers import fast_bf16, shift
-from .data import ImageSet, as_loaders
-from .images import to_bytes
+from .data import ImageSet, as_loaders, fast_bf16
+from .images import shift, to_bytes
 from .ssc import csp_mask, mask_of_cams
 from .generator import Discriminator, MirrorGenerator
 from .losses import (adv_loss, cls_loss, discriminator_loss, fea_loss, gaussian_blur, latent_ratio, rec_loss,
                               tri_loss)
-from .game import BaseRecipe, Game, Sampler, game_learner, pick_recipe
+from .game import BaseRecipe, Game, Sampler, pick_recipe
 from .painter import LatentPainter, add_change
 from .projected import FeatureDiscriminator, SqueezeFeatures, channel_scales
 from .student import get_student, student_loss, usual_steps
@@ -528,8 +526,9 @@ def mirror_learner(classifier:Classifier,          # the network to explain; cop
                    student_net=None,               # likewise
                    progress=False,                 # bars while those two are trained, or as for `shown_steps`
                    **changes                       # fields of the recipe to replace
-                  )->Learner:                      # ready for `fit_game`
+                  ):                              # fastai `Learner`, ready for `fit_game`
     "Return a fastai Learner that trains Mirror-CFE."
+    from mirrorcfe.loop import game_learner   # here: who loads an explainer waits for no learner and no scikit-learn
     classifier = frozen_copy(classifier).float()
     dls = as_loaders(dls, classifier.classes, classifier.W.device)
     x = next(iter(dls.train.new(shuffle=False)))[0]   # the same images in every run

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
 from torch import nn
-import mirrorcfe.game
+import mirrorcfe.loop
 from mirrorcfe import benchmark as b
 from mirrorcfe.baselines.cem import CEM
 from mirrorcfe.baselines.floors import Identity, PixelBlend
@@ -736,7 +736,7 @@ def test_an_explainer_is_trained_once(own_cache, capsys):
     assert len([p for p in own_cache.iterdir() if p.is_dir()]) == 3
 
 def test_a_killed_training_goes_on(own_cache, monkeypatch):
-    from mirrorcfe.game import Checkpoint
+    from mirrorcfe.loop import Checkpoint
     saved = []
     after = Checkpoint.after_epoch
     def stop(self):
@@ -794,12 +794,12 @@ def test_images_in_memory_are_those_of_the_folder(tmp_path, capsys):
 @pytest.mark.parametrize('damage', ['cut', 'of another run'])
 def test_half_an_explainer_that_cannot_be_gone_on_with_is_begun_again(own_cache, monkeypatch, stop_after, damage):
     "A killed training whose checkpoint is damaged, or of other settings, holds nobody up."
-    write = mirrorcfe.game.write_state
+    write = mirrorcfe.loop.write_state
     def dies(path, state):
         write(path, state if damage == 'cut' else state | dict(run=dict(game='Chess')))
         raise KeyboardInterrupt
     with monkeypatch.context() as m:
-        m.setattr(mirrorcfe.game, 'write_state', dies)
+        m.setattr(mirrorcfe.loop, 'write_state', dies)
         with pytest.raises(KeyboardInterrupt): published()
     checkpoint, = own_cache.glob('*.part/checkpoint.pt')
     if damage == 'cut': checkpoint.write_bytes(checkpoint.read_bytes()[:99])
@@ -820,7 +820,7 @@ def test_a_full_cache_does_not_throw_an_explainer_away(own_cache, monkeypatch):
     assert first.explain(x, ks=[0, 1], closed_loop=False).path.isfinite().all()
     monkeypatch.undo()
     monkeypatch.setenv('MIRRORCFE_CACHE', str(own_cache.parent))
-    monkeypatch.setattr(mirrorcfe.game.Turns, 'before_batch', lambda self: pytest.fail('it trains again'))
+    monkeypatch.setattr(mirrorcfe.loop.Turns, 'before_batch', lambda self: pytest.fail('it trains again'))
     monkeypatch.setattr(b, '_fingerprint', lambda *a: '0'*16)
     again = published(classifier=clf)
     assert hash_of(again.model.G) == hash_of(first.model.G) and not list(own_cache.glob('*.part'))

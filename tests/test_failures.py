@@ -2,7 +2,7 @@
 import errno, json, os, re
 from pathlib import Path
 import pytest, torch
-import mirrorcfe.game, mirrorcfe.storage
+import mirrorcfe.game, mirrorcfe.loop, mirrorcfe.storage
 from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
@@ -229,7 +229,7 @@ def test_an_error_of_the_data_is_not_one_of_the_disk(clf, tmp_path, monkeypatch)
 def test_a_folder_that_cannot_be_written_is_said_before_training(fit, tmp_path, monkeypatch):
     (tmp_path/'file').write_text('')
     trained = []
-    monkeypatch.setattr(mirrorcfe.game.Turns, 'before_batch', lambda self: trained.append(1))
+    monkeypatch.setattr(mirrorcfe.loop.Turns, 'before_batch', lambda self: trained.append(1))
     for folder in (tmp_path/'file', tmp_path/'file/f'):
         with pytest.raises(MirrorError, match='cannot write to'): fit(folder)
     assert trained == [] and (tmp_path/'file').read_text() == ''

@@ -9,7 +9,8 @@ from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import ImageSet, get_dls
 from mirrorcfe.distributed import ProcessGroup
-from mirrorcfe.game import BaseRecipe, Game, RealImages, Sampler, game_learner
+from mirrorcfe.game import BaseRecipe, Game, RealImages, Sampler
+from mirrorcfe.loop import game_learner
 from mirrorcfe.storage import DamagedFile
 from tiny import hash_of
 

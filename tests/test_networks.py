@@ -6,7 +6,7 @@ from torch.distributions import Categorical, kl_divergence
 from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur as reference_blur
 from mirrorcfe.core import MirrorError
-from mirrorcfe.classifiers import shift
+from mirrorcfe.images import shift
 from mirrorcfe.features import cams
 from mirrorcfe.generator import (DecoderBlock, Discriminator, MirrorGenerator, batch_spread,
                                  blend_with_source, random_shift)

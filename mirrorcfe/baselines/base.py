@@ -23,7 +23,8 @@ from ..storage import (expand, json_hash, new_folder, read_about, read_nets, rea
 from ..features import Classifier, check_images, check_target, frozen_copy, pair_index, usual_torch
 from ..data import TensorLoader
 from ..explanation import Explanation, two_ended
-from ..game import BaseRecipe, Game, game_learner, pick_recipe
+from ..game import BaseRecipe, Game, pick_recipe
+from ..loop import game_learner
 from ..ssc import halvings, stride_of, strided_conv
 
 # %% ../../nbs/49_baseline.ipynb #2518c328
