@@ -8,7 +8,7 @@ __all__ = ['Tap', 'pick_logits', 'Taps', 'HeadTaps', 'to_images', 'plain_tensor'
 # %% ../nbs/04_wrap.ipynb #77763869
 import copy, math, threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from difflib import get_close_matches
@@ -192,7 +192,11 @@ def _in_words(out):
 
 def _entry(out, output):
     "What `output` names in what a network returned; None if that is nothing."
-    for key in output if isinstance(output, tuple) else (output,):
+    keys = output if isinstance(output, (tuple, list)) else (output,)
+    if not keys or not all(isinstance(key, Hashable) for key in keys):
+        raise MirrorError("output= takes a key or position of the logits in what the network returns, or a tuple of "
+                          f"such, from the outside in: found {output!r}")
+    for key in keys:
         entries = _entries(out)
         out = entries[key] if key in entries else getattr(out, str(key), None)
     return out

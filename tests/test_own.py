@@ -135,6 +135,34 @@ def test_one_attribute_of_several(tmp_path):
     with pytest.raises(MirrorError, match="one of the two classes must be called hat"): opened("names.txt", "hat")
     with pytest.raises(MirrorError, match="name the network: give one"): open_classifier(None, "lenet", factory=factory)
 
+def test_one_logit_and_two_names_on_the_command_line(tmp_path, monkeypatch, capsys):
+    "The second name is what the logit says yes to, whatever the folders are sorted by."
+    (tmp_path/"nets.py").write_text(NETS.replace("2))", "1))"))
+    model = runs.call_factory(f"{tmp_path/'nets.py'}:build").eval()
+    torch.save({"model_state_dict": {f"_orig_mod.{k}": v for k, v in model.state_dict().items()}}, tmp_path/"w.pth")
+    for folder in ("cat", "owl"):
+        (tmp_path/"data"/folder).mkdir(parents=True)
+        for i in range(5): Image.new("RGB", (16, 16), (40*i, 9, 200)).save(tmp_path/"data"/folder/f"{i}.png")
+    opened = []
+    def stop(net, *_):
+        opened.append(net)
+        raise MirrorError("opened: no need to train")
+    monkeypatch.setattr(own, "_with_time", stop)
+    argv = ["train", "--data", tmp_path/"data", "--factory", f"{tmp_path/'nets.py'}:build", "--size", "16",
+            "--classifier", tmp_path/"w.pth", "--normalise", "none", "--device", "cpu", "--out", tmp_path/"out"]
+    x = torch.rand(2, 3, 16, 16)*2 - 1
+    for names in (None, "owl\ncat\n"):
+        if names:
+            (tmp_path/"names.txt").write_text(names)
+            argv += ["--classes", tmp_path/"names.txt"]
+            shutil.rmtree(tmp_path/"out.unfinished")
+        assert "opened: no need to train" in refused(capsys, *argv)
+        assert opened[-1].classes == (names or "cat\nowl").split()
+        torch.testing.assert_close(opened[-1](x).softmax(1)[:, 1], model(x)[:, 0].sigmoid())
+    (tmp_path/"names.txt").write_text("owl\ncat\ndog\n")
+    shutil.rmtree(tmp_path/"out.unfinished")
+    assert "3 class names for a head of 1" in refused(capsys, *argv)
+
 def test_weights_are_found_among_those_of_a_trainer(tmp_path):
     "Lightning keeps the loss's weights beside the network's."
     torch.manual_seed(0)

@@ -538,7 +538,10 @@ def test_the_logits_are_chosen_by_output():
     nested = Calls(head()(), lambda o: dict(heads=dict(main=o), maps=[o.mean()])).eval()
     with pytest.raises(MirrorError, match=r"inside of .* name them by output=, here \('heads', 'main'\)"):
         Classifier.wrap(nested, rgb)
-    near(Classifier.wrap(nested, rgb, output=("heads", "main"))(rgb), nested(rgb)["heads"]["main"], 1e-5)
+    for path in (("heads", "main"), ["heads", "main"]):
+        near(Classifier.wrap(nested, rgb, output=path)(rgb), nested(rgb)["heads"]["main"], 1e-5)
+    for wrong in ([], [["heads", "main"]], {"heads": "main"}):
+        with pytest.raises(MirrorError, match="takes a key or position"): Classifier.wrap(nested, rgb, output=wrong)
 
 def test_eight_threads_read_their_own_latents():
     torch.manual_seed(0)
