@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'IN_COLOUR', 'Recipe', 'get_recipe', 'get_solver', 'MirrorModel', 'sample_steps', 'MirrorGame',
-           'training_images', 'painting_networks', 'with_weights', 'mirror_game', 'mirror_learner']
+           'training_images', 'steps_beside', 'painting_networks', 'with_weights', 'mirror_game', 'mirror_learner']
 
 # %% ../nbs/30_training.ipynb #5f50747c
 import warnings
@@ -440,9 +440,13 @@ def training_images(dls,               # DataLoaders of (x in [-1, 1], y)
         if size > limit: break
     return torch.cat(parts)
 
-def _no_longer(steps, recipe):
-    "At most four times the steps of the generator, so that a quick trial is quick."
-    return steps if recipe.epochs else min(steps, 4*recipe.steps)
+def steps_beside(asked:int,          # by the recipe; 0: nothing is asked for
+                 usual:int,          # for these images
+                 generator:int|None  # steps of the generator; None: it is trained for epochs
+                )->int:
+    "Return how long a network is trained that takes part: as usual, but so that a quick trial is quick."
+    if asked: return asked
+    return usual if generator is None else min(usual, 4*generator)
 
 def painting_networks(classifier:Classifier,     # the network to explain
                       dls,                       # DataLoaders of (x in [-1, 1], y int64)
@@ -453,17 +457,18 @@ def painting_networks(classifier:Classifier,     # the network to explain
                      )->tuple:                   # autoencoder and student, None where the recipe needs none
     "Return the frozen networks that take part in a training."
     x = None
+    generator = None if recipe.epochs else recipe.steps
     if recipe.painter != 'latent': autoencoder = None
     elif autoencoder is not None: autoencoder = check_autoencoder(autoencoder, dls.train.one_batch()[0])
     else:
         x = training_images(dls)
         form = form_of(x)
-        steps = recipe.autoencoder_steps or _no_longer(form.steps, recipe)
+        steps = steps_beside(recipe.autoencoder_steps, form.steps, generator)
         autoencoder = get_autoencoder(x, replace(form, steps=steps), progress)
     if not recipe.student: student = None
     elif student is None:
         if x is None: x = training_images(dls)
-        steps = recipe.student_steps or _no_longer(usual_steps(len(x)), recipe)
+        steps = steps_beside(recipe.student_steps, usual_steps(len(x)), generator)
         student = get_student(classifier.to(x.device), x, steps, progress)
     return autoencoder, student
 

@@ -3,14 +3,18 @@ import io, re, time
 from dataclasses import replace
 from types import SimpleNamespace
 import pytest, torch
+from fastai.callback.core import Callback
+from fastcore.basics import defaults
 from mirrorcfe.autoencoder import shown_steps
-from mirrorcfe.classifiers import ClassifierPlan, small_resnet
+from mirrorcfe.classifiers import ClassifierPlan, small_resnet, train_classifier
 from mirrorcfe.cli import Printer, heartbeat
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
 from mirrorcfe.explainer import MirrorCFE
-from mirrorcfe.forecast import Forecast, SayAgain, make_forecast
-from mirrorcfe.runs import Progress
+from mirrorcfe.forecast import Beside, Forecast, JudgeTimes, SayAgain, make_forecast, time_classifier
+from mirrorcfe.judges import train_judge
+from mirrorcfe.own import _with_time
+from mirrorcfe.runs import Progress, training_progress
 from mirrorcfe.storage import tensors_hash
 from mirrorcfe.training import get_recipe, painting_networks
 
@@ -41,9 +45,61 @@ def test_what_is_in_the_cache_takes_no_time(small, digits, tmp_path, monkeypatch
     monkeypatch.setenv("MIRRORCFE_CACHE", str(tmp_path))
     recipe = replace(small[3].recipe, **QUICK)
     forecast = make_forecast(small[1], digits, recipe, 50)
-    assert {name: most for name, (_, most) in forecast.helpers.items()} == {"the autoencoder": 2, "the student": 2}
+    assert {name: b.asked for name, b in forecast.beside.items()} == {"the autoencoder": 2, "the student": 2}
     painting_networks(small[1], digits, recipe)
-    assert make_forecast(small[1], digits, recipe, 50).helpers == {}
+    assert make_forecast(small[1], digits, recipe, 50).beside == {}
+
+@pytest.fixture
+def seconds(monkeypatch):
+    "A second for every step of whatever is tried, none for an image that is looked at."
+    monkeypatch.setattr("mirrorcfe.forecast._usual", lambda ends: 1.)
+    monkeypatch.setattr("mirrorcfe.forecast.StepTimes.image", 0.)
+
+def test_a_forecast_is_the_number_of_steps_that_are_made(digits, tmp_path, monkeypatch, seconds):
+    "What is forecast and what is then trained: classifier, judge, autoencoder, student, explainer."
+    monkeypatch.setenv("MIRRORCFE_CACHE", str(tmp_path))
+    for module in ("forecast", "judges"): monkeypatch.setattr(f"mirrorcfe.{module}.conv_steps", lambda n: 6)
+    made = []
+    class Count(Callback):
+        def after_step(self): made.append("learner")
+    def counted(n, label):
+        made.extend([label]*n)
+        return range(n)
+    net = small_resnet(10, 1, (4, 8), 16)
+    how = dict(epochs=2, lr=1e-3, shift=0)
+    plan = ClassifierPlan(net, digits, how, None, None)
+    recipe = get_recipe(steps=1, autoencoder_steps=5)   # the student's are not asked for: 4 times 1
+    forecast = make_forecast(net.freeze(), digits, recipe, 50, None, {"the classifier": plan}, ["conv"])
+    monkeypatch.setattr(defaults, "callbacks", [*defaults.callbacks, Count])
+    train_classifier(net, digits, progress=False, **how)
+    train_judge("conv", digits)
+    MirrorCFE(net.freeze(), recipe).fit(digits, progress=counted)
+    assert forecast.parts(1) == {"the classifier": 10, "the judges": 6, "the autoencoder": 5, "the student": 4,
+                                 "the explainer": 1, "explaining and measuring": 0}
+    assert len(made) == forecast.seconds(1), made
+
+def test_the_sentence_of_a_run_names_all_of_it(digits, tmp_path, monkeypatch, seconds):
+    "A first run on own images trains two classifiers and every judge; one that goes on has nothing to try."
+    monkeypatch.setenv("MIRRORCFE_CACHE", str(tmp_path))
+    monkeypatch.setattr("mirrorcfe.forecast.time_classifier", lambda plan: 80.)
+    monkeypatch.setattr("mirrorcfe.forecast.time_judge", lambda name, dls: JudgeTimes(30., 0.))
+    monkeypatch.setattr("mirrorcfe.own.missing_judges", lambda dls: ["svm", "trees"])
+    monkeypatch.setattr("mirrorcfe.own.time_results", lambda *args, **how: 7.)
+    said = []
+    monkeypatch.setattr("mirrorcfe.own.echo", said.append)
+    recipe = get_recipe(steps=3, **QUICK)
+    with training_progress("nothing"): kept = _with_time(None, digits, None, recipe, 1, 1, None, tmp_path)
+    assert kept == (recipe, 7.)
+    assert said == ["This will take about 4 minutes: the classifier 80 s, the oracle 80 s, the judges 60 s, "
+                    "the autoencoder 2 s, the student 2 s, 3 steps of the explainer 3 s, explaining and measuring 7 s. "
+                    "--minutes fits the steps to a time"]
+    assert _with_time(None, digits, None, replace(recipe, steps=9), 1, 1, None, tmp_path) == kept and len(said) == 1
+
+def test_what_is_tried_shows_nothing(digits, capfd):
+    "No line of progress from networks that are thrown away."
+    net = small_resnet(10, 1, (4, 8), 16)
+    with training_progress("a network"): time_classifier(ClassifierPlan(net, digits, dict(epochs=2, lr=1e-3), None, None))
+    assert "".join(capfd.readouterr()) == ""
 
 def test_everything_before_the_explainer_counts(digits):
     "A classifier that is not trained yet, and judges."
@@ -68,9 +124,9 @@ def test_the_rest_is_said_after_ten_steps(small, digits, monkeypatch):
     assert said == ["After ten steps: 22 s left, explaining and measuring included"]
 
 def test_steps_for_a_time():
-    "As many as fit: the networks before them are shorter, too, where there are few steps."
-    forecast = Forecast(2., 30., dict(classifier=5.), dict(autoencoder=(.5, 300), student=(.1, 300)))
-    assert forecast.seconds(10) == 10*2 + 40*.5 + 40*.1 + 30 + 5
+    "As many as fit: networks whose steps were not asked for are trained for fewer, too."
+    forecast = Forecast(2., 30., dict(classifier=5.), dict(autoencoder=Beside(.5, 0, 300), student=Beside(.1, 200, 300)))
+    assert forecast.seconds(10) == 10*2 + 40*.5 + 200*.1 + 30 + 5
     for minutes in (1, 7.5, 60):
         steps = forecast.steps_in(minutes)
         assert forecast.seconds(steps) <= 60*minutes < forecast.seconds(steps + 1)
