@@ -1,9 +1,10 @@
 """What makes training cheaper, and what it costs: each lever against one recipe, in turns within one run.
 
-    python benchmarks/levers.py [--rounds 5] [--quality [--seeds 0 1 2]]
+    python benchmarks/levers.py [--rounds 5] [--parts | --quality [--seeds 0 1 2]]
 
 MNIST 4 against 9, read from $MIRRORCFE_DATA or fetched. Without an option a few minutes on one thread: milliseconds of
-a step, kept in results/levers.json. `--quality` trains with every lever that changes the result, and measures 400
+a step, kept in results/levers.json. `--parts` times the parts of a step, by the recipe before and by that of today,
+kept in results/training_parts.json. `--quality` trains with every lever that changes the result, and measures 400
 images, some of them with every seed; a killed run goes on where it stopped, and its cells are in
 results/reproduction/levers.
 """
@@ -12,13 +13,15 @@ from functools import cache, partial
 from itertools import product
 from pathlib import Path
 import torch
-from torch import nn
+from fastcore.basics import AttrDict
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from mirrorcfe.benchmark import Task, run_benchmark
 from mirrorcfe.classifiers import get_classifier
 from mirrorcfe.data import get_dls
 from mirrorcfe.features import Encoded
 from mirrorcfe.losses import cls_loss
+from mirrorcfe.student import student_loss
 from mirrorcfe.training import Recipe, get_recipe, mirror_learner, painting_networks
 from reproduce import OUT, mirror
 
@@ -75,7 +78,7 @@ def pair_pixels(learn):
     first[0] = nn.Sequential(nn.PixelUnshuffle(2), paired)
 
 def one_pass(learn):
-    "What was drawn and a copy of it through the classifier in one batch; without the augmentation: only its time counts."
+    "What was drawn and a copy of it through the classifier in one batch, for its time: nothing is augmented."
     game = learn.model
     encode = game.F.encode
     drawn = {}
@@ -148,6 +151,76 @@ def main_times(rounds):
     (RESULTS/'levers.json').write_text(json.dumps(found, indent=1) + '\n')
     for lever, ms in found['ms'].items(): print(f"{lever:34} {ms:4.0f} ms a step  {ms/found['ms'][BASE]:.2f}")
 
+# --- where the time of a step goes ------------------------------------------------------------------------------------
+
+def leaf(v): return v.detach().requires_grad_()
+
+def back(outputs): sum(v.float().sum() for v in outputs).backward()
+
+def parts(learn):
+    "Functions that compute one part of a step each, forward and backward where a step does."
+    game, sampler = learn.model, learn.turns.sampler
+    x, y = learn.dls.train.one_batch()
+    d = game(x, y, sampler)
+    mirror = game.mirror
+    e = mirror.encode(d.x)
+    maps = [leaf(f) for f in d.seen.maps]
+    _, rebuilt, code, *source_maps = e.maps
+    with torch.no_grad(): _, f_k, mask = mirror.moved(e, d.source, d.target, d.k)
+    noise = torch.randn_like(d.x_k)
+    def paint():
+        with mirror.autocast(): back([mirror.G(source_maps, code, f_k, mask)])
+    def decode():
+        with mirror.autocast(): back([mirror.autoencoder.decode(leaf(code))])
+    def look():
+        with mirror.autocast(): seen = game.F.encode(leaf(d.x_k))
+        back([seen.logits])
+    def look_augmented(): game.augmented(AttrDict(d, x_k=leaf(d.x_k)), sampler).backward()
+    def ask_student():
+        with mirror.autocast(): student_loss(game.fixed.student, leaf(d.x_k), d.logits_k, noise).backward()
+    def judge():
+        with mirror.autocast(): back([game.judge(leaf(d.x_k), maps, d.squeezed, d, sampler)])
+    def judges_learn():
+        game.D.requires_grad_(True)
+        game.discriminator_loss(AttrDict({n: v.detach() if isinstance(v, Tensor) else v for n, v in d.items()}),
+                                sampler).backward()
+        learn.turns.opt_d.step()
+        game.D.requires_grad_(False)
+    @torch.no_grad()
+    def look_at_real():
+        with mirror.autocast(): game.F.encode(d.real)
+    return {'sources, encoded': lambda: mirror.encode(d.x), 'real images, encoded': look_at_real, 'painter': paint,
+            'decoder': decode, 'classifier': look, 'classifier, augmented': look_augmented, 'student': ask_student,
+            'discriminators, asked': judge, 'discriminators, taught': judges_learn, 'optimiser': learn.opt.step}
+
+def time_parts(rounds):
+    "Milliseconds a step of each part, by the recipe before and by that of today: medians of rounds in turns."
+    classifier = get_classifier('mnist', device='cpu')
+    ways = {}
+    every = {}
+    for name, lever in dict(before=BASE, after='default recipe').items():
+        learn = learner(classifier, lever, steps=2)
+        learn.fit_game(1, progress=False)   # fills the optimisers
+        learn.turns.reseed(learn.turns.group, 'parts')
+        learn.model.train()
+        every[name] = learn.model.recipe.d_every
+        ways |= {(name, part): f for part, f in parts(learn).items()}
+    times = {way: [] for way in ways}
+    for r in range(rounds + 1):
+        for way, f in ways.items():
+            start = time.process_time()
+            f()
+            if r: times[way].append(1000*(time.process_time() - start))
+    found = {name: {} for name in every}
+    for (name, part), ms in times.items():
+        found[name][part] = statistics.median(ms)/(every[name] if part == 'discriminators, taught' else 1)
+    return found
+
+def main_parts(rounds):
+    found = time_parts(rounds)
+    (RESULTS/'training_parts.json').write_text(json.dumps(found, indent=1) + '\n')
+    print(json.dumps(found, indent=1))
+
 # --- what it costs ----------------------------------------------------------------------------------------------------
 
 def main_quality(seeds):
@@ -161,9 +234,11 @@ def main_quality(seeds):
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--parts', action='store_true', help='time the parts of a step')
     parser.add_argument('--quality', action='store_true', help='train and measure instead of timing')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.quality: main_quality(args.seeds)
+    elif args.parts: main_parts(args.rounds)
     else: main_times(args.rounds)

@@ -93,9 +93,9 @@ def main_processes(n=4000, rounds=3):
     said = 'reached' if two >= 1.7*one else 'MISSED'
     text = '\n'.join([
         '# A folder of images, shared by two processes', '',
-        f'Made by `python benchmarks/streaming.py --processes`: {n:,} files, {len(KS)} steps an image, open loop, tables '
-        f'only; each process on one thread; medians of {rounds} rounds in turns, from a common start until the one table '
-        'of all images is there.', '',
+        f'Made by `python benchmarks/streaming.py --processes`: {n:,} files, {len(KS)} steps an image, open loop, '
+        f'tables only; each process on one thread; medians of {rounds} rounds in turns, from a common start until the '
+        'one table of all images is there.', '',
         f'cpu ({platform.machine()}), torch {torch.__version__}, mirrorcfe {__version__}; load average at the end '
         f'{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.', '',
         '| processes | images a second | ratio |', '|---|---|---|',

@@ -1,8 +1,8 @@
-"""How long a training takes by the clock, on two threads, and what it is worth: a pair, all ninety directions, the demo.
+"""How long a training takes by the clock, and what it is worth: a pair, all ninety directions, the demo.
 
     python benchmarks/training_time.py [--images 400] [--only pair all demo]
 
-Needs two idle cores. MNIST is read from $MIRRORCFE_DATA or fetched; classifiers and judges come from the cache, or are
+On two threads; needs two idle cores. MNIST is read from $MIRRORCFE_DATA or fetched; classifiers and judges come from the cache, or are
 trained first. Autoencoder and student are trained anew and timed apart, since all pairs and seeds of a data set share
 them. Kept in results/training_time.json and training_time.md, with the numbers of that very training at k = 1.
 """
@@ -87,8 +87,8 @@ def page(found):
         '# How long a training takes', '',
         f"Made by `python benchmarks/training_time.py`: by the clock, {THREADS} threads, {found['machine']}, torch "
         f"{found['torch']}, mirrorcfe {__version__}; one seed; numbers at k = 1 of this very training, means over "
-        f"directions, on {found['images']} test images of a pair, or of all classes. Autoencoder and student are trained "
-        'once a data set and kept.', '', md_table(rows, columns)]) + '\n'
+        f"directions, on {found['images']} test images of a pair, or of all classes. Autoencoder and student are "
+        'trained once a data set and kept.', '', md_table(rows, columns)]) + '\n'
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
