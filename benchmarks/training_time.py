@@ -2,8 +2,8 @@
 
     python benchmarks/training_time.py [--images 400] [--only pair all demo]
 
-On two threads; needs two idle cores. MNIST is read from $MIRRORCFE_DATA or fetched; classifiers and judges come from the cache, or are
-trained first. Autoencoder and student are trained anew and timed apart, since all pairs and seeds of a data set share
+On two threads; needs two idle cores. MNIST is read from $MIRRORCFE_DATA or fetched; classifiers and judges come from
+the cache, or are trained first. Autoencoder and student are trained anew and timed apart, since all pairs and seeds of a data set share
 them. Kept in results/training_time.json and training_time.md, with the numbers of that very training at k = 1.
 """
 import argparse, json, os, platform, tempfile, time
