@@ -38,7 +38,7 @@ class Case:
 CASES = dict(
     pair=Case('MNIST 4-9', 'mnist', (4, 9), ((4, 9),), (), 60),
     all=Case('MNIST, all 90 directions', 'mnist', None, ((3, 8), (4, 9), (5, 6)), (('steps', 1200),), 300),
-    demo=Case('the demo', 'digits', None, (None,), (('lr', 2e-3),), 60))
+    demo=Case('the demo', 'digits', None, (None,), (('lr', 2e-3), ('prox', 4.)), 60))
 
 def seconds(f, *args):
     "What `f` returns, and how long that took by the clock."

@@ -804,7 +804,7 @@ def prepare_demo(seed:int,       # of weights, data order and noise
                  n_measured:int  # images to measure
                 )->tuple:        # DataLoaders, classifier, oracle, a `MirrorCFE` that is not fitted, a `Forecast`
     "Get the digits, their classifier and oracle, and an explainer to train; say before how long all will take."
-    small = dict(lr=2e-3, prox=8.) if preset == 'default' else {}   # eight pixels wide: every change is a large one
+    small = dict(lr=2e-3, prox=4.) if preset == 'default' else {}   # eight pixels wide: every change is a large one
     recipe = get_recipe(preset, steps=steps, **small)
     dls = get_dls('digits', seed=seed, steps=min(100, steps), device=device)
     forecast = _demo_forecast(dls, recipe, n, n_measured)
@@ -817,7 +817,7 @@ def demo(out='mirrorcfe-out',    # folder for the results
          n:int=8,                # images to show, 1 to 300
          seed:int=0,             # of weights, data order and noise
          preset:str='default',   # of the training: default or paper
-         steps:int=450,          # of the optimiser
+         steps:int=300,          # of the optimiser
          measure:int=300,        # held-out images to measure, 1 to 300
          device='auto'           # cpu, cuda or mps; auto: the best there is
         ):
