@@ -76,7 +76,7 @@ GROUPS = dict(
     painter=(some([MNIST[1]]), PAINTER),
     paper=(some(GREY + COLOUR), {'Mirror-CFE paper': paper}),
     floors=(some(GREY + COLOUR), FLOORS),
-    multi=(some(GREY), {'Mirror-CFE, all classes': partial(mirror, pair=False, steps=1600)}),
+    multi=(some(GREY), {'Mirror-CFE, all classes': partial(mirror, pair=False, steps=1200)}),
     ssc=(some([FACES]), MASKS),
     tri=(some([FASHION[1]]), TRIANGULATION),
     pgd=(some(GREY, 200), {'PGD': pgd}),
