@@ -1,9 +1,11 @@
 "The benchmarks run: tiny, on a processor; their marks can be missed."
-import importlib.util, sys
+import copy, importlib.util, sys
 from pathlib import Path
+from types import SimpleNamespace
 import pytest, torch
 from mirrorcfe.baselines.floors import Identity
 from mirrorcfe.benchmark import METRICS
+from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.explanation import Explanation
 from mirrorcfe.runs import Explained
 
@@ -59,3 +61,22 @@ def test_studies_ask_the_measurer(monkeypatch):
     asked = ('L1', 'Val', 'Oracle', 'confidence', 'still the source')
     assert studies.at_end(Explained(ex), x, 1, bright(4), bright(0), *asked) == pytest.approx([1, .5, 0, .55, 1])
     assert studies.METRICS_OF == [n for n in METRICS if n not in ('first k', 'seconds a sample', 'passes')]
+
+def test_a_training_that_takes_longer_than_its_mark_is_seen():
+    numbers = dict(steps=300, mark=60, autoencoder=9., student=9., Val=1., Believed=.9, L1=.1)
+    def said(seconds):
+        row = dict(numbers, training=seconds) | {'confidence error': .01}
+        return script('training_time').page(dict(cases={'a pair': row}, machine='m', torch='t', images=4))
+    assert '| 60 | 60 reached |' in said(60.) and '| 61 | 60 MISSED |' in said(61.)
+
+def test_levers_that_keep_the_result_keep_it(monkeypatch):
+    monkeypatch.setattr(sys, 'path', [str(Path(__file__).resolve().parent.parent/'benchmarks'), *sys.path])
+    levers = script('levers')
+    torch.manual_seed(0)
+    plain = small_resnet(3).eval()
+    x = torch.randn(2, 1, 32, 32)
+    for change in (levers.fold, levers.pair_pixels):
+        net = copy.deepcopy(plain)
+        change(SimpleNamespace(model=SimpleNamespace(F=net)))
+        assert net.state_dict().keys() != plain.state_dict().keys(), 'something was changed'
+        torch.testing.assert_close(net(x), plain(x))
