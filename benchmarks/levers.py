@@ -1,26 +1,26 @@
-"""What makes training cheaper, and what it costs: each lever against the default recipe, in turns within one run.
+"""What makes training cheaper, and what it costs: each lever against one recipe, in turns within one run.
 
     python benchmarks/levers.py [--rounds 5] [--quality [--seeds 0 1 2]]
 
 MNIST 4 against 9, read from $MIRRORCFE_DATA or fetched. Without an option a few minutes on one thread: milliseconds of
 a step, kept in results/levers.json. `--quality` trains with every lever that changes the result, and measures 400
-images; a killed run goes on where it stopped, and its cells are in results/reproduction/levers.
+images, some of them with every seed; a killed run goes on where it stopped, and its cells are in
+results/reproduction/levers.
 """
 import argparse, json, platform, statistics, time
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 import torch
-from fastai.callback.core import Callback
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from mirrorcfe.benchmark import Task, run_benchmark
 from mirrorcfe.classifiers import get_classifier
 from mirrorcfe.data import get_dls
-from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.features import Encoded
-from mirrorcfe.generator import Discriminator
-from mirrorcfe.projected import FeatureDiscriminator, channel_scales
-from mirrorcfe.training import get_recipe, mirror_learner, painting_networks
+from mirrorcfe.losses import cls_loss
+from mirrorcfe.training import Recipe, get_recipe, mirror_learner, painting_networks
+from reproduce import OUT, mirror
 
 RESULTS = Path(__file__).parent/'results'
 PAIR = (4, 9)
@@ -58,68 +58,69 @@ def keep_answers(learn):
     learn.turns.real_images = real
     game.F.encode = encode_or_look_up
 
-class EverySecond(Callback):
-    "Let the discriminators move in every second step."
-    order = 9   # before `Turns`
-
-    def before_batch(self):
-        turns = self.learn.turns
-        if not self.training: return
-        if not hasattr(self, 'opt_d'): self.opt_d = turns.opt_d
-        turns.opt_d = None if self.iter % 2 else self.opt_d
-
-    def after_train(self): self.learn.turns.opt_d = self.opt_d
-
-def every_second(learn): learn.add_cb(EverySecond())
-
-def narrow_discriminators(learn):
-    "Give both discriminators half their channels."
-    game = learn.model
-    x = learn.dls.train.one_batch()[0]
-    with torch.random.fork_rng():
-        torch.manual_seed(learn.turns.seed)
-        game.D['pixels'] = Discriminator(x.shape[1], x.shape[2], game.F.n_classes, width=16, most=64)
-        with torch.no_grad(): scales = channel_scales(game.F.features(x))
-        game.D['own'] = FeatureDiscriminator(scales, game.F.n_classes, width=32)
-    game.D.to(x.device, memory_format=torch.channels_last)
-
 def fuse_optimisers(learn):
     "One kernel for the step of an optimiser."
     adam = learn.opt_func.keywords['opt']
     learn.opt_func = partial(learn.opt_func.func, opt=partial(adam, fused=True))
 
-def narrow_and_seldom(learn):
-    narrow_discriminators(learn)
-    every_second(learn)
+def pair_pixels(learn):
+    "The classifier's first convolution, 5 x 5 at every second pixel of one channel, as one of 3 x 3 on four channels."
+    first = learn.model.F.stages[0][0]
+    conv = first[0]
+    o, i, h, w = conv.weight.shape
+    weight = conv.weight.new_zeros(o, i, 2, 2, 3, 3)
+    for y, x in product(range(h), range(w)): weight[:, :, y % 2, x % 2, y//2, x//2] = conv.weight[:, :, y, x].detach()
+    paired = nn.Conv2d(4*i, o, 3, padding=1, bias=False).requires_grad_(False)
+    paired.weight.data = weight.view(o, 4*i, 3, 3)
+    first[0] = nn.Sequential(nn.PixelUnshuffle(2), paired)
+
+def one_pass(learn):
+    "What was drawn and a copy of it through the classifier in one batch; without the augmentation: only its time counts."
+    game = learn.model
+    encode = game.F.encode
+    drawn = {}
+    def both(x):
+        if not x.requires_grad: return encode(x)
+        e = encode(torch.cat([x, x.flip(0)]))
+        half = len(x)
+        drawn['logits'] = e.logits[half:]
+        return Encoded([f[:half] for f in e.maps], e.z[:half], e.logits[:half])
+    def augmented(d, sampler): return cls_loss(drawn.pop('logits', d.seen.logits), d.logits_k.flip(0))
+    game.F.encode = both
+    game.augmented = augmented
 
 def as_it_is(learn): "Change nothing."
 
-BASE = 'default recipe'
+BEFORE = dict(adv=1.5, augmented=4., prox=12., d_width=64, d_every=1, steps=400)   # the recipe that they were tried on
+BASE = 'recipe before'
 SAME = {   # the same result, but for rounding
     BASE: (as_it_is, {}),
     'batch norms folded': (fold, {}),
     'answers to real images kept': (keep_answers, {}),
+    'first convolution on pairs of pixels': (pair_pixels, {}),
+    'plain and augmented in one pass': (one_pass, {}),   # its time alone: what it draws is worse
     'fused optimiser': (fuse_optimisers, {})}
 OTHER = {   # another result
-    'discriminators half as wide': (narrow_discriminators, {}),
-    'discriminators every second step': (every_second, {}),
-    'both of these': (narrow_and_seldom, {}),
-    '250 steps': (as_it_is, dict(steps=250)),
-    'both of these, 250 steps': (narrow_and_seldom, dict(steps=250)),
+    'discriminators half as wide': (as_it_is, dict(d_width=32)),
+    'discriminators every second step': (as_it_is, dict(d_every=2)),
+    'both of these': (as_it_is, dict(d_width=32, d_every=2)),
+    'both of these, 300 steps': (as_it_is, dict(d_width=32, d_every=2, steps=300)),
     'twice the learning rate': (as_it_is, dict(lr=2e-3)),
     'generator half as wide': (as_it_is, dict(width=32)),
     'discriminator of own maps alone': (as_it_is, dict(pixels=False)),
     'no student': (as_it_is, dict(student=0.)),
-    'no augmented image': (as_it_is, dict(augmented=0.))}
+    'no augmented image': (as_it_is, dict(augmented=0.)),
+    'default recipe': (as_it_is, {n: getattr(Recipe(), n) for n in BEFORE})}
 LEVERS = SAME | OTHER
+TRIED = [BASE, 'both of these', 'both of these, 300 steps', 'default recipe']   # with every seed; the others with one
 
 @cache
 def networks(classifier): return painting_networks(classifier, get_dls('mnist', device='cpu'), get_recipe())
 
 def learner(classifier, lever, seed=0, steps=None):
-    "A learner of the default recipe with one lever pulled."
+    "A learner of the recipe before with one lever pulled."
     change, fields = LEVERS[lever]
-    recipe = get_recipe(**fields)
+    recipe = get_recipe(**BEFORE | fields)
     steps = steps or min(100, recipe.steps)
     dls = get_dls('mnist', pair=torch.tensor(PAIR), steps=steps, seed=seed, device='cpu')
     learn = mirror_learner(classifier, dls, recipe, PAIR, seed, None, None, True, *networks(classifier))
@@ -149,22 +150,13 @@ def main_times(rounds):
 
 # --- what it costs ----------------------------------------------------------------------------------------------------
 
-def trained(task, lever, seed=0):
-    "An explainer that was trained with a lever pulled."
-    learn = learner(task.classifier, lever, seed)
-    cfe = MirrorCFE(task.classifier, learn.model.recipe, PAIR, seed)
-    cfe.learn = learn
-    cfe.classifier = learn.model.F
-    cfe.model = learn.fit_game(progress=False).model.mirror
-    return cfe
-
 def main_quality(seeds):
-    out = RESULTS/'reproduction'/'levers'
     task = Task('mnist', PAIR, n=400)
     for seed in seeds:
-        for lever in (BASE, *OTHER):
+        for lever in TRIED if seed else (BASE, *OTHER):
+            fields = BEFORE | LEVERS[lever][1]
             label = f'{lever}, seed {seed}' if seed else lever
-            run_benchmark({label: partial(trained, lever=lever, seed=seed)}, [task], out)
+            run_benchmark({label: partial(mirror, seed=seed, **fields)}, [task], OUT/'levers')
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

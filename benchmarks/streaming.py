@@ -1,13 +1,17 @@
 """Explain a folder of many image files as a stream, and keep rate and memory in results/streaming.md.
 
     python benchmarks/streaming.py [images]
+    python benchmarks/streaming.py --processes [images]
 
 Without an argument 10,000 images are explained, minutes on two cores: digits, shifted, as PNG files in a temporary
-folder.
+folder. `--processes` has them explained by one process and by two that share them, in turns, each on one thread; it
+needs two idle cores, and is kept in results/processes.md.
 """
-import os, platform, resource, sys, tempfile
+import os, platform, resource, statistics, sys, tempfile, time
+from functools import partial
 from pathlib import Path
 import torch
+import torch.distributed as dist
 from PIL import Image
 import mirrorcfe.stream   # adds MirrorCFE.explain_folder
 from mirrorcfe import __version__
@@ -51,9 +55,56 @@ def page(run, again, memory):
         '| images done | resident memory, MB |', '|---|---|',
         *[f'| {done:,} | {mb:.0f} |' for done, mb in some]]) + '\n'
 
-def main(n=10_000):
+def explainer():
+    "An explainer of ten digits that was hardly trained: the rate does not depend on it."
     dls = get_dls('digits', bs=32, steps=10, device='cpu')
-    cfe = MirrorCFE(get_classifier('digits', device='cpu'), amp=False).fit(dls, epochs=1, progress=False)
+    return MirrorCFE(get_classifier('digits', device='cpu'), amp=False).fit(dls, epochs=1, progress=False)
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+def share(rank, size, tmp, trial):
+    "One process of `size`: explain a share of the images, and leave the seconds it took all of them."
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', init_method=f'file://{tmp}/group-{trial}', rank=rank, world_size=size)
+    try:
+        cfe = MirrorCFE.load(tmp/'explainer', get_classifier('digits', device='cpu'))
+        cfe.explain(get_dls('digits', device='cpu').test.dataset.x[:32].float()/127.5 - 1)   # warms up
+        dist.barrier()
+        start = time.perf_counter()
+        cfe.explain_folder(tmp/'in', tmp/f'out-{trial}', ks=KS, closed_loop=False, progress=False)
+        dist.barrier()
+        if rank == 0: (tmp/f'seconds-{trial}').write_text(str(time.perf_counter() - start))
+    finally: dist.destroy_process_group()
+
+def main_processes(n=4000, rounds=3):
+    "Images a second of one process and of two, in turns."
+    rates = {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as tmp:
+        tmp = Path(tmp)
+        explainer().save(tmp/'explainer')
+        make_files(tmp/'in', n)
+        for r in range(rounds):
+            for size in rates:
+                trial = f'{size}-{r}'
+                torch.multiprocessing.spawn(partial(share, size=size, tmp=tmp, trial=trial), nprocs=size)
+                rates[size].append(n/float((tmp/f'seconds-{trial}').read_text()))
+                print(f'{size} process(es): {rates[size][-1]:.0f} images a second', flush=True)
+    one, two = (statistics.median(v) for v in rates.values())
+    said = 'reached' if two >= 1.7*one else 'MISSED'
+    text = '\n'.join([
+        '# A folder of images, shared by two processes', '',
+        f'Made by `python benchmarks/streaming.py --processes`: {n:,} files, {len(KS)} steps an image, open loop, tables '
+        f'only; each process on one thread; medians of {rounds} rounds in turns, from a common start until the one table '
+        'of all images is there.', '',
+        f'cpu ({platform.machine()}), torch {torch.__version__}, mirrorcfe {__version__}; load average at the end '
+        f'{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.', '',
+        '| processes | images a second | ratio |', '|---|---|---|',
+        f'| 1 | {one:.0f} | 1.00 |', f'| 2 | {two:.0f} | {two/one:.2f} |', '', f'Mark: 1.7, {said}.']) + '\n'
+    (RESULTS/'processes.md').write_text(text)
+    print(text)
+
+def main(n=10_000):
+    cfe = explainer()
     memory = []
     def progress(done, total):
         memory.append((done, resident()))
@@ -67,4 +118,7 @@ def main(n=10_000):
     (RESULTS/'streaming.md').write_text(text)
     print(text)
 
-if __name__ == '__main__': main(*map(int, sys.argv[1:]))
+if __name__ == '__main__':
+    args = sys.argv[1:]
+    if '--processes' in args: main_processes(*[int(a) for a in args if a != '--processes'])
+    else: main(*map(int, args))

@@ -192,6 +192,11 @@ def discriminator_loss(self:Game, d:AttrDict, sampler:Sampler)->Tensor:   # scal
     raise NotImplementedError(f"{type(self).__name__} must say what its discriminators want")
 
 @patch
+def discriminators_move(self:Game)->bool:
+    "Return whether the discriminators take part in this step."
+    return True
+
+@patch
 def score(self:Game, d:AttrDict)->dict:   # name -> scalar
     "Return what validation measures."
     return {}

@@ -75,7 +75,7 @@ def before_batch(self:Turns):
 def after_pred(self:Turns):
     "The discriminators' turn."
     D = self.model.D
-    if not self.training or self.opt_d is None: return
+    if not self.training or self.opt_d is None or not self.model.discriminators_move(): return
     D.requires_grad_(True)
     detached = AttrDict({n: v.detach() if isinstance(v, Tensor) else v for n, v in self.pred.items()})
     loss = self.model.discriminator_loss(detached, self.sampler)

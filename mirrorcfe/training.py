@@ -33,7 +33,7 @@ from .student import get_student, student_loss, usual_steps
 @dataclass(frozen=True)
 class Recipe(BaseRecipe):
     "What decides a training of Mirror-CFE, except data, seed and machine."
-    steps:int = 400               # optimiser steps of each side, in whole epochs; unused if `epochs` is not 0
+    steps:int = 300               # optimiser steps of each side, in whole epochs; unused if `epochs` is not 0
     lr:float = 1e-3               # peak learning rate of both sides
     betas:tuple = (.5, .99)       # Adam's
     wd:float = 1e-4               # decoupled weight decay
@@ -41,14 +41,14 @@ class Recipe(BaseRecipe):
     ema:float = .99               # decay of the moving average of the generator's weights, below 1; 0: no average
     painter:str = 'latent'        # draw the change in an autoencoder's latents, or all 'pixels', as published
     cls:float = 2.                # weight of the classification loss on the plain image
-    augmented:float = 4.          # weight of the same on the augmented image; 0: not computed
+    augmented:float = 6.          # weight of the same on the augmented image; 0: not computed
     student:float = 1.            # weight of the loss by the student; 0: none is trained
-    adv:float = 1.5               # weight of the adversarial loss
+    adv:float = 4.                # weight of the adversarial loss
     rec:float = 0.                # weight of the reconstruction loss; the latent painter needs none
     fea:float = 1.                # weight of the feature loss
     tri:float = 2.                # weight of the triangulation loss
     a:float = .2                  # tolerance of the triangulation loss
-    prox:float = 12.              # weight of the distance from the source; 0: not computed
+    prox:float = 8.               # weight of the distance from the source; 0: not computed
     ramp:float = .3               # share of the steps over which cls, augmented, fea and student grow from 0
     at_source:float = 0.          # share of a batch at k = 0
     at_reflection:float = .125    # share of a batch at k = 1; the rest is drawn from U[0, 1]
@@ -60,6 +60,8 @@ class Recipe(BaseRecipe):
     pixels:bool = True            # a discriminator of pixels
     own:bool = True               # a discriminator on the maps of the explained classifier
     squeeze:bool = False          # a discriminator on the maps of SqueezeNet
+    d_width:int = 32              # channels of a discriminator on own maps; half as many on SqueezeNet's and pixels
+    d_every:int = 2               # the discriminators move in every so many-th step
     width:int = 64                # channels at the deepest map of the generator
     autoencoder_steps:int = 0     # of the autoencoder's training; 0: as `form_of` says, 4*steps at most
     student_steps:int = 0         # of the student's training; 0: `usual_steps`, 4*steps at most
@@ -74,9 +76,10 @@ class Recipe(BaseRecipe):
 PRESETS = dict(
     default=Recipe(),
     paper=Recipe(painter='pixels', steps=800, lr=2e-4, betas=(.5, .999), wd=0., schedule='constant', ema=0.,
-                 width=128, own=False, cls=1., augmented=0., student=0., adv=1., rec=1., fea=1., tri=2., prox=0.,
-                 ramp=0., at_source=.25, at_reflection=0., near_mirror=0., blur_margin=0., shift=0, residual=False))
-IN_COLOUR = dict(pixels=False, squeeze=True, adv=4., student=2., augmented=2.)   # of 'default'
+                 width=128, d_width=64, d_every=1, own=False, cls=1., augmented=0., student=0., adv=1., rec=1., fea=1.,
+                 tri=2., prox=0., ramp=0., at_source=.25, at_reflection=0., near_mirror=0., blur_margin=0., shift=0,
+                 residual=False))
+IN_COLOUR = dict(pixels=False, squeeze=True, d_width=64, d_every=1, steps=400, student=2., augmented=2., prox=12.)
 
 def get_recipe(preset:str|Recipe='default', # 'default', 'paper', or a recipe
                channels:int|None=None,      # of the images: 'default' differs for 3; None: not known
@@ -89,6 +92,8 @@ def get_recipe(preset:str|Recipe='default', # 'default', 'paper', or a recipe
         raise MirrorError(f"painter must be 'latent' or 'pixels': found {recipe.painter!r}")
     if not (recipe.pixels or recipe.own or recipe.squeeze):
         raise MirrorError("there is no discriminator: set pixels, own or squeeze to True")
+    if recipe.d_width < 2 or recipe.d_every < 1:
+        raise MirrorError(f"d_width must be 2 or more, d_every 1 or more: found {recipe.d_width}, {recipe.d_every}")
     return recipe
 
 # %% ../nbs/30_training.ipynb #735cecc2
@@ -342,6 +347,11 @@ def judge(self:MirrorGame,
     return sum(scores)/len(scores)**.5
 
 @patch
+def discriminators_move(self:MirrorGame):
+    "Return whether this is one of the steps in which the discriminators learn."
+    return self.step % self.recipe.d_every == 0
+
+@patch
 def discriminator_loss(self:MirrorGame, d, sampler):
     "Return the hinge loss on real and drawn images."
     with self.mirror.autocast():
@@ -499,11 +509,12 @@ def mirror_game(classifier:Classifier,     # the network to explain; copied
         size = short_size(x.shape[2:])
         mirror = MirrorModel(classifier, shapes, x.shape[1], size, recipe, pair, amp, autoencoder)
         D = {}
-        if recipe.pixels: D['pixels'] = Discriminator(x.shape[1], size, classifier.n_classes)
-        if recipe.own: D['own'] = FeatureDiscriminator(channel_scales(maps), classifier.n_classes)
+        wide = recipe.d_width
+        if recipe.pixels: D['pixels'] = Discriminator(x.shape[1], size, classifier.n_classes, wide//2, 2*wide)
+        if recipe.own: D['own'] = FeatureDiscriminator(channel_scales(maps), classifier.n_classes, wide)
         if recipe.squeeze:
             scales = channel_scales(SqueezeFeatures()(x.float().cpu()))
-            D['squeeze'] = FeatureDiscriminator(scales, classifier.n_classes, width=32)
+            D['squeeze'] = FeatureDiscriminator(scales, classifier.n_classes, wide//2)
         game = MirrorGame(mirror, D, student, channels_last)
     return game.to(x.device, memory_format=memory)
 
