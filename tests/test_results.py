@@ -161,7 +161,7 @@ DECIMAL = re.compile(r"(?<![\w./\-])(?:\d[\d,]*)?\.\d+(?![\w/])")
 LEGEND = "the legend of the stored figure"
 BEFORE = "measured before the runs that are stored"
 ELSEWHERE = {
-    "70_comparison.ipynb": dict.fromkeys([".096", ".193", ".283", ".615"], BEFORE),
+    "70_comparison.ipynb": dict.fromkeys([".429", ".524"], BEFORE),
     "72_faces.ipynb": {".064": "what the recipe before had, in the history of this page", ".80": "a mark"},
     "73_faithfulness.ipynb": dict.fromkeys([".044", ".062", ".018", ".42", ".186", ".212"], LEGEND),
     "74_ssc_ablation.ipynb": {".80": "an earlier classifier of the digits"},
