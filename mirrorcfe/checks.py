@@ -32,7 +32,7 @@ def parse_size(size,              # a number, two, or text such as '64' or '96x6
     "Return a size as a number or as height and width."
     if not isinstance(size, str): return None if size is None else short_size(size)
     sides = size.lower().split('x')
-    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
         raise MirrorError(f"--{option} takes pixels, 64 for squares or 96x64 for height x width: found {size!r}")
     return short_size([int(side) for side in (sides[0], sides[-1])])
 
