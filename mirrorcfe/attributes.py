@@ -174,7 +174,7 @@ FIELD = pd.DataFrame([   # a blank: not published
          FR=97.0),
     dict(method='ACE l1', source='2303.09962', FID=3.21, sFID=20.2, FVA=100., S3=.89, MNAC=1.56, CD=2.61, COUT=.55,
          FR=95.0),
-    dict(method='LDCE-txt', source='', FID=13.6, sFID=25.8, FVA=99.1, S3=.76, MNAC=2.44, CD=1.68, COUT=.34),
+    dict(method='LDCE-txt', source='2310.06668', FID=13.6, sFID=25.8, FVA=99.1, S3=.76, MNAC=2.44, CD=1.68, COUT=.34),
     dict(method='TIME', source='2309.07944', FID=10.98, sFID=23.8, FVA=96.6, S3=.79, MNAC=2.97, CD=2.32, COUT=.63,
          FR=97.1),
     dict(method='RCSB', source='2410.12591', FID=3.04, sFID=20.0, FVA=100., S3=.93, MNAC=1.22, CD=3.22, COUT=.83,

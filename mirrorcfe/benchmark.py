@@ -582,7 +582,7 @@ def get_explainer(name:str,               # name of a dataset, as for `get_dls`
     if pair is not None: pair = pair_index(pair, spec.classes)
     if size is not None: size = short_size(size)
     if classifier is None: classifier = get_classifier(name, size=size, device=device)
-    recipe = with_weights(get_recipe(preset, classifier.in_channels, **changes))
+    recipe = with_weights(get_recipe(preset, classifier.in_channels, classifier.is_gap, **changes))
     folder, about = _explainer_folder(name, pair, preset, seed, size, classifier, recipe)
     with file_lock(folder):
         model = _load_explainer(folder, classifier)

@@ -43,8 +43,8 @@ class MirrorCFE:
         if not isinstance(classifier, nn.Module):
             raise MirrorError(f"the classifier must be a torch module: found {type(classifier).__name__}")
         self.classifier = classifier
-        self.recipe_for = partial(get_recipe, preset, **changes)   # images of so many channels
-        self.recipe = self.recipe_for(getattr(classifier, 'in_channels', None))
+        self.recipe_for = partial(get_recipe, preset, **changes)   # images of so many channels, this kind of network
+        self.recipe = self.recipe_for(getattr(classifier, 'in_channels', None), getattr(classifier, 'is_gap', True))
         self.pair = pair
         self.seed = whole_number(seed, 0, 'seed')
         self.amp = amp
@@ -104,7 +104,8 @@ def fit(self:MirrorCFE,
     if not isinstance(self.classifier, Classifier):
         how = getattr(getattr(dls, 'spec', None), 'transform', None)   # with the numbers of its Normalize, if any
         self.classifier = Classifier.wrap(self.classifier, _some_images(dls), normalise=how and how.normalise)
-    if self.recipe == self.recipe_for(): self.recipe = self.recipe_for(self.classifier.in_channels)
+    if self.recipe == self.recipe_for():
+        self.recipe = self.recipe_for(self.classifier.in_channels, self.classifier.is_gap)
     if self.pair is None: self.pair = getattr(dls, 'pair', None)
     else: self.pair = pair_index(self.pair, self.classifier.classes)
     if epochs is None and not self.recipe.epochs:

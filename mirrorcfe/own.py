@@ -465,7 +465,7 @@ def train(data:str='digits',              # folder with a subfolder of images fo
     net, dls = open_classifier_and_data(classifier, arch, classes, parse_size(size), normalise, data, bs, device, seed,
                                         levels, fit, factory, make_preprocessing(prepared), attribute)
     pair = class_pair(pair, dls.vocab)
-    recipe = get_recipe(preset, dls.spec.channels, steps=steps)
+    recipe = get_recipe(preset, dls.spec.channels, net is None or net.is_gap, steps=steps)
     given = net is not None
     about = dict(dataset=str(data), preset=preset, seed=seed)
     request = dict(data=data_fingerprint(dls), classifier=net and net.fingerprint(), pair=pair, bs=dls.train.bs)

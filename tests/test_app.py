@@ -92,11 +92,20 @@ def test_the_page_opens_on_photographs(tmp_path):
 def test_what_stands_beside_a_step(viewer):
     "Each view is shown or not, whatever the others are."
     shown = viewer.read(viewer.examples[0])
+    shown.heat = ()   # as if captum were not installed
     alone = app.step_view(shown, .4, [])
     assert alone.count("<figure>") == 1 and "<svg" not in alone and "<table" not in alone
-    for chosen, marks in (("Mask", "held back"), ("Change", "brighter"), ("Confidence", "<svg")):
-        assert marks in app.step_view(shown, .4, [chosen]) and marks not in alone
+    for chosen, marks in (("Mask", "held back"), ("Change", "brighter"), ("Confidence", "<svg"), ("Heat maps", "captum")):
+        assert marks in app.step_view(shown, .4, [chosen]) and marks not in alone, chosen
         assert marks not in app.step_view(shown, .4, [b for b in app.BESIDE if b != chosen])
+
+def test_heat_maps_are_those_of_captum(viewer):
+    "Of the class that is predicted; for a last map that is averaged, Grad-CAM is the class activation map."
+    pytest.importorskip("captum", reason="captum is not installed")
+    shown = viewer.read(viewer.examples[0])
+    assert [name for name, _ in shown.heat] == ["Grad-CAM", "Integrated Gradients"]
+    assert all(picture.size == tuple(shown.ex.x.shape[:1:-1]) for _, picture in shown.heat)
+    assert app.step_view(shown, .4, ["Heat maps"]).count("<figure>") == 3
 
 # --- the command -----------------------------------------------------------------------------------------------------
 
@@ -177,7 +186,7 @@ async def use(port, url, viewer, folder):
     await tab.run(SLIDE)
     await tab.until("document.querySelector('#step').textContent.includes('k = 0.20')")
     slid = await tab.run(FIRST)
-    views = "document.querySelectorAll('#step figure').length"
+    views = "document.querySelectorAll('#step .row:not(.heat) figure').length"
     await tab.click("document.querySelector('#beside input')")
     await tab.until(f"{views} == 3")
     beside = [await tab.run(FIRST), await tab.run("document.querySelector('#k input[type=range]').value")]

@@ -52,4 +52,4 @@ def test_published_rows():
     assert set(FIELD.columns) == {"method", "source", *FIELD_COLUMNS} and FIELD.method.is_unique
     assert FIELD[["FVA", "FR"]].stack().dropna().between(0, 100).all()
     assert FIELD[["S3", "COUT"]].stack().dropna().between(-1, 1).all()
-    assert FIELD[FIELD.method != "LDCE-txt"].source.str.fullmatch(r"\d{4}\.\d{5}").all()
+    assert FIELD.source.str.fullmatch(r"\d{4}\.\d{5}").all()

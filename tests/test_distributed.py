@@ -1,7 +1,7 @@
 "Two processes with half of each batch train what one trains with the whole of it: Mirror-CFE and the baselines."
 import csv, socket
 import pytest, torch
-from mirrorcfe import game
+from mirrorcfe import loop
 from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import get_dls
@@ -123,7 +123,7 @@ def test_inside_fastais_context(one, tmp_path):
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
     dls = get_dls('digits', bs=7, n_train=64, steps=2, size=16, device='cpu')
     learn = mirror_learner(small_resnet(widths=(8, 16), size=16), dls, amp=False, **SHORT)
-    monkeypatch.setattr(game, 'join_group', lambda device: (ProcessGroup(0, 2), device))
+    monkeypatch.setattr(loop, 'join_group', lambda device: (ProcessGroup(0, 2), device))
     with pytest.raises(MirrorError, match='2 processes cannot share a batch of 7 evenly'):
         learn.fit_game(progress=False)
     assert learn.turns.group.world_size == 1

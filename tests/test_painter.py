@@ -4,11 +4,11 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
-from mirrorcfe import training
+from mirrorcfe import explainer, training
 from mirrorcfe.augmentation import heavy_augment, random_affine
 from mirrorcfe.autoencoder import (FromDiffusers, LatentAutoencoder, as_autoencoder, autoencoder_form,
                                    check_autoencoder, get_autoencoder, rebuilding_error, train_latent_autoencoder)
-from mirrorcfe.classifiers import small_resnet
+from mirrorcfe.classifiers import build_network, small_resnet
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import ImageSet, TensorLoader, get_dls
 from mirrorcfe.explainer import MirrorCFE
@@ -17,7 +17,7 @@ from mirrorcfe.painter import LatentPainter, add_change, resize_smoothly
 from mirrorcfe.projected import FeatureDiscriminator, channel_scales
 from mirrorcfe.ssc import csp_mask
 from mirrorcfe.student import Student, agreement, get_student, student_loss, train_student
-from mirrorcfe.training import get_recipe, mirror_game, painting_networks, training_images
+from mirrorcfe.training import get_recipe, mirror_game, mirror_learner, painting_networks, training_images
 from tiny import settle
 
 few = settings(max_examples=12, deadline=None)
@@ -317,6 +317,27 @@ def test_colour_photographs_get_squeezenet_or_pixels_in_its_place(monkeypatch):
     assert set(cfe.learn.model.D) == {'pixels', 'own'} and cfe.recipe == get_recipe(**short)   # as of grey images
     cfe.recipe = get_recipe(channels=1, **short | dict(prox=5.))
     assert cfe.fit(dl, 1, progress=False).recipe.prox == 5, 'a recipe that was changed by hand is obeyed'
+
+def test_networks_that_average_no_map_get_a_recipe_of_their_own(monkeypatch):
+    "Known from the start or opened when data come; grey images alone, and what is asked for counts."
+    short = dict(SHORT, steps=1, prox=8.5)
+    x = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0))*2 - 1
+    dl = torch.utils.data.DataLoader(list(zip(x, torch.arange(8) % 2)), 8)
+    lenet = build_network('lenet', 2, 1, size=16)
+    wanted = get_recipe(channels=1, is_gap=False, **short)
+    assert wanted.student > get_recipe().student and wanted.prox == 8.5
+    assert MirrorCFE(lenet, **short).recipe == wanted
+    assert mirror_learner(lenet, dl, amp=False, **short).model.recipe == wanted
+    cfe = MirrorCFE(nn.Sequential(lenet), amp=False, **short)
+    assert cfe.recipe == get_recipe(**short)
+    monkeypatch.setattr(Classifier, 'wrap', lambda net, *args, **kw: net[0])
+    seen = []
+    def stop(net, dls, recipe, *args):
+        seen.append(recipe)
+        raise MirrorError('no need to train')
+    monkeypatch.setattr(explainer, 'mirror_learner', stop)
+    with pytest.raises(MirrorError, match='no need to train'): cfe.fit(dl, 1, progress=False)
+    assert seen == [wanted]
 
 def test_training_images_of_any_loader():
     dls = loaders()
