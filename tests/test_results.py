@@ -163,11 +163,11 @@ BEFORE = "measured before the runs that are stored"
 ELSEWHERE = {
     "70_comparison.ipynb": dict.fromkeys([".429", ".524"], BEFORE),
     "72_faces.ipynb": {".064": "what the recipe before had, in the history of this page", ".80": "a mark"},
-    "73_faithfulness.ipynb": dict.fromkeys([".044", ".062", ".018", ".42", ".186", ".212"], LEGEND),
+    "73_faithfulness.ipynb": dict.fromkeys([".095", ".080", ".020", ".026", ".42", ".186", ".209"], LEGEND),
     "74_ssc_ablation.ipynb": {".80": "an earlier classifier of the digits"},
     "78_error_correction.ipynb": {".77": "70_comparison.ipynb"},
     "81_c3lt_ablation.ipynb": {".001": "the formula above it"},
-    "index.ipynb": dict.fromkeys([".012", ".014", ".015", ".024"], "73_faithfulness.ipynb")
+    "index.ipynb": dict.fromkeys([".014", ".016", ".024"], "73_faithfulness.ipynb")
                    | dict.fromkeys(["1.5", ".6", "2.3"], "minutes of a page") | {"3.10": "a version of Python"}}
 
 def printed(cell):
