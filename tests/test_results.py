@@ -166,6 +166,7 @@ ELSEWHERE = {
     "73_faithfulness.ipynb": dict.fromkeys([".095", ".080", ".020", ".026", ".42", ".186", ".209"], LEGEND),
     "74_ssc_ablation.ipynb": {".80": "an earlier classifier of the digits"},
     "78_error_correction.ipynb": {".77": "70_comparison.ipynb"},
+    "85_where_the_time_goes.ipynb": {"1.58": BEFORE},
     "81_c3lt_ablation.ipynb": {".001": "the formula above it"},
     "index.ipynb": dict.fromkeys([".014", ".016", ".024"], "73_faithfulness.ipynb")
                    | dict.fromkeys(["1.5", ".6", "2.3"], "minutes of a page") | {"3.10": "a version of Python"}}
