@@ -622,7 +622,7 @@ STORED = Path(__file__).resolve().parent.parent/'benchmarks'/'results'
 GROUPS = sorted(f.parent for f in STORED.glob('reproduction/*/cells'))
 
 def test_there_are_stored_results():
-    groups = 'main colour paper prox floors multi ssc tri pgd methods c3lt heads errors attributes'
+    groups = 'main colour paper floors multi ssc tri pgd methods c3lt heads errors attributes levers'
     assert set(groups.split()) <= {g.name for g in GROUPS}
     assert len(list(STORED.glob('reproduction/*/cells/*'))) == len(list(STORED.glob('reproduction/*/cells/*.json')))
     assert sum(f.stat().st_size for f in STORED.rglob('*.png')) < 2.5e6
