@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 import torch
 from fastcore.basics import AttrDict
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from mirrorcfe.benchmark import Task, run_benchmark
 from mirrorcfe.classifiers import get_classifier
@@ -134,18 +134,25 @@ def learner(classifier, lever, seed=0, steps=None):
 
 # --- what a step takes ------------------------------------------------------------------------------------------------
 
-def time_steps(rounds, steps=6):
-    "Milliseconds a step with each lever: medians of rounds in turns, of the processor's time, without validation."
-    classifier = get_classifier('mnist', device='cpu')
-    learners = {lever: learner(classifier, lever, steps=steps) for lever in LEVERS}
-    times = {lever: [] for lever in learners}
+def in_turns(ways, rounds):
+    "Milliseconds of the processor's time that each way takes: medians of rounds in which all have their turn."
+    times = {name: [] for name in ways}
     for r in range(rounds + 1):   # the first warms up
-        for lever, learn in learners.items():
-            learn.turns.valid_batches = 1
+        for name, f in ways.items():
             start = time.process_time()
-            learn.fit_game(1, progress=False)
-            if r: times[lever].append(1000*(time.process_time() - start)/steps)
-    return {lever: statistics.median(v) for lever, v in times.items()}
+            f()
+            if r: times[name].append(1000*(time.process_time() - start))
+    return {name: statistics.median(ms) for name, ms in times.items()}
+
+def time_steps(rounds, steps=6):
+    "Milliseconds a step with each lever, without validation."
+    classifier = get_classifier('mnist', device='cpu')
+    ways = {}
+    for lever in LEVERS:
+        learn = learner(classifier, lever, steps=steps)
+        learn.turns.valid_batches = 1
+        ways[lever] = partial(learn.fit_game, 1, progress=False)
+    return {lever: ms/steps for lever, ms in in_turns(ways, rounds).items()}
 
 def main_times(rounds):
     found = dict(ms=time_steps(rounds), threads=torch.get_num_threads(), torch=torch.__version__,
@@ -161,13 +168,14 @@ def back(outputs): sum(v.float().sum() for v in outputs).backward()
 
 def parts(learn):
     "Functions that compute one part of a step each, forward and backward where a step does."
-    game, sampler = learn.model, learn.turns.sampler
+    game = learn.model
+    sampler = learn.turns.sampler
     x, y = learn.dls.train.one_batch()
-    d = game(x, y, sampler)
+    learn.pred = d = game(x, y, sampler)
     mirror = game.mirror
     e = mirror.encode(d.x)
     maps = [leaf(f) for f in d.seen.maps]
-    _, rebuilt, code, *source_maps = e.maps
+    _, _, code, *source_maps = e.maps
     with torch.no_grad(): _, f_k, mask = mirror.moved(e, d.source, d.target, d.k)
     noise = torch.randn_like(d.x_k)
     def paint():
@@ -182,21 +190,15 @@ def parts(learn):
         with mirror.autocast(): student_loss(game.fixed.student, leaf(d.x_k), d.logits_k, noise).backward()
     def judge():
         with mirror.autocast(): back([game.judge(leaf(d.x_k), maps, d.squeezed, d, sampler)])
-    def judges_learn():
-        game.D.requires_grad_(True)
-        game.discriminator_loss(AttrDict({n: v.detach() if isinstance(v, Tensor) else v for n, v in d.items()}),
-                                sampler).backward()
-        learn.turns.opt_d.step()
-        game.D.requires_grad_(False)
     @torch.no_grad()
     def look_at_real():
         with mirror.autocast(): game.F.encode(d.real)
     return {'sources, encoded': lambda: mirror.encode(d.x), 'real images, encoded': look_at_real, 'painter': paint,
             'decoder': decode, 'classifier': look, 'classifier, augmented': look_augmented, 'student': ask_student,
-            'discriminators, asked': judge, 'discriminators, taught': judges_learn, 'optimiser': learn.opt.step}
+            'discriminators, asked': judge, 'discriminators, taught': learn.turns.after_pred, 'optimiser': learn.opt.step}
 
 def time_parts(rounds):
-    "Milliseconds a step of each part, by the recipe before and by that of today: medians of rounds in turns."
+    "Milliseconds a step of each part, by the recipe before and by that of today."
     classifier = get_classifier('mnist', device='cpu')
     ways = {}
     every = {}
@@ -205,17 +207,13 @@ def time_parts(rounds):
         learn.fit_game(1, progress=False)   # fills the optimisers
         learn.turns.reseed(learn.turns.group, 'parts')
         learn.model.train()
+        learn.training = True
+        learn.model.step = 0   # one in which the discriminators move
         every[name] = learn.model.recipe.d_every
         ways |= {(name, part): f for part, f in parts(learn).items()}
-    times = {way: [] for way in ways}
-    for r in range(rounds + 1):
-        for way, f in ways.items():
-            start = time.process_time()
-            f()
-            if r: times[way].append(1000*(time.process_time() - start))
     found = {name: {} for name in every}
-    for (name, part), ms in times.items():
-        found[name][part] = statistics.median(ms)/(every[name] if part == 'discriminators, taught' else 1)
+    for (name, part), ms in in_turns(ways, rounds).items():
+        found[name][part] = ms/every[name] if part == 'discriminators, taught' else ms
     return found
 
 def main_parts(rounds):

@@ -68,7 +68,7 @@ def share(rank, size, tmp, trial):
     dist.init_process_group('gloo', init_method=f'file://{tmp}/group-{trial}', rank=rank, world_size=size)
     try:
         cfe = MirrorCFE.load(tmp/'explainer', get_classifier('digits', device='cpu'))
-        cfe.explain(get_dls('digits', device='cpu').test.dataset.x[:32].float()/127.5 - 1)   # warms up
+        cfe.explain(get_dls('digits', device='cpu').test.dataset[:32][0])   # warms up
         dist.barrier()
         start = time.perf_counter()
         cfe.explain_folder(tmp/'in', tmp/f'out-{trial}', ks=KS, closed_loop=False, progress=False)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'MOST_PIXELS', 'NO_CAPTUM', 'STEPS', 'CSS', 'BESIDE', 'FILM_SECONDS', 'EXAMPLES', 'NO_GRADIO',
-           'read_upload', 'has_captum', 'heat_maps', 'Shown', 'Viewer', 'first_view', 'verdict_line', 'path_curve',
-           'heat_view', 'step_view', 'write_film', 'write_examples', 'open_viewer', 'import_gradio', 'Page', 'build',
-           'launch_options', 'app', 'write_space']
+           'read_upload', 'has_captum', 'attributions', 'heat_maps', 'Shown', 'Viewer', 'first_view', 'verdict_line',
+           'path_curve', 'heat_view', 'step_view', 'write_film', 'write_examples', 'open_viewer', 'import_gradio',
+           'Page', 'build', 'launch_options', 'app', 'write_space']
 
 # %% ../nbs/91_app.ipynb #0db861d8
 import importlib.util, os, shutil, tempfile, threading, time, warnings
@@ -71,6 +71,20 @@ def has_captum()->bool:
     "Whether heat maps can be drawn."
     return importlib.util.find_spec('captum') is not None
 
+def attributions(net:Classifier,  # frozen
+                 x:Tensor,        # images in [-1, 1], (B, C, H, W)
+                 c:Tensor         # the class asked about, int64 (B,)
+                )->tuple:         # (B, h, w), before the ReLU, None where the last map cannot be asked for; (B, H, W)
+    "Return Grad-CAM and Integrated Gradients from a black picture, by captum."
+    from captum.attr import IntegratedGradients, LayerGradCam   # an extra
+    cam = None
+    with torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
+        if net.is_gap and isinstance(net.stages, nn.ModuleList):
+            cam = LayerGradCam(net, net.stages[-1]).attribute(x, c)[:, 0].detach()
+        signed = IntegratedGradients(net).attribute(x, torch.full_like(x, -1), c, n_steps=32).sum(1).detach()
+    return cam, signed
+
 def _coloured(values, name):
     "Values (H, W) in [0, 1] in the colours of a map."
     return Image.fromarray(np.uint8(255*colormaps[name](values.cpu().numpy())[..., :3]))
@@ -81,16 +95,13 @@ def heat_maps(net:Classifier,  # frozen; Grad-CAM is left out where its last map
              )->tuple:         # of (name, picture)
     "Draw where a classifier looks, as captum sees it; nothing without captum."
     if not has_captum(): return ()
-    from captum.attr import IntegratedGradients, LayerGradCam   # an extra
+    cam, signed = attributions(net, x, c)
     found = []
-    with torch.enable_grad():
-        x = x.detach().clone().requires_grad_()
-        if net.is_gap and isinstance(net.stages, nn.ModuleList):
-            cam = LayerGradCam(net, net.stages[-1]).attribute(x, c).detach().clamp_min(0)
-            cam = F.interpolate(cam, x.shape[2:], mode='bilinear')[0, 0]
-            warm = _coloured(cam/cam.max().clamp_min(1e-12), 'inferno')
-            found.append(('Grad-CAM', Image.blend(Image.fromarray(to_rgb(x[0].detach())), warm, .6)))
-        signed = IntegratedGradients(net).attribute(x, torch.full_like(x, -1), c, n_steps=32).detach().sum(1)[0].float()
+    if cam is not None:
+        cam = F.interpolate(cam[None].clamp_min(0), x.shape[2:], mode='bilinear')[0, 0]
+        warm = _coloured(cam/cam.max().clamp_min(1e-12), 'inferno')
+        found.append(('Grad-CAM', Image.blend(Image.fromarray(to_rgb(x[0])), warm, .6)))
+    signed = signed[0].float()
     spread = signed/signed.abs().max().clamp_min(1e-12)
     return *found, ('Integrated Gradients', _coloured(spread/2 + .5, 'PuOr_r'))
 
@@ -246,7 +257,8 @@ def heat_view(shown:Shown   # a picture
     "Show where the classifier looks, whatever the step."
     if not shown.heat: return f'<p class="note">{escape(NO_CAPTUM)}</p>'
     of = class_name(shown.ex, shown.ex.source[0], 24)
-    figures = [_figure(picture, name, f'where it looks for {of}, not what it sees there') for name, picture in shown.heat]
+    says = f'where it looks for {of}, not what it sees there'
+    figures = [_figure(picture, name, says) for name, picture in shown.heat]
     return f'<div class="row heat">{"".join(figures)}</div>'
 
 BESIDE = 'Mask', 'Change', 'Confidence', 'Heat maps'   # what can be shown beside a step
@@ -268,7 +280,8 @@ def step_view(shown:Shown,   # a picture
         figures.append(_figure(picture, 'Change', 'red: brighter, blue: darker'))
     rows = [f'<div class="row">{"".join(figures)}</div>']
     if 'Confidence' in beside:
-        curve = (f'<figure class="wide"><b>Confidence in {escape(class_name(one, one.target[0], 24))}, k from 0 to 1</b>'
+        target = escape(class_name(one, one.target[0], 24))
+        curve = (f'<figure class="wide"><b>Confidence in {target}, k from 0 to 1</b>'
                  f'{path_curve(one, j)}<figcaption>orange: intended, blue: achieved; green: first counterfactual, '
                  'red: this step</figcaption></figure>')
         rows.append(f'<div class="row"><div class="bars">{step_bars(one, 0, j)}</div>{curve}</div>')
