@@ -124,6 +124,12 @@ def _distortion(h, w, x):
     "How far the proportions of an h x w map differ from those of the images `x`, as the absolute logarithm of a ratio."
     return abs(math.log(h*x.shape[3]/(w*x.shape[2])))
 
+def _rounds_to(h, w, x):
+    "Whether one stride for both sides, each rounded up or down, makes h x w of images `x` that are not square."
+    height, width = x.shape[2:]
+    if height == width or h > height or w > width: return False
+    return (h + 1)*width > (w - 1)*height and (w + 1)*height > (h - 1)*width
+
 def _token_grid(n, x):
     "Height and width of the grid that `n` tokens of the images `x` form, or None if they form none."
     h = round((n*x.shape[2]/x.shape[3])**.5)
@@ -141,10 +147,12 @@ def _possible_layouts(o, x, usual='nchw'):
         fitting = [r for r in others if r < 2 or (distortion[r] == 0 and o.shape[1] - r > 1)]
         return [f'tokens+{r}' if r else 'tokens' for r in sorted(fitting, key=distortion.get)]
     distortion = {'nchw': _distortion(*o.shape[2:], x), 'nhwc': _distortion(*o.shape[1:3], x)}
+    larger = {'nchw': o.shape[2] > x.shape[2] or o.shape[3] > x.shape[3],
+              'nhwc': o.shape[1] > x.shape[2] or o.shape[2] > x.shape[3]}
     fitting = [l for l in distortion if distortion[l] < _MOST_DISTORTION]
-    within = o.shape[2] <= x.shape[2] and o.shape[3] <= x.shape[3]
-    if not fitting and within and _any_proportions.get(): return ['nchw']
-    return sorted(fitting, key=lambda l: (distortion[l], l != usual))
+    if 'nchw' not in fitting and _rounds_to(*o.shape[2:], x): fitting.append('nchw')
+    if not fitting and not larger['nchw'] and _any_proportions.get(): return ['nchw']
+    return sorted(fitting, key=lambda l: (larger[l], distortion[l], l != usual))
 
 # %% ../nbs/04_wrap.ipynb #76a1ec3f
 def _to_nchw(o, layout, x):
