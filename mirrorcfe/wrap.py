@@ -653,6 +653,8 @@ class Taps(nn.Module):
 @patch
 def _collect(self:Taps, x, leaf=False):
     "Run the network; return its maps, by tap, and what the head takes. With `leaf`, gradients begin at the last map."
+    if not len(x):   # many a network cannot reshape an empty batch
+        return [{key: v[:0] for key, v in seen.items()} for seen in self._collect(x.new_zeros(1, *x.shape[1:]))]
     maps = {}
     taken = {}
     made_by_function = {t._replace(layout='nchw'): t for t in self.taps if t.function}

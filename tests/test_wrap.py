@@ -23,7 +23,9 @@ from mirrorcfe.core import MirrorError
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.features import Classifier, Normalise
 from mirrorcfe.multiclass import ClosedFormSolver
+from mirrorcfe.own import read_weights
 from mirrorcfe.wrap import Tap, Taps, gap_head, plain_tensor, to_images
+from processes import Started
 
 SHORT = dict(autoencoder_steps=2, student_steps=2)   # networks that hardly know anything, made in no time
 
@@ -477,6 +479,10 @@ def test_every_kind_of_head(name):
     pair = torch.zeros(5, dtype=torch.long), torch.ones(5, dtype=torch.long)
     cams = net.hires_cams(x, *pair)
     assert cams.shape == (5, 2, *e.maps[-1].shape[2:]) and (cams.abs().sum(1) > 0).float().mean() > .4
+    none = net.encode(x[:0])
+    assert [f.shape[1:] for f in none.maps] == [f.shape[1:] for f in e.maps]
+    assert [len(v) for v in (*none.maps, none.z, none.logits, net(x[:0]))] == [0]*(len(e.maps) + 3)
+    assert net.hires_cams(x[:0], pair[0][:0], pair[1][:0]).shape == (0, *cams.shape[1:])
     again = copy.deepcopy(net)
     assert torch.equal(again(x), net(x)) and again.fingerprint() == net.fingerprint()
     a = x.clone().requires_grad_()
@@ -562,6 +568,32 @@ def test_wrappers_are_taken_off(name):
     torch.manual_seed(0)
     model = flat(nn.Linear(192, 5))
     assert Classifier.wrap(WRAPPED[name](model), rgb).fingerprint() == Classifier.wrap(model, rgb).fingerprint()
+
+DISTRIBUTED = """
+import sys, torch
+from torch import distributed, nn
+from mirrorcfe.features import Classifier
+import mirrorcfe.wrap
+distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+torch.manual_seed(0)
+model = nn.Sequential(nn.Conv2d(1, 3, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(147, 4))
+x = torch.rand(3, 1, 16, 16)*2 - 1
+plain = Classifier.wrap(model, x)
+outer = nn.parallel.DistributedDataParallel(model)
+for wrapped in (outer, torch.compile(outer), nn.parallel.DistributedDataParallel(torch.compile(model))):
+    assert Classifier.wrap(wrapped, x).fingerprint() == plain.fingerprint()
+assert outer.module is model and all(p.requires_grad for p in model.parameters())
+torch.save(outer.state_dict(), sys.argv[1])
+distributed.destroy_process_group()
+"""
+
+def test_a_network_that_is_trained_by_several_processes(tmp_path):
+    "DistributedDataParallel, alone and with torch.compile; and the names of the weights that it saves."
+    run = Started(DISTRIBUTED, [tmp_path/"weights.pth"], tmp_path/"said")
+    try: assert run.wait(120) == 0, run.said
+    finally: run.kill()
+    assert set(torch.load(tmp_path/"weights.pth", weights_only=True)) > {"module.0.weight", "module.3.bias"}
+    assert set(read_weights(tmp_path/"weights.pth")) == {"0.weight", "0.bias", "3.weight", "3.bias"}
 
 good = sequential(*GAP, nn.Linear(12, 5))
 deep = ResNet(BasicBlock, [1]*4, 10)
