@@ -870,14 +870,14 @@ def _find_parts(model, x, output=None, stages=None):
 
 # %% ../nbs/04_wrap.ipynb #a5f3e5d2
 def _first_that_differs(model, x, alone):
-    "Name the first module whose output for the first of the images `x` changes with the others."
+    "Name the first module whose output for the images `alone`, the first ones of `x`, differs between two runs."
     calls, _ = _record_calls(model, x)
     single, _ = _record_calls(model, alone)
     for name in _leaves(calls):
         o, s = (c[name].output if name in c else None for c in (calls, single))
         if not isinstance(o, Tensor) or len(o) != len(x): continue
-        if s is None: return f"; alone, the network does not call {_describe(calls, name)}"
-        same = isinstance(s, Tensor) and _nearly_equal(s, o[:1])
+        if s is None: return f"; one of the runs does not call {_describe(calls, name)}"
+        same = isinstance(s, Tensor) and _nearly_equal(s, o[:len(alone)])
         if not same: return f"; the first to differ is {_describe(calls, name)}"
     return '; a function behind its modules makes the difference'
 
@@ -898,8 +898,9 @@ def _reference_answers(model, probes, output):
     first = answers[0].logits
     again = answer(probes[0]).logits
     if again.isfinite().all() and not _same_logits(again, first):
-        raise MirrorError(f"two runs on the same images differ by up to {(again - first).abs().max():.2g}: "
-                          "something random stays on in eval mode, such as F.dropout without training=self.training")
+        raise MirrorError(f"two runs on the same images differ by up to {(again - first).abs().max():.2g}"
+                          f"{_first_that_differs(model, probes[0], probes[0])}: something random stays on in eval "
+                          "mode, such as F.dropout without training=self.training")
     in_batch = answers[-1].logits
     alone = torch.cat([answer(several[i:i + 1]).logits for i in range(len(several))])
     if in_batch.isfinite().all() and not _same_logits(alone, in_batch):

@@ -14,7 +14,7 @@ from mirrorcfe.baselines.cve import CVE
 from mirrorcfe.baselines.cyclegan import CycleGAN
 from mirrorcfe.baselines.explaingan import ExplainGAN
 from mirrorcfe.baselines.pgd import PGD
-from mirrorcfe.benchmark import Task, cut_border
+from mirrorcfe.benchmark import Task, cut_border, measure
 from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError, short_size
 from mirrorcfe.data import ImageSet, TensorLoader, get_dls, get_folder_dls
@@ -30,7 +30,7 @@ from mirrorcfe.runs import load_network, save_network
 from mirrorcfe.show import strip_panels
 from mirrorcfe.ssc import halvings
 from mirrorcfe.student import Student
-from mirrorcfe.widget import step_picture
+from mirrorcfe.widget import step_picture   # adds `html` and `widget` to explanations
 from tiny import TINY_NETWORKS, tiny
 
 # --- training and explaining ----------------------------------------------------------------------------------------
@@ -269,3 +269,21 @@ def test_pictures_keep_the_proportions(size):
     picture = step_picture(ex, 0, 2, torch.ones(3, 2), size=120)
     assert picture.size == ((80, 120) if h > w else (120, 48))
     assert strip_panels(ex, 0, 3)[0].image.shape == (h, w, 3)
+
+def test_films_pages_and_numbers_of_an_oblong_network_with_another_head(tmp_path):
+    torch.manual_seed(0)
+    size = (25, 14)
+    cfe, x = fitted(size, 3, 'latent', TINY_NETWORKS['class token'](3, *size).eval(), steps=2)
+    net = cfe.classifier
+    ex = cfe.explain(x[:2], ks=5, target_confidence=[.5])
+    assert not net.is_gap and ex.target_confidence.x.shape == (2, 1, 3, *size)
+    masks = cfe.masks(ex)
+    assert masks.shape == (2, 5, *net.features(x[:1])[-1].shape[2:]) and masks.shape[2] > masks.shape[3]
+    cams = net.hires_cams(x[:2], ex.source, ex.target)
+    assert cams.shape[2:] == masks.shape[2:] and cams.isfinite().all()
+    ex.animate(tmp_path/'film.gif', size=160, frames=2)
+    assert ex.html(tmp_path/'page.html', masks).stat().st_size > 10_000
+    assert len(ex.widget(cfe).images) == len(ex.widget(masks=masks).images) == 2
+    names = ['Val', 'D.Val', 'Oracle', 'L1', 'confidence error', 'COUT']
+    ends = measure(cfe, x[:4], None, net, classifier(size, 3), metrics=names, ks=5)['rows']
+    for name in names: assert 'mean' in ends['reflection']['metrics'][name], name

@@ -1,5 +1,5 @@
 "Networks made by others: every kind of head, every refusal, maps in every layout, other heads."
-import copy, json, pickle, sys
+import copy, json, pickle, re, sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -287,6 +287,32 @@ def test_wrap_names_the_layer_and_the_way_out(name):
     message = str(e.value)
     assert says in message and "gap_head(model, dls)" in message and "Classifier(stages, head)" in message
 
+class Bent(nn.Linear):
+    def forward(self, z): return F.relu(super().forward(z))
+
+class Centred(nn.Linear):
+    def forward(self, z): return super().forward(z - z.mean(0))
+
+class Turned(nn.Linear):
+    def forward(self, z): return super().forward(z if len(z) > 1 else -z)
+
+class Noisy(nn.Linear):
+    def forward(self, z): return super().forward(F.dropout(z))
+
+class Distances(nn.Module):
+    def __init__(self, n, c):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(c, n))
+        self.bias = nn.Parameter(torch.zeros(c))
+    def forward(self, z): return -torch.cdist(z, self.weight)
+
+# The last layer of a network of every kind of head in place of a linear one; what the error says
+WRONG = {Bent: "do not give the network's logits on the sample",
+         Distances: "no nn.Linear found: the network ends in '|the logits are not the output of '.* comes after it",
+         Centred: "depend on the other images of its batch, by up to .*; the first to differ is",
+         Turned: "depend on the other images of its batch, by up to .*; the first to differ is",
+         Noisy: "two runs on the same images differ by up to .*; the first to differ is"}
+
 class Turns(Functional):
     "Its logits change their sign where `turned(x)` holds."
     def __init__(self, turned):
@@ -488,6 +514,21 @@ def test_every_kind_of_head(name):
     a = x.clone().requires_grad_()
     net(a)[:, 0].sum().backward()
     assert a.grad.abs().sum() > 0
+
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("name", [n for n in HEADS if n != "a map of classes"])
+def test_the_wrong_variant_of_every_kind_of_head(name, kind):
+    "It ends in an error with the name of the layer."
+    torch.manual_seed(0)
+    model = random_head(HEADS[name][0]()).train()
+    layer = [n for n, m in model.named_modules() if type(m) is nn.Linear][-1]
+    linear = model.get_submodule(layer)
+    wrong = kind(linear.in_features, linear.out_features)
+    wrong.load_state_dict(linear.state_dict())
+    parent, _, leaf = layer.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, wrong)
+    with pytest.raises(MirrorError, match=WRONG[kind]) as e: Classifier.wrap(model, rgb)
+    if kind is not Distances: assert re.search(rf"[ (']{re.escape(layer)}[,)']", str(e.value)), e.value
 
 def test_hires_cams_of_a_head_that_is_linear_in_the_map_are_its_shares_of_the_logits():
     "By finite differences: what the logit loses when a place of the map is set to zero."
