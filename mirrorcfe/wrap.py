@@ -909,6 +909,24 @@ def _reference_answers(model, probes, output):
                           "explanation needs a network that looks at one image")
     return answers
 
+def _check_gradient(model, normalise, x, output):
+    "Refuse a network through which no gradient passes, and name the first layer that gives none."
+    x = x[:1].clone().requires_grad_()
+    without = []
+    def note(name, module, inputs, out):
+        first = _first_tensor(out)
+        takes = any(isinstance(v, Tensor) and v.requires_grad for v in inputs)
+        if name and takes and isinstance(first, Tensor) and not first.requires_grad: without.append(name)
+    with torch.enable_grad():
+        fed = _feed(normalise, x)
+        if not fed.requires_grad:
+            raise MirrorError("no gradient passes through normalise=: write it with functions of torch alone")
+        with _forward_hooks(model.named_modules(), note): out = pick_logits(model(fed), 1, output)
+    if out.requires_grad: return
+    layer = f"from '{without[0]}' ({type(model.get_submodule(without[0])).__name__}) on" if without else "to the logits"
+    raise MirrorError(f"no gradient passes {layer}, and an explainer is trained by gradients: take torch.no_grad, "
+                      "inference_mode, .detach() or .data out of the network's forward")
+
 def _check_logits(net, W, b, parts, probes, answers):
     "Raise `MirrorError` unless the latents of `net` give the `answers` for all `probes`, pairs of name and images."
     for (name, x), (expected, tail) in zip(probes, answers):
@@ -1100,6 +1118,7 @@ def wrap(cls:Classifier,
     probes = _probe_images(x)
     fed = [_feed(normalise, images) for _, images in probes]
     answers = _reference_answers(model, fed, output)
+    _check_gradient(model, normalise, x, output)
     traced = fed[0] if len(x) > 3 else torch.cat([fed[0], fed[2]])
     parts = _find_parts(model, traced, output, stages)
     W, b = _weight_and_bias(parts.linear)

@@ -347,6 +347,25 @@ def test_an_image_must_get_the_same_logits_alone_and_in_a_batch():
         with pytest.raises(MirrorError) as e: Classifier.wrap(net, rgb)
         assert "depend on the other images of its batch" in str(e.value) and first in str(e.value)
 
+@pytest.mark.parametrize("name", ["average", "flat"])
+def test_a_network_without_gradients_is_refused(name):
+    "It could be opened, and no explainer trained: it runs under no_grad, or one of its layers detaches what it gives."
+    torch.manual_seed(0)
+    body = head()() if name == "average" else flat(nn.Linear(192, 5))
+    for decorated in (torch.no_grad(), torch.inference_mode()):
+        class Frozen(nn.Sequential):
+            forward = decorated(nn.Sequential.forward)
+        with pytest.raises(MirrorError, match=r"no gradient passes from '0.0' \(Conv2d\) on"):
+            Classifier.wrap(Frozen(*body), rgb)
+    class Detached(nn.ReLU):
+        def forward(self, x): return x.detach().relu()
+    with pytest.raises(MirrorError, match=r"no gradient passes from '1' \(Detached\) on"):
+        Classifier.wrap(nn.Sequential(body[0], Detached(), *body[1:]), rgb)
+    with pytest.raises(MirrorError, match="no gradient passes to the logits"):
+        Classifier.wrap(Calls(body, lambda o: o.detach()), rgb)
+    with pytest.raises(MirrorError, match="no gradient passes through normalise="):
+        Classifier.wrap(body, rgb, normalise=lambda x: torch.from_numpy(x.detach().numpy()))
+
 def of_one_logit(f, bias=0.):
     "A network of one logit with this bias, and a function behind it."
     net = sequential(*GAP, nn.Linear(12, 1))
