@@ -74,8 +74,9 @@ def draw(task, src, ends, share, rows, file):
         for ax, image, text in zip(axs[:, column], (src.x[j], first[j], last[j], change[j].mean(0)),
                                    (title, '', f'{share[j]:.0%} believe', '')):
             signed = image.dim() == 2
-            if signed: ax.imshow(image, cmap='RdBu_r', vmin=-1, vmax=1)
-            else: ax.imshow(((image + 1)/2).clamp(0, 1).permute(1, 2, 0).nan_to_num(0), cmap='gray', vmin=0, vmax=1)
+            if image.isnan().any(): ax.text(.5, .5, 'none', ha='center', va='center', transform=ax.transAxes, size=8)
+            elif signed: ax.imshow(image, cmap='RdBu_r', vmin=-1, vmax=1)
+            else: ax.imshow(((image + 1)/2).clamp(0, 1).permute(1, 2, 0), cmap='gray', vmin=0, vmax=1)
             ax.set(xticks=[], yticks=[])
             ax.set_title(text, fontsize=7)
     for ax, text in zip(axs[:, 0], ('source', 'first CFE', 'k = 1', 'change')): ax.set_ylabel(text, fontsize=8)
