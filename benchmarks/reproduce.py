@@ -1,6 +1,6 @@
 """Train and measure what the pages 70 to 78 show, at real size; kept in results/reproduction, one folder a group.
 
-    python benchmarks/reproduce.py [main colour painter paper floors multi ssc tri pgd heads heads-masks]
+    python benchmarks/reproduce.py [main colour large painter paper floors multi ssc tri pgd heads heads-masks]
 
 Without an argument all groups run: hours on two cores, minutes on a GPU. A killed run goes on where it stopped:
 explainers come from the cache or from their checkpoint, and measured cells are not measured again. MNIST,
@@ -18,6 +18,7 @@ from mirrorcfe.baselines.floors import Identity, NearestNeighbour, PixelBlend
 from mirrorcfe.baselines.pgd import PGD
 from mirrorcfe.benchmark import NetworkTask, Task, get_explainer, run_benchmark
 from mirrorcfe.classifiers import ARCHITECTURES
+from mirrorcfe.data import available
 from pictures import save_small
 
 OUT = Path(__file__).parent/'results'/'reproduction'
@@ -26,7 +27,14 @@ FASHION = [Task('fashion_mnist', pair) for pair in ((0, 2), (4, 6), (7, 9))]
 GREY = MNIST + FASHION
 FACES = Task('celeba_hq', (0, 1), 64)
 NETWORKS = [NetworkTask('mnist', (4, 9), n=400, arch=arch) for arch in ARCHITECTURES]   # the same images, four networks
-COLOUR = [Task('bloodmnist', (2, 4)), Task('folder:blood_cells_128', (0, 1), 64), FACES]
+
+def blood(size):
+    "Blood cells from a folder of photographs, in a list; an empty one where the folder is not."
+    name = 'folder:blood_cells_128'
+    return [Task(name, (0, 1), size)] if available(name) else []
+
+COLOUR = [Task('bloodmnist', (2, 4)), *blood(64), FACES]
+LARGE = [*blood(128), Task('celeba_hq', (0, 1), 128)]
 
 def mirror(task, preset='default', pair=True, **changes):
     "The explainer of a task; `pair=False`: one for all classes."
@@ -72,7 +80,8 @@ PAINTER = SEEDS | {
     '800 steps': partial(mirror, steps=800)}
 GROUPS = dict(
     main=(GREY, SEEDS),
-    colour=(some(COLOUR), {'Mirror-CFE': mirror}),
+    colour=(some(COLOUR), SEEDS),
+    large=(some(LARGE, 200), SEEDS),
     painter=(some([MNIST[1]]), PAINTER),
     paper=(some(GREY + COLOUR), {'Mirror-CFE paper': paper}),
     floors=(some(GREY + COLOUR), FLOORS),
