@@ -595,6 +595,7 @@ def hires_cams(self:Classifier,
                target:Tensor    # the other, int64 (B,)
               )->Tensor:        # (B, 2, h, w), in logits
     "Return how much each place of the last map contributes to two classes of each image (HiResCAM)."
+    if not len(x): return self.features(x)[-1].float().sum(1, keepdim=True).repeat(1, 2, 1, 1)
     pair = torch.stack([source, target], 1)
     if self.is_gap:
         f = _at_least_single(self.features(x)[-1])

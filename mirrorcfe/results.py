@@ -329,7 +329,7 @@ def few_colours(picture,    # a PIL image or a matplotlib figure
                ):
     "Show a picture with few colours."
     if not isinstance(picture, Picture.Image):
-        picture.savefig(data := BytesIO(), dpi=54)
+        picture.savefig(data := BytesIO(), dpi=54, bbox_inches='tight')
         plt.close(picture)
         picture = Picture.open(data)
     picture = picture.convert('RGB')

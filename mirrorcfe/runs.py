@@ -206,14 +206,15 @@ def _small_resnet(weights, classes, size):
 
 def fit_weights(weights:dict,  # a state dict, name -> tensor
                 wanted         # names of a network's weights
-               )->dict:        # those among `weights`, without what stands before them
+               )->dict:        # the module's among `weights` that has all these, without what stands before them
     "Take a network's weights out of those of a module around it, such as one of Lightning."
     wanted = list(wanted)
     if not wanted or all(k in weights for k in wanted): return weights
     for key in weights:
         if not key.endswith('.' + wanted[0]): continue
         before = key.removesuffix(wanted[0])
-        if all(before + k in weights for k in wanted): return {k: weights[before + k] for k in wanted}
+        inside = {k.removeprefix(before): v for k, v in weights.items() if k.startswith(before)}
+        if all(k in inside for k in wanted): return inside   # with what is too much, so that a deeper network shows
     return weights
 
 def _count_classes(weights, classes):
@@ -238,13 +239,21 @@ def check_network(arch:str   # the name of a network
     names += _timm_names()
     if arch.removeprefix('timm/') not in names: raise no_network(arch, names)
 
+def _side_for_vit(arch, size):
+    "The side of the square images that a vision transformer of torchvision takes, whose name ends in its patch size."
+    h, w = height_width(size)
+    patch = int(arch.rpartition('_')[2])
+    if h == w and h % patch == 0: return h
+    raise MirrorError(f"{arch} takes squares whose side is a multiple of {patch} pixels: found {h}x{w}; give another "
+                      "size, or take a network of timm, which may be oblong")
+
 def _library_network(arch, weights, n_classes, size):
     "Build the network of torchvision, or of timm, that is called `arch`, with these weights."
     from torchvision import models   # torchvision takes over a second to import
     check_network(arch)
     if arch in models.list_models(module=models):
         kw = dict(init_weights=False) if arch in ('googlenet', 'inception_v3') else {}
-        if arch.startswith('vit_'): kw = dict(image_size=height_width(size)[0])
+        if arch.startswith('vit_'): kw = dict(image_size=_side_for_vit(arch, size))
         model = models.get_model(arch, weights=None, num_classes=n_classes, **kw)
     else:
         import timm
@@ -314,7 +323,9 @@ def open_network(arch:str|None,           # one of `ARCHITECTURES`, or a name of
             model.load_state_dict(fit_weights(weights, model.state_dict()))
     except (RuntimeError, KeyError, StopIteration) as e:
         said = ' '.join(str(e).split())[:200]
-        raise MirrorError(f"the weights are not those of {factory or arch}: {said}") from None
+        of_places = 'size mismatch' in said and 'pos' in said   # a transformer has weights for each place
+        advice = f"; give the size they were trained at, here it is {height_width(size)}" if of_places else ''
+        raise MirrorError(f"the weights are not those of {factory or arch}: {said}{advice}") from None
     generator = torch.Generator().manual_seed(0)   # the same sample whenever the network is opened
     sample = torch.rand(2, channels, *height_width(size), generator=generator)*2 - 1
     net = Classifier.wrap(model, sample, classes, layer, attribute=attribute)

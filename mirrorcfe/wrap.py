@@ -124,6 +124,12 @@ def _distortion(h, w, x):
     "How far the proportions of an h x w map differ from those of the images `x`, as the absolute logarithm of a ratio."
     return abs(math.log(h*x.shape[3]/(w*x.shape[2])))
 
+def _rounds_to(h, w, x):
+    "Whether one stride for both sides, each rounded up or down, makes h x w of images `x` that are not square."
+    height, width = x.shape[2:]
+    if height == width or h > height or w > width: return False
+    return (h + 1)*width > (w - 1)*height and (w + 1)*height > (h - 1)*width
+
 def _token_grid(n, x):
     "Height and width of the grid that `n` tokens of the images `x` form, or None if they form none."
     h = round((n*x.shape[2]/x.shape[3])**.5)
@@ -141,10 +147,12 @@ def _possible_layouts(o, x, usual='nchw'):
         fitting = [r for r in others if r < 2 or (distortion[r] == 0 and o.shape[1] - r > 1)]
         return [f'tokens+{r}' if r else 'tokens' for r in sorted(fitting, key=distortion.get)]
     distortion = {'nchw': _distortion(*o.shape[2:], x), 'nhwc': _distortion(*o.shape[1:3], x)}
+    larger = {'nchw': o.shape[2] > x.shape[2] or o.shape[3] > x.shape[3],
+              'nhwc': o.shape[1] > x.shape[2] or o.shape[2] > x.shape[3]}
     fitting = [l for l in distortion if distortion[l] < _MOST_DISTORTION]
-    within = o.shape[2] <= x.shape[2] and o.shape[3] <= x.shape[3]
-    if not fitting and within and _any_proportions.get(): return ['nchw']
-    return sorted(fitting, key=lambda l: (distortion[l], l != usual))
+    if 'nchw' not in fitting and _rounds_to(*o.shape[2:], x): fitting.append('nchw')
+    if not fitting and not larger['nchw'] and _any_proportions.get(): return ['nchw']
+    return sorted(fitting, key=lambda l: (larger[l], distortion[l], l != usual))
 
 # %% ../nbs/04_wrap.ipynb #76a1ec3f
 def _to_nchw(o, layout, x):
@@ -645,6 +653,8 @@ class Taps(nn.Module):
 @patch
 def _collect(self:Taps, x, leaf=False):
     "Run the network; return its maps, by tap, and what the head takes. With `leaf`, gradients begin at the last map."
+    if not len(x):   # many a network cannot reshape an empty batch
+        return [{key: v[:0] for key, v in seen.items()} for seen in self._collect(x.new_zeros(1, *x.shape[1:]))]
     maps = {}
     taken = {}
     made_by_function = {t._replace(layout='nchw'): t for t in self.taps if t.function}
@@ -860,14 +870,14 @@ def _find_parts(model, x, output=None, stages=None):
 
 # %% ../nbs/04_wrap.ipynb #a5f3e5d2
 def _first_that_differs(model, x, alone):
-    "Name the first module whose output for the first of the images `x` changes with the others."
+    "Name the first module whose output for the images `alone`, the first ones of `x`, differs between two runs."
     calls, _ = _record_calls(model, x)
     single, _ = _record_calls(model, alone)
     for name in _leaves(calls):
         o, s = (c[name].output if name in c else None for c in (calls, single))
         if not isinstance(o, Tensor) or len(o) != len(x): continue
-        if s is None: return f"; alone, the network does not call {_describe(calls, name)}"
-        same = isinstance(s, Tensor) and _nearly_equal(s, o[:1])
+        if s is None: return f"; one of the runs does not call {_describe(calls, name)}"
+        same = isinstance(s, Tensor) and _nearly_equal(s, o[:len(alone)])
         if not same: return f"; the first to differ is {_describe(calls, name)}"
     return '; a function behind its modules makes the difference'
 
@@ -888,8 +898,9 @@ def _reference_answers(model, probes, output):
     first = answers[0].logits
     again = answer(probes[0]).logits
     if again.isfinite().all() and not _same_logits(again, first):
-        raise MirrorError(f"two runs on the same images differ by up to {(again - first).abs().max():.2g}: "
-                          "something random stays on in eval mode, such as F.dropout without training=self.training")
+        raise MirrorError(f"two runs on the same images differ by up to {(again - first).abs().max():.2g}"
+                          f"{_first_that_differs(model, probes[0], probes[0])}: something random stays on in eval "
+                          "mode, such as F.dropout without training=self.training")
     in_batch = answers[-1].logits
     alone = torch.cat([answer(several[i:i + 1]).logits for i in range(len(several))])
     if in_batch.isfinite().all() and not _same_logits(alone, in_batch):
@@ -897,6 +908,24 @@ def _reference_answers(model, probes, output):
                           f"{(alone - in_batch).abs().max():.2g}{_first_that_differs(model, several, several[:1])}: an "
                           "explanation needs a network that looks at one image")
     return answers
+
+def _check_gradient(model, normalise, x, output):
+    "Refuse a network through which no gradient passes, and name the first layer that gives none."
+    x = x[:1].clone().requires_grad_()
+    without = []
+    def note(name, module, inputs, out):
+        first = _first_tensor(out)
+        takes = any(isinstance(v, Tensor) and v.requires_grad for v in inputs)
+        if name and takes and isinstance(first, Tensor) and not first.requires_grad: without.append(name)
+    with torch.enable_grad():
+        fed = _feed(normalise, x)
+        if not fed.requires_grad:
+            raise MirrorError("no gradient passes through normalise=: write it with functions of torch alone")
+        with _forward_hooks(model.named_modules(), note): out = pick_logits(model(fed), 1, output)
+    if out.requires_grad: return
+    layer = f"from '{without[0]}' ({type(model.get_submodule(without[0])).__name__}) on" if without else "to the logits"
+    raise MirrorError(f"no gradient passes {layer}, and an explainer is trained by gradients: take torch.no_grad, "
+                      "inference_mode, .detach() or .data out of the network's forward")
 
 def _check_logits(net, W, b, parts, probes, answers):
     "Raise `MirrorError` unless the latents of `net` give the `answers` for all `probes`, pairs of name and images."
@@ -1089,6 +1118,7 @@ def wrap(cls:Classifier,
     probes = _probe_images(x)
     fed = [_feed(normalise, images) for _, images in probes]
     answers = _reference_answers(model, fed, output)
+    _check_gradient(model, normalise, x, output)
     traced = fed[0] if len(x) > 3 else torch.cat([fed[0], fed[2]])
     parts = _find_parts(model, traced, output, stages)
     W, b = _weight_and_bias(parts.linear)

@@ -11,7 +11,7 @@ from mirrorcfe.classifiers import build_network
 from mirrorcfe.core import MirrorError
 from mirrorcfe.own import (CHECKPOINT_STEPS, CLASSIFIER_STEPS, load_images, match_classes, open_classifier, open_data,
                            read_weights)
-from mirrorcfe.runs import NORMALISE, load_explainer, load_network, open_network, save_network
+from mirrorcfe.runs import NORMALISE, fit_weights, load_explainer, load_network, open_network, save_network
 from mirrorcfe.loop import Checkpoint
 from commands import TRAIN, refused, rows, train_quickly
 
@@ -176,6 +176,36 @@ def test_weights_are_found_among_those_of_a_trainer(tmp_path):
     save_network(net, tmp_path/"n")
     assert load_network(tmp_path/"n")[0].fingerprint() == net.fingerprint()
 
+LAYERS = [torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8, 3)]
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", None])
+@pytest.mark.parametrize("before", ["", "model.", "module.", "_orig_mod.", "module._orig_mod.", "model.net.module.",
+                                    "encoder."])
+def test_weights_as_trainers_keep_them(tmp_path, key, before):
+    "State dicts of DataParallel, torch.compile, Lightning and an average of weights, and the whole of a checkpoint."
+    state = torch.nn.Sequential(*LAYERS).state_dict()
+    kept = {before + name: v for name, v in state.items()} | ({"n_averaged": torch.tensor(3)} if before else {})
+    torch.save({key: kept, "epoch": 3, "optimizer": {}} if key else kept, tmp_path/"w.pth")
+    found = fit_weights(read_weights(tmp_path/"w.pth"), state)
+    assert list(found) == list(state) and all(torch.equal(v, state[name]) for name, v in found.items())
+
+def test_half_of_a_deeper_network_is_not_taken(tmp_path):
+    "Among the weights of a trainer too, a network with more layers may have all the names of one with fewer."
+    (tmp_path/"nets.py").write_text(NETS)
+    factory = f"{tmp_path/'nets.py'}:build"
+    state = runs.call_factory(factory).state_dict()
+    for more in ({}, {"4.weight": torch.ones(2, 2)}):
+        kept = {f"net.{k}": v for k, v in (state | more).items()} | {"loss.weight": torch.ones(2)}
+        torch.save({"state_dict": kept}, tmp_path/"w.pth")
+        if not more: assert not open_classifier(tmp_path/"w.pth", None, None, 3, 16, "none", factory).is_gap
+    with pytest.raises(MirrorError, match='the weights are not those of .*Unexpected key.*"4.weight"'):
+        open_classifier(tmp_path/"w.pth", None, None, 3, 16, "none", factory)
+
+@pytest.mark.parametrize("size, found", [((96, 64), "96x64"), (60, "60x60")])
+def test_a_transformer_of_torchvision_takes_squares(size, found):
+    with pytest.raises(MirrorError, match=f"vit_b_16 takes squares .* multiple of 16 pixels: found {found}"):
+        open_network("vit_b_16", {"heads.head.weight": torch.zeros(2, 8)}, ["a", "b"], size=size)
+
 @pytest.mark.parametrize("name, kw", [("timm/test_vit", {}), ("vit_tiny_patch16_224", {"img_size": 64})])
 def test_networks_of_timm(name, kw):
     timm = pytest.importorskip("timm")
@@ -185,6 +215,8 @@ def test_networks_of_timm(name, kw):
     torch.testing.assert_close(net(x), model((x/2 + .5 - .5)/.25), rtol=1e-3, atol=1e-4)
     with pytest.raises(MirrorError, match="--normalise takes imagenet.*found '.5,.5/.1'"):
         open_network(name, model.state_dict(), normalise=".5,.5/.1")
+    with pytest.raises(MirrorError, match="not those of .*give the size they were trained at, here it is .96, 64"):
+        open_network(name, model.state_dict(), ["a", "b"], size=(96, 64))
 
 def test_opened_network_comes_back(networks, tmp_path):
     net = open_network("resnet18", read_weights(networks[0]/"net.pth"), ["a", "b"], size=64)

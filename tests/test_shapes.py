@@ -1,7 +1,7 @@
 "Height and width apart: every network, picture and file takes images that are no squares."
 import torch, pytest
 from fastai.data.core import DataLoaders
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from PIL import Image
 from mirrorcfe import own
 from mirrorcfe.animate import Film
@@ -14,12 +14,13 @@ from mirrorcfe.baselines.cve import CVE
 from mirrorcfe.baselines.cyclegan import CycleGAN
 from mirrorcfe.baselines.explaingan import ExplainGAN
 from mirrorcfe.baselines.pgd import PGD
-from mirrorcfe.benchmark import Task, cut_border
+from mirrorcfe.benchmark import Task, cut_border, measure
 from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.core import MirrorError, short_size
 from mirrorcfe.data import ImageSet, TensorLoader, get_dls, get_folder_dls
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.generator import Discriminator, MirrorGenerator
+from mirrorcfe.features import Classifier
 from mirrorcfe.images import fit_image, to_bytes
 from mirrorcfe.judges import PlainConvNet, edge_features, pixel_features
 from mirrorcfe.metrics import cout, denoised_validity, high_frequency_share, lattice_score
@@ -29,8 +30,8 @@ from mirrorcfe.runs import load_network, save_network
 from mirrorcfe.show import strip_panels
 from mirrorcfe.ssc import halvings
 from mirrorcfe.student import Student
-from mirrorcfe.widget import step_picture
-from tiny import tiny
+from mirrorcfe.widget import step_picture   # adds `html` and `widget` to explanations
+from tiny import TINY_NETWORKS, tiny
 
 # --- training and explaining ----------------------------------------------------------------------------------------
 
@@ -45,14 +46,14 @@ def classifier(size, channels=1, classes=3):
     torch.manual_seed(0)
     return small_resnet(classes, channels, (4, 8), size, list('abc')[:classes]).freeze()
 
-def fitted(size, channels, painter):
-    "An explainer after one step, with small networks."
-    net = classifier(size, channels)
-    x = noise(6, channels, size)
+def fitted(size, channels, painter, net=None, steps=1):
+    "An explainer after a few steps, with small networks."
+    if net is None: net = classifier(size, channels)
+    x = noise(6*steps, channels, size)
     kw = dict(autoencoder=LatentAutoencoder(channels, AutoencoderForm(4, 2, 4, 8, 4)).eval().requires_grad_(False),
               student_net=Student(3, channels, min(size), 8).eval().requires_grad_(False))
     recipe = dict(preset='paper') if painter == 'pixels' else {}
-    cfe = MirrorCFE(net, steps=1, amp=False, width=8, **recipe)
+    cfe = MirrorCFE(net, steps=steps, amp=False, width=8, d_width=8, **recipe)
     return cfe.fit(loaders(x), 1, progress=False, **(kw if painter == 'latent' else {})), x
 
 SIZES = [(4, 4), (5, 4), (4, 33), (64, 4), (8, 8), (12, 8), (9, 64), (16, 16), (28, 20), (33, 47), (48, 32), (31, 31),
@@ -70,6 +71,42 @@ def test_fit_and_explain(tmp_path, n, size):
         again = MirrorCFE.load(cfe.save(tmp_path/'kept'), classifier(size, channels))
         torch.testing.assert_close(again.explain(x[:2], ks=[0, .5, 1], closed_loop=False).path, ex.path)
 
+sides = st.integers(1, 97)
+
+@given(head=st.sampled_from(list(TINY_NETWORKS)), h=sides, w=sides, channels=st.sampled_from([1, 3]),
+       painter=st.sampled_from(['latent', 'pixels']), closed_loop=st.booleans())
+@example('flatten and MLP', 1, 1, 1, 'latent', True)
+@example('class token', 1, 7, 3, 'latent', True)
+@example('average', 5, 1, 1, 'pixels', False)        # maps of other proportions than the image's
+@example('average', 5, 97, 3, 'latent', True)
+@example('mean of tokens', 4, 3, 1, 'pixels', False)
+@example('norm behind the average', 5, 4, 3, 'pixels', True)
+@example('average', 4, 4, 3, 'latent', False)        # its last map is one place
+@example('average', 97, 61, 1, 'latent', True)
+@example('class token', 97, 61, 3, 'latent', False)
+@settings(max_examples=16, deadline=None)
+def test_any_head_at_any_size(head, h, w, channels, painter, closed_loop):
+    "A network as its owner has it: opened, two steps of training, an explanation."
+    torch.manual_seed(0)
+    model = TINY_NETWORKS[head](channels, h, w).eval()
+    cfe, x = fitted((h, w), channels, painter, model, steps=2)
+    assert (cfe.classifier.size, cfe.classifier.n_classes) == ((h, w), 3)
+    if head == 'average': assert cfe.classifier.is_gap == (max(h, w) > 4)   # of more than one place
+    ex = cfe.explain(x[:2], ks=[0, .5, 1], closed_loop=closed_loop)
+    assert ex.path.shape == (2, 3, channels, h, w) and ex.path.isfinite().all() and (ex.path.abs() <= 1).all()
+    if painter == 'latent': assert torch.equal(ex.path[:, 0], x[:2])
+    maps = cfe.classifier.features(x[:2])
+    assert cfe.masks(ex).shape == (2, 3, *maps[-1].shape[2:])
+    assert all(f.shape[2] <= h and f.shape[3] <= w for f in maps)
+    with torch.no_grad():
+        torch.testing.assert_close(cfe.classifier(x), model(x), rtol=1e-4, atol=1e-4)
+        achieved = torch.stack([model(ex.path[:, k]).softmax(1) for k in range(3)], 1)
+    torch.testing.assert_close(ex.achieved_probs, achieved, rtol=1e-3, atol=1e-4)
+    rows = torch.arange(2)
+    start, end = ex.intended_probs[:, 0], ex.intended_probs[:, 2]
+    torch.testing.assert_close(start[rows, ex.source], end[rows, ex.target], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(start, model(x[:2]).softmax(1), rtol=1e-3, atol=1e-4)
+
 def test_the_closed_loop_takes_them_too():
     cfe, x = fitted((12, 8), 1, 'pixels')
     assert cfe.explain(x[:2], ks=[0, 1]).path.shape == (2, 2, 1, 12, 8)
@@ -77,9 +114,8 @@ def test_the_closed_loop_takes_them_too():
 
 # --- networks -------------------------------------------------------------------------------------------------------
 
-sides = st.integers(2, 97)
-
-@given(h=sides, w=sides, strides=st.lists(st.sampled_from([(1, 2), (2, 1), (2, 2), (3, 2)]), min_size=1, max_size=3))
+@given(h=st.integers(2, 97), w=st.integers(2, 97),
+       strides=st.lists(st.sampled_from([(1, 2), (2, 1), (2, 2), (3, 2)]), min_size=1, max_size=3))
 @settings(max_examples=25, deadline=None)
 def test_networks_of_any_height_and_width(h, w, strides):
     "Also of classifiers that halve one side alone."
@@ -233,3 +269,21 @@ def test_pictures_keep_the_proportions(size):
     picture = step_picture(ex, 0, 2, torch.ones(3, 2), size=120)
     assert picture.size == ((80, 120) if h > w else (120, 48))
     assert strip_panels(ex, 0, 3)[0].image.shape == (h, w, 3)
+
+def test_films_pages_and_numbers_of_an_oblong_network_with_another_head(tmp_path):
+    torch.manual_seed(0)
+    size = (25, 14)
+    cfe, x = fitted(size, 3, 'latent', TINY_NETWORKS['class token'](3, *size).eval(), steps=2)
+    net = cfe.classifier
+    ex = cfe.explain(x[:2], ks=5, target_confidence=[.5])
+    assert not net.is_gap and ex.target_confidence.x.shape == (2, 1, 3, *size)
+    masks = cfe.masks(ex)
+    assert masks.shape == (2, 5, *net.features(x[:1])[-1].shape[2:]) and masks.shape[2] > masks.shape[3]
+    cams = net.hires_cams(x[:2], ex.source, ex.target)
+    assert cams.shape[2:] == masks.shape[2:] and cams.isfinite().all()
+    ex.animate(tmp_path/'film.gif', size=160, frames=2)
+    assert ex.html(tmp_path/'page.html', masks).stat().st_size > 10_000
+    assert len(ex.widget(cfe).images) == len(ex.widget(masks=masks).images) == 2
+    names = ['Val', 'D.Val', 'Oracle', 'L1', 'confidence error', 'COUT']
+    ends = measure(cfe, x[:4], None, net, classifier(size, 3), metrics=names, ks=5)['rows']
+    for name in names: assert 'mean' in ends['reflection']['metrics'][name], name

@@ -1,5 +1,5 @@
 "Networks made by others: every kind of head, every refusal, maps in every layout, other heads."
-import copy, json, pickle, sys
+import copy, json, pickle, re, sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,9 @@ from mirrorcfe.core import MirrorError
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.features import Classifier, Normalise
 from mirrorcfe.multiclass import ClosedFormSolver
+from mirrorcfe.own import read_weights
 from mirrorcfe.wrap import Tap, Taps, gap_head, plain_tensor, to_images
+from processes import Started
 
 SHORT = dict(autoencoder_steps=2, student_steps=2)   # networks that hardly know anything, made in no time
 
@@ -285,6 +287,32 @@ def test_wrap_names_the_layer_and_the_way_out(name):
     message = str(e.value)
     assert says in message and "gap_head(model, dls)" in message and "Classifier(stages, head)" in message
 
+class Bent(nn.Linear):
+    def forward(self, z): return F.relu(super().forward(z))
+
+class Centred(nn.Linear):
+    def forward(self, z): return super().forward(z - z.mean(0))
+
+class Turned(nn.Linear):
+    def forward(self, z): return super().forward(z if len(z) > 1 else -z)
+
+class Noisy(nn.Linear):
+    def forward(self, z): return super().forward(F.dropout(z))
+
+class Distances(nn.Module):
+    def __init__(self, n, c):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(c, n))
+        self.bias = nn.Parameter(torch.zeros(c))
+    def forward(self, z): return -torch.cdist(z, self.weight)
+
+# The last layer of a network of every kind of head in place of a linear one; what the error says
+WRONG = {Bent: "do not give the network's logits on the sample",
+         Distances: "no nn.Linear found: the network ends in '|the logits are not the output of '.* comes after it",
+         Centred: "depend on the other images of its batch, by up to .*; the first to differ is",
+         Turned: "depend on the other images of its batch, by up to .*; the first to differ is",
+         Noisy: "two runs on the same images differ by up to .*; the first to differ is"}
+
 class Turns(Functional):
     "Its logits change their sign where `turned(x)` holds."
     def __init__(self, turned):
@@ -318,6 +346,25 @@ def test_an_image_must_get_the_same_logits_alone_and_in_a_batch():
                         "'1' (BatchNorm2d)")):
         with pytest.raises(MirrorError) as e: Classifier.wrap(net, rgb)
         assert "depend on the other images of its batch" in str(e.value) and first in str(e.value)
+
+@pytest.mark.parametrize("name", ["average", "flat"])
+def test_a_network_without_gradients_is_refused(name):
+    "It could be opened, and no explainer trained: it runs under no_grad, or one of its layers detaches what it gives."
+    torch.manual_seed(0)
+    body = head()() if name == "average" else flat(nn.Linear(192, 5))
+    for decorated in (torch.no_grad(), torch.inference_mode()):
+        class Frozen(nn.Sequential):
+            forward = decorated(nn.Sequential.forward)
+        with pytest.raises(MirrorError, match=r"no gradient passes from '0.0' \(Conv2d\) on"):
+            Classifier.wrap(Frozen(*body), rgb)
+    class Detached(nn.ReLU):
+        def forward(self, x): return x.detach().relu()
+    with pytest.raises(MirrorError, match=r"no gradient passes from '1' \(Detached\) on"):
+        Classifier.wrap(nn.Sequential(body[0], Detached(), *body[1:]), rgb)
+    with pytest.raises(MirrorError, match="no gradient passes to the logits"):
+        Classifier.wrap(Calls(body, lambda o: o.detach()), rgb)
+    with pytest.raises(MirrorError, match="no gradient passes through normalise="):
+        Classifier.wrap(body, rgb, normalise=lambda x: torch.from_numpy(x.detach().numpy()))
 
 def of_one_logit(f, bias=0.):
     "A network of one logit with this bias, and a function behind it."
@@ -477,11 +524,30 @@ def test_every_kind_of_head(name):
     pair = torch.zeros(5, dtype=torch.long), torch.ones(5, dtype=torch.long)
     cams = net.hires_cams(x, *pair)
     assert cams.shape == (5, 2, *e.maps[-1].shape[2:]) and (cams.abs().sum(1) > 0).float().mean() > .4
+    none = net.encode(x[:0])
+    assert [f.shape[1:] for f in none.maps] == [f.shape[1:] for f in e.maps]
+    assert [len(v) for v in (*none.maps, none.z, none.logits, net(x[:0]))] == [0]*(len(e.maps) + 3)
+    assert net.hires_cams(x[:0], pair[0][:0], pair[1][:0]).shape == (0, *cams.shape[1:])
     again = copy.deepcopy(net)
     assert torch.equal(again(x), net(x)) and again.fingerprint() == net.fingerprint()
     a = x.clone().requires_grad_()
     net(a)[:, 0].sum().backward()
     assert a.grad.abs().sum() > 0
+
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("name", [n for n in HEADS if n != "a map of classes"])
+def test_the_wrong_variant_of_every_kind_of_head(name, kind):
+    "It ends in an error with the name of the layer."
+    torch.manual_seed(0)
+    model = random_head(HEADS[name][0]()).train()
+    layer = [n for n, m in model.named_modules() if type(m) is nn.Linear][-1]
+    linear = model.get_submodule(layer)
+    wrong = kind(linear.in_features, linear.out_features)
+    wrong.load_state_dict(linear.state_dict())
+    parent, _, leaf = layer.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, wrong)
+    with pytest.raises(MirrorError, match=WRONG[kind]) as e: Classifier.wrap(model, rgb)
+    if kind is not Distances: assert re.search(rf"[ (']{re.escape(layer)}[,)']", str(e.value)), e.value
 
 def test_hires_cams_of_a_head_that_is_linear_in_the_map_are_its_shares_of_the_logits():
     "By finite differences: what the logit loses when a place of the map is set to zero."
@@ -562,6 +628,32 @@ def test_wrappers_are_taken_off(name):
     torch.manual_seed(0)
     model = flat(nn.Linear(192, 5))
     assert Classifier.wrap(WRAPPED[name](model), rgb).fingerprint() == Classifier.wrap(model, rgb).fingerprint()
+
+DISTRIBUTED = """
+import sys, torch
+from torch import distributed, nn
+from mirrorcfe.features import Classifier
+import mirrorcfe.wrap
+distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+torch.manual_seed(0)
+model = nn.Sequential(nn.Conv2d(1, 3, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(147, 4))
+x = torch.rand(3, 1, 16, 16)*2 - 1
+plain = Classifier.wrap(model, x)
+outer = nn.parallel.DistributedDataParallel(model)
+for wrapped in (outer, torch.compile(outer), nn.parallel.DistributedDataParallel(torch.compile(model))):
+    assert Classifier.wrap(wrapped, x).fingerprint() == plain.fingerprint()
+assert outer.module is model and all(p.requires_grad for p in model.parameters())
+torch.save(outer.state_dict(), sys.argv[1])
+distributed.destroy_process_group()
+"""
+
+def test_a_network_that_is_trained_by_several_processes(tmp_path):
+    "DistributedDataParallel, alone and with torch.compile; and the names of the weights that it saves."
+    run = Started(DISTRIBUTED, [tmp_path/"weights.pth"], tmp_path/"said")
+    try: assert run.wait(120) == 0, run.said
+    finally: run.kill()
+    assert set(torch.load(tmp_path/"weights.pth", weights_only=True)) > {"module.0.weight", "module.3.bias"}
+    assert set(read_weights(tmp_path/"weights.pth")) == {"0.weight", "0.bias", "3.weight", "3.bias"}
 
 good = sequential(*GAP, nn.Linear(12, 5))
 deep = ResNet(BasicBlock, [1]*4, 10)

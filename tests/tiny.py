@@ -1,4 +1,4 @@
-"Small things made by hand: the explanation of a bar that moves right, draws without chance, settled networks."
+"Small things made by hand: an explanation of a bar that moves right, draws without chance, networks of every kind."
 import torch
 from torch import nn
 from mirrorcfe.core import height_width
@@ -27,6 +27,40 @@ def settle(net, *batch):
     with torch.no_grad(): net(*batch)
     net.eval()
     for m, momentum in zip(norms, kept): m.momentum = momentum
+
+def halvings(channels):
+    "Two convolutions that make maps of 8 channels, a quarter as high and wide as the images, rounded up."
+    return nn.Conv2d(channels, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 8, 3, 2, 1), nn.ReLU()
+
+class TinyTokens(nn.Module):
+    "Two blocks of attention on tokens, one for 6x6 pixels; a class token is read, or the mean of the others."
+    def __init__(self, channels, h, w, mean):
+        super().__init__()
+        self.mean = mean
+        self.embed = nn.Conv2d(channels, 8, 6, 6, 3)
+        self.others = 0 if mean else 1
+        self.token = nn.Parameter(torch.randn(1, self.others, 8))
+        self.position = nn.Parameter(.1*torch.randn(1, self.others + (h//6 + 1)*(w//6 + 1), 8))
+        self.blocks = nn.Sequential(*[nn.TransformerEncoderLayer(8, 2, 16, 0., batch_first=True, norm_first=True)
+                                      for _ in range(2)])
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        tokens = self.embed(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), tokens], 1) + self.position
+        tokens = self.norm(self.blocks(tokens))
+        return self.head(tokens.mean(1) if self.mean else tokens[:, 0])
+
+AVERAGE = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+TINY_NETWORKS = {   # three classes; a function of the images' channels, height and width
+    "average": lambda c, h, w: nn.Sequential(*halvings(c), *AVERAGE, nn.Linear(8, 3)),
+    "norm behind the average": lambda c, h, w: nn.Sequential(*halvings(c), *AVERAGE, nn.LayerNorm(8), nn.Linear(8, 3)),
+    "flatten and MLP": lambda c, h, w: nn.Sequential(*halvings(c), nn.Flatten(), nn.Linear(8*-(-h//4)*-(-w//4), 6),
+                                                     nn.ReLU(), nn.Linear(6, 3)),
+    "class token": lambda c, h, w: TinyTokens(c, h, w, mean=False),
+    "mean of tokens": lambda c, h, w: TinyTokens(c, h, w, mean=True),
+}
 
 def tiny(K=21, channels=1, size=16, classes=("left", "right", "up"), gains=(1., .9, .3), same=False):
     """One sample for each of `gains`, from class 0 to 1; a gain below .5 never flips.
