@@ -3,7 +3,8 @@
     python benchmarks/gpu.py [--device cuda] [--sizes 32 64 128 224] [--bs 64] [--compile 32 128] [--dry]
 
 Random images and an untrained classifier, since time does not depend on what is learnt. On a GPU a step is timed
-with bf16 autocast too; `--compile` compiles what draws by torch.compile, with and without CUDA graphs. `--dry` runs the same on a processor with tiny networks and writes nothing: a check that it would run.
+with bf16 autocast too; `--compile` compiles what draws by torch.compile, with and without CUDA graphs. `--dry` runs
+the same on a processor with tiny networks and writes nothing: a check that it would run.
 """
 import argparse, json, platform, statistics, time
 from pathlib import Path
