@@ -67,17 +67,18 @@ FLOORS = {
     'Pixel blend': partial(floor, kind=PixelBlend)}
 TRIANGULATION = {'none': partial(mirror, tri=0.)} | {f'a = {a}': partial(mirror, a=a) for a in (0., .2, .4, .6)}
 MASKS = {'full': mirror, 'skip only': partial(mirror, mode='skip'), 'no CSP': partial(mirror, mode='no-csp')}
-PAINTER = SEEDS | {
-    'draws all pixels': partial(mirror, painter='pixels', image=True, rec=10., at_source=.25),
-    'no student': partial(mirror, student=0.),
-    'no augmentation': partial(mirror, augmented=0.),
-    'discriminator of pixels alone': partial(mirror, own=False),
-    'discriminator of own maps alone': partial(mirror, pixels=False),
-    'proximity 0': partial(mirror, prox=0.),
-    'proximity 4': partial(mirror, prox=4.),
-    'proximity 24': partial(mirror, prox=24.),
-    '200 steps': partial(mirror, steps=200),
-    '800 steps': partial(mirror, steps=800)}
+ABLATED = {   # fields of the recipe that are changed, one row each
+    'draws all pixels': dict(painter='pixels', image=True, rec=10., at_source=.25),
+    'no student': dict(student=0.),
+    'no augmentation': dict(augmented=0.),
+    'discriminator of pixels alone': dict(own=False),
+    'discriminator of own maps alone': dict(pixels=False),
+    'proximity 0': dict(prox=0.),
+    'proximity 24': dict(prox=24.),
+    'adversarial 1.5': dict(adv=1.5),
+    '600 steps': dict(steps=600)}
+PAINTER = SEEDS | {f'{label}, seed {seed}' if seed else label: partial(mirror, **fields | (dict(seed=seed) if seed else {}))
+                   for seed in range(3) for label, fields in ABLATED.items()}
 GROUPS = dict(
     main=(GREY, SEEDS),
     colour=(some(COLOUR), SEEDS),
