@@ -58,7 +58,7 @@ def trained_once(model, name, train):
     file = cache_dir()/'attribute_networks'/f'{name}.pt'
     file.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(file):
-        if file.exists(): model.load_state_dict(torch.load(file))
+        if file.exists(): model.load_state_dict(torch.load(file, map_location='cpu'))
         else: torch.save(train(model).state_dict(), file)
     return model.eval()
 

@@ -24,7 +24,7 @@ from mirrorcfe.metrics import high_frequency_share, lattice_score, nearest_pairs
 from mirrorcfe.runs import DEMO, md_table
 from mirrorcfe.storage import json_hash, tensors_hash
 from pictures import save_small
-from reproduce import COLOUR, GREY, mirror, slug
+from reproduce import COLOUR, GREY, blood, mirror, slug
 
 RESULTS = Path(__file__).parent/'results'
 SHEET = Path(__file__).parent.parent/'nbs'/'images'
@@ -140,6 +140,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     file = RESULTS/'look.json'
     kept = json.loads(file.read_text()) if file.exists() else {}
+    if not blood(64): print('folder:blood_cells_128: left out: no such folder in $MIRRORCFE_DATA', flush=True)
     for task in TASKS:
         if args.words and not task.title.lower().startswith(tuple(w.lower() for w in args.words)): continue
         task = Task(task.data, task.pair, task.size, args.n)

@@ -13,7 +13,7 @@ from torchvision.models import resnet18
 from mirrorcfe.benchmark import Task, run_benchmark
 from mirrorcfe.data import get_dls
 from attributes import open_with_accuracy, trained_once
-from reproduce import OUT, mirror_of_network
+from reproduce import OUT, SEEDS, mirror_of_network
 
 def train(model, dls, steps=350, bs=64, lr=1e-3, seed=0):
     "As in any tutorial: cross-entropy, Adam, a constant rate."
@@ -22,7 +22,7 @@ def train(model, dls, steps=350, bs=64, lr=1e-3, seed=0):
     opt = torch.optim.Adam(model.parameters(), lr)
     model.train()
     for _ in range(steps):
-        i = torch.randint(len(x), (bs,), generator=generator)
+        i = torch.randint(len(x), (bs,), generator=generator).to(x.device)
         loss = F.cross_entropy(model(x[i]), y[i])
         opt.zero_grad()
         loss.backward()
@@ -38,11 +38,12 @@ class PlainTask(Task):
         dls = get_dls(self.data, size=self.size)
         torch.manual_seed(0)
         name = f"resnet18-{self.data.replace(':', '-')}-{self.size}"
-        model = trained_once(resnet18(num_classes=dls.c), name, partial(train, dls=dls))
+        model = trained_once(resnet18(num_classes=dls.c).to(dls.device), name, partial(train, dls=dls))
         return open_with_accuracy(model, dls, classes=list(dls.vocab))
 
     @property
     def title(self): return f'{Task.title.fget(self)}, resnet18'
 
 if __name__ == '__main__':
-    run_benchmark({'Mirror-CFE': mirror_of_network}, [PlainTask('celeba_hq:Male', (0, 1), 64, 400)], OUT/'male')
+    seeds = {label: partial(mirror_of_network, seed=seed) for seed, label in enumerate(SEEDS)}
+    run_benchmark(seeds, [PlainTask('celeba_hq:Male', (0, 1), 64, 400)], OUT/'male')

@@ -1,6 +1,6 @@
 """Train and measure what the pages 70 to 78 show, at real size; kept in results/reproduction, one folder a group.
 
-    python benchmarks/reproduce.py [main colour painter paper floors multi ssc tri pgd heads heads-masks]
+    python benchmarks/reproduce.py [main colour large painter paper floors multi ssc tri pgd heads heads-masks]
 
 Without an argument all groups run: hours on two cores, minutes on a GPU. A killed run goes on where it stopped:
 explainers come from the cache or from their checkpoint, and measured cells are not measured again. MNIST,
@@ -18,24 +18,23 @@ from mirrorcfe.baselines.floors import Identity, NearestNeighbour, PixelBlend
 from mirrorcfe.baselines.pgd import PGD
 from mirrorcfe.benchmark import NetworkTask, Task, get_explainer, run_benchmark
 from mirrorcfe.classifiers import ARCHITECTURES
-from mirrorcfe.core import MirrorError
+from mirrorcfe.data import available
 from pictures import save_small
 
 OUT = Path(__file__).parent/'results'/'reproduction'
-
-def if_here(*of_task):
-    "A task in a list; of a folder that is not on this machine an empty list, and a line that names it."
-    try: return [Task(*of_task)]
-    except MirrorError as e:
-        print(f'{of_task[0]}: left out: {e}', file=sys.stderr)
-        return []
-
 MNIST = [Task('mnist', pair) for pair in ((3, 8), (4, 9), (5, 6))]
 FASHION = [Task('fashion_mnist', pair) for pair in ((0, 2), (4, 6), (7, 9))]
 GREY = MNIST + FASHION
 FACES = Task('celeba_hq', (0, 1), 64)
 NETWORKS = [NetworkTask('mnist', (4, 9), n=400, arch=arch) for arch in ARCHITECTURES]   # the same images, four networks
-COLOUR = [Task('bloodmnist', (2, 4)), *if_here('folder:blood_cells_128', (0, 1), 64), FACES]
+
+def blood(size):
+    "Blood cells from a folder of photographs, in a list; an empty one where the folder is not."
+    name = 'folder:blood_cells_128'
+    return [Task(name, (0, 1), size)] if available(name) else []
+
+COLOUR = [Task('bloodmnist', (2, 4)), *blood(64), FACES]
+LARGE = [*blood(128), Task('celeba_hq', (0, 1), 128)]
 
 def mirror(task, preset='default', pair=True, **changes):
     "The explainer of a task; `pair=False`: one for all classes."
@@ -68,20 +67,29 @@ FLOORS = {
     'Pixel blend': partial(floor, kind=PixelBlend)}
 TRIANGULATION = {'none': partial(mirror, tri=0.)} | {f'a = {a}': partial(mirror, a=a) for a in (0., .2, .4, .6)}
 MASKS = {'full': mirror, 'skip only': partial(mirror, mode='skip'), 'no CSP': partial(mirror, mode='no-csp')}
-PAINTER = SEEDS | {
-    'draws all pixels': partial(mirror, painter='pixels', image=True, rec=10., at_source=.25),
-    'no student': partial(mirror, student=0.),
-    'no augmentation': partial(mirror, augmented=0.),
-    'discriminator of pixels alone': partial(mirror, own=False),
-    'discriminator of own maps alone': partial(mirror, pixels=False),
-    'proximity 0': partial(mirror, prox=0.),
-    'proximity 4': partial(mirror, prox=4.),
-    'proximity 24': partial(mirror, prox=24.),
-    '200 steps': partial(mirror, steps=200),
-    '800 steps': partial(mirror, steps=800)}
+ABLATED = {   # fields of the recipe that are changed, one row each
+    'draws all pixels': dict(painter='pixels', image=True, rec=10., at_source=.25),
+    'no student': dict(student=0.),
+    'no augmentation': dict(augmented=0.),
+    'discriminator of pixels alone': dict(own=False),
+    'discriminator of own maps alone': dict(pixels=False),
+    'proximity 0': dict(prox=0.),
+    'proximity 24': dict(prox=24.),
+    'adversarial 1.5': dict(adv=1.5),
+    '600 steps': dict(steps=600)}
+
+def three_seeds(label, fields):
+    "One row of a table for each of three seeds."
+    rows = {label: partial(mirror, **fields)}
+    for seed in (1, 2): rows[f'{label}, seed {seed}'] = partial(mirror, **fields, seed=seed)
+    return rows
+
+PAINTER = dict(SEEDS)
+for label, fields in ABLATED.items(): PAINTER |= three_seeds(label, fields)
 GROUPS = dict(
     main=(GREY, SEEDS),
-    colour=(some(COLOUR), {'Mirror-CFE': mirror}),
+    colour=(some(COLOUR), SEEDS),
+    large=(some(LARGE, 200), SEEDS),
     painter=(some([MNIST[1]]), PAINTER),
     paper=(some(GREY + COLOUR), {'Mirror-CFE paper': paper}),
     floors=(some(GREY + COLOUR), FLOORS),

@@ -27,14 +27,19 @@ def gaussian_blur(x:Tensor,        # images, (B, C, H, W)
     return F.conv2d(x, g[:, None, :, None], groups=B*C).reshape(B, C, H, W)
 
 # %% ../nbs/13_augmentation.ipynb #bbcc8db9
+def _random(make, shape, x, generator):
+    "Return what `torch.rand` or `torch.randn` draw with a generator, wherever it is, on the device of `x`."
+    device = x.device if generator is None else generator.device
+    return make(shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
+
 def random_affine(x:Tensor,              # images, (B, C, H, W)
                   degrees:float=15.,     # largest rotation, in degrees
                   scale:float=.15,       # largest relative change of size
                   shift:float=.1,        # largest shift, as a share of the side
-                  generator=None         # torch.Generator on the device of `x`
+                  generator=None         # torch.Generator, on any device
                  )->Tensor:              # the same shape; edges repeat
     "Rotate, scale and move every image by its own random amounts."
-    draw = partial(torch.rand, len(x), generator=generator, device=x.device, dtype=x.dtype)
+    draw = partial(_random, torch.rand, (len(x),), x, generator)
     angle = (2*draw() - 1)*degrees*torch.pi/180
     size = 1 + (2*draw() - 1)*scale
     dx = (2*draw() - 1)*2*shift
@@ -60,13 +65,13 @@ def heavy_augment(x:Tensor,           # images in [-1, 1], (B, C, H, W)
                   blur:float=1.2,     # largest standard deviation of the blur, in pixels
                   noise:float=.3,     # largest standard deviation of the noise, in units of [-1, 1]
                   light:float=.2,     # largest change of brightness and of contrast
-                  generator=None      # torch.Generator on the device of `x`
+                  generator=None      # torch.Generator, on any device
                  )->Tensor:           # the same shape
     "Change everything about an image that does not change its class."
-    draw = partial(torch.rand, len(x), generator=generator, device=x.device, dtype=x.dtype)
+    draw = partial(_random, torch.rand, (len(x),), x, generator)
     x = gaussian_blur(random_affine(x, generator=generator), draw()*blur)
     contrast = 1 + (2*draw() - 1)*light
     brightness = (2*draw() - 1)*light
     x = x*contrast[:, None, None, None] + brightness[:, None, None, None]
-    grain = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    grain = _random(torch.randn, x.shape, x, generator)
     return x + noise*draw()[:, None, None, None]*grain

@@ -599,6 +599,7 @@ def _rebuild(about, classifier, path, given):
         pair = tuple(about['pair']) if about['pair'] else None
         shapes = [tuple(s) for s in about['shapes']]
         autoencoder = _saved_autoencoder(about, given, path)
+        if autoencoder is not None: autoencoder = autoencoder.to(classifier.W.device)
         model = MirrorModel(classifier, shapes, about['channels'], about['size'], recipe, pair, False, autoencoder)
     except MirrorError: raise
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as e:

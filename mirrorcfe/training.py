@@ -81,7 +81,8 @@ PRESETS = dict(
                  tri=2., prox=0., ramp=0., at_source=.25, at_reflection=0., near_mirror=0., blur_margin=0., shift=0,
                  residual=False))
 IN_COLOUR = dict(pixels=False, squeeze=True, d_width=64, d_every=1, steps=400, student=2., augmented=2., prox=12.)
-WITHOUT_AVERAGE = dict(lr=2e-3, student=2.)   # of 'default', grey, painter 'latent', head that reads no average
+# Of 'default', for grey images, the painter 'latent', and a head that reads no average
+WITHOUT_AVERAGE = dict(lr=2e-3, student=2., adv=1.5, augmented=4., prox=12., d_width=64, d_every=1, steps=400)
 
 def get_recipe(preset:str|Recipe='default', # 'default', 'paper', or a recipe
                channels:int|None=None,      # of the images: 'default' differs for 3; None: not known
@@ -507,7 +508,7 @@ def mirror_game(classifier:Classifier,     # the network to explain; copied
     classifier = frozen_copy(classifier).to(x.device, x.dtype, memory_format=memory)
     with torch.no_grad(): maps = classifier.features(x.contiguous(memory_format=memory))
     shapes = [(f.shape[1], short_size(f.shape[2:])) for f in maps]
-    if amp is None: amp = fast_bf16(x.device) or (x.is_cuda and torch.cuda.is_bf16_supported())
+    if amp is None: amp = fast_bf16(x.device)
     recipe = with_weights(recipe)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -109,6 +109,8 @@ class PathWidget(widgets.VBox):
                  masks:Tensor|None=None,        # (B, K, h, w), where there is no explainer
                  size:int=224                   # of a picture, pixels
                 ):
+        if not (explainer is None or isinstance(explainer, MirrorCFE)):
+            raise MirrorError(f"explainer= takes a MirrorCFE: found {type(explainer).__name__}; give masks by masks=")
         self.ex = ex
         self.explainer = explainer
         self.size = size

@@ -146,11 +146,10 @@ def _possible_layouts(o, x, usual='nchw'):
         distortion = {r: _distortion(*_token_grid(o.shape[1] - r, x), x) for r in others}
         fitting = [r for r in others if r < 2 or (distortion[r] == 0 and o.shape[1] - r > 1)]
         return [f'tokens+{r}' if r else 'tokens' for r in sorted(fitting, key=distortion.get)]
-    distortion = {'nchw': _distortion(*o.shape[2:], x), 'nhwc': _distortion(*o.shape[1:3], x)}
-    larger = {'nchw': o.shape[2] > x.shape[2] or o.shape[3] > x.shape[3],
-              'nhwc': o.shape[1] > x.shape[2] or o.shape[2] > x.shape[3]}
-    fitting = [l for l in distortion if distortion[l] < _MOST_DISTORTION]
-    if 'nchw' not in fitting and _rounds_to(*o.shape[2:], x): fitting.append('nchw')
+    sides = {'nchw': o.shape[2:], 'nhwc': o.shape[1:3]}
+    larger = {l: h > x.shape[2] or w > x.shape[3] for l, (h, w) in sides.items()}
+    distortion = {l: 0. if _rounds_to(*hw, x) else _distortion(*hw, x) for l, hw in sides.items()}
+    fitting = [l for l in sides if distortion[l] < _MOST_DISTORTION]
     if not fitting and not larger['nchw'] and _any_proportions.get(): return ['nchw']
     return sorted(fitting, key=lambda l: (larger[l], distortion[l], l != usual))
 

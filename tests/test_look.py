@@ -5,7 +5,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'benchmarks'))
-import look, reproduce
+import look
 from mirrorcfe.benchmark import Task
 
 def test_best_median_and_worst_by_votes_then_by_the_oracle():
@@ -20,11 +20,13 @@ def test_every_data_set_has_a_sheet_but_faces():
     assert [title[:9] for title, file in sheets.items() if file is None] == ['CelebA-HQ']
 
 def test_data_that_are_not_here_are_named(capsys, monkeypatch, tmp_path):
-    assert reproduce.if_here(f'folder:{tmp_path/"cells"}', (0, 1)) == []
-    assert 'cells: left out: no folder' in capsys.readouterr().err
+    monkeypatch.setattr(look, 'RESULTS', tmp_path)
+    monkeypatch.setattr(look, 'TASKS', [Task('bloodmnist', (2, 4))])
     monkeypatch.setenv('MIRRORCFE_DATA', str(tmp_path))
-    assert not look.is_here(Task('bloodmnist', (2, 4)))
-    assert capsys.readouterr().out.startswith('BloodMNIST erythroblast-lymphocyte: left out: no medmnist')
+    look.main([])
+    folder, data = capsys.readouterr().out.splitlines()
+    assert folder.startswith('folder:blood_cells_128: left out')
+    assert data.startswith('BloodMNIST erythroblast-lymphocyte: left out: no medmnist')
 
 class Model:
     class model: G = torch.nn.Linear(1, 1)

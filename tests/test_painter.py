@@ -262,6 +262,12 @@ def test_every_image_is_changed_by_its_own_amounts():
     b, c = (heavy_augment(x, generator=torch.Generator().manual_seed(1)) for _ in range(2))
     assert torch.equal(b, c) and not torch.equal(b[0], b[1])
 
+def test_a_generator_may_be_on_another_device_than_the_images():
+    g = torch.Generator().manual_seed(0)
+    before = g.get_state()
+    assert heavy_augment(torch.zeros(2, 1, 16, 16, device='meta'), generator=g).device.type == 'meta'
+    assert not torch.equal(g.get_state(), before), 'the numbers are those of the generator'
+
 # --- together --------------------------------------------------------------------------------------------------------
 
 def loaders(**kw): return get_dls('digits', bs=16, steps=2, n_train=64, device='cpu', **kw)

@@ -81,6 +81,8 @@ def test_mask_and_change(ex):
 def test_nothing_to_show():
     with pytest.raises(MirrorError, match="no path to show"): tiny(gains=(1.,), same=True).widget()
     with pytest.raises(MirrorError, match="no path to show"): slider_html(tiny()[[]])
+    with pytest.raises(MirrorError, match="explainer= takes a MirrorCFE: found Tensor; give masks by masks="):
+        tiny().widget(masks(tiny()))
 
 def test_masks_of_another_explanation_are_refused(ex):
     for draw in (lambda m: ex.widget(masks=m), lambda m: slider_html(ex, m)):

@@ -212,6 +212,15 @@ def test_not_square():
         last = Taps(model, ["1" if name == "pooling a module" else "two"])(x)[0]
         near(maps[-1], last.tanh() if name in ("channels last", "tokens") else last, 1e-5)
 
+@pytest.mark.parametrize("size, last", [((112, 20), (4, 1)), ((16, 96), (1, 3)), ((96, 64), (3, 2))])
+def test_every_map_of_a_deep_network_of_oblong_images(size, last):
+    "Halved five times, rounded each time, the last map has other proportions than the images."
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, *size)*2 - 1
+    net = Classifier.wrap(ResNet(BasicBlock, [1]*4, 10), x)
+    assert net.is_gap and net.stages.names == "relu layer1 layer2 layer3 layer4".split()
+    assert net.features(x)[-1].shape == (2, 512, *last)
+
 STAGES = {
     "resnet18": "relu layer1 layer2 layer3 layer4",
     "mobilenet_v2": "features.1 features.3 features.6 features.13 features",
