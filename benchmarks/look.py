@@ -24,7 +24,7 @@ from mirrorcfe.metrics import high_frequency_share, lattice_score, nearest_pairs
 from mirrorcfe.runs import DEMO, md_table
 from mirrorcfe.storage import json_hash, tensors_hash
 from pictures import save_small
-from reproduce import COLOUR, GREY, mirror, slug
+from reproduce import COLOUR, GREY, blood, mirror, slug
 
 RESULTS = Path(__file__).parent/'results'
 SHEET = Path(__file__).parent.parent/'nbs'/'images'
@@ -74,8 +74,9 @@ def draw(task, src, ends, share, rows, file):
         for ax, image, text in zip(axs[:, column], (src.x[j], first[j], last[j], change[j].mean(0)),
                                    (title, '', f'{share[j]:.0%} believe', '')):
             signed = image.dim() == 2
-            if signed: ax.imshow(image, cmap='RdBu_r', vmin=-1, vmax=1)
-            else: ax.imshow(((image + 1)/2).clamp(0, 1).permute(1, 2, 0).nan_to_num(0), cmap='gray', vmin=0, vmax=1)
+            if image.isnan().any(): ax.text(.5, .5, 'none', ha='center', va='center', transform=ax.transAxes, size=8)
+            elif signed: ax.imshow(image, cmap='RdBu_r', vmin=-1, vmax=1)
+            else: ax.imshow(((image + 1)/2).clamp(0, 1).permute(1, 2, 0), cmap='gray', vmin=0, vmax=1)
             ax.set(xticks=[], yticks=[])
             ax.set_title(text, fontsize=7)
     for ax, text in zip(axs[:, 0], ('source', 'first CFE', 'k = 1', 'change')): ax.set_ylabel(text, fontsize=8)
@@ -139,6 +140,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     file = RESULTS/'look.json'
     kept = json.loads(file.read_text()) if file.exists() else {}
+    if not blood(64): print('folder:blood_cells_128: left out: no such folder in $MIRRORCFE_DATA', flush=True)
     for task in TASKS:
         if args.words and not task.title.lower().startswith(tuple(w.lower() for w in args.words)): continue
         task = Task(task.data, task.pair, task.size, args.n)

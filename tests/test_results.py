@@ -165,6 +165,7 @@ ELSEWHERE = {
     "72_faces.ipynb": {".064": "what the recipe before had, in the history of this page", ".80": "a mark"},
     "73_faithfulness.ipynb": dict.fromkeys([".095", ".080", ".020", ".026", ".42", ".186", ".209"], LEGEND),
     "74_ssc_ablation.ipynb": {".80": "an earlier classifier of the digits"},
+    "79_networks.ipynb": dict.fromkeys([".930", ".955"], BEFORE),
     "85_where_the_time_goes.ipynb": {"1.58": BEFORE},
     "81_c3lt_ablation.ipynb": {".001": "the formula above it"},
     "index.ipynb": dict.fromkeys([".014", ".016", ".024"], "73_faithfulness.ipynb")
