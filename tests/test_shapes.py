@@ -1,7 +1,7 @@
 "Height and width apart: every network, picture and file takes images that are no squares."
 import torch, pytest
 from fastai.data.core import DataLoaders
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 from PIL import Image
 from mirrorcfe import own
 from mirrorcfe.animate import Film
@@ -73,6 +73,7 @@ def test_fit_and_explain(tmp_path, n, size):
 
 sides = st.integers(1, 97)
 
+@pytest.mark.usefixtures('one_thread')   # for networks so small, threads only wait for each other
 @given(head=st.sampled_from(list(TINY_NETWORKS)), h=sides, w=sides, channels=st.sampled_from([1, 3]),
        painter=st.sampled_from(['latent', 'pixels']), closed_loop=st.booleans())
 @example('flatten and MLP', 1, 1, 1, 'latent', True)
@@ -84,7 +85,7 @@ sides = st.integers(1, 97)
 @example('average', 4, 4, 3, 'latent', False)        # its last map is one place
 @example('average', 97, 61, 1, 'latent', True)
 @example('class token', 97, 61, 3, 'latent', False)
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=16, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_head_at_any_size(head, h, w, channels, painter, closed_loop):
     "A network as its owner has it: opened, two steps of training, an explanation."
     torch.manual_seed(0)
