@@ -68,15 +68,12 @@ FLOORS = {
 TRIANGULATION = {'none': partial(mirror, tri=0.)} | {f'a = {a}': partial(mirror, a=a) for a in (0., .2, .4, .6)}
 MASKS = {'full': mirror, 'skip only': partial(mirror, mode='skip'), 'no CSP': partial(mirror, mode='no-csp')}
 ABLATED = {   # fields of the recipe that are changed, one row each
-    'draws all pixels': dict(painter='pixels', image=True, rec=10., at_source=.25),
     'no student': dict(student=0.),
     'no augmentation': dict(augmented=0.),
     'discriminator of pixels alone': dict(own=False),
     'discriminator of own maps alone': dict(pixels=False),
     'proximity 0': dict(prox=0.),
-    'proximity 24': dict(prox=24.),
-    'adversarial 1.5': dict(adv=1.5),
-    '600 steps': dict(steps=600)}
+    'proximity 24': dict(prox=24.)}
 
 def three_seeds(label, fields):
     "One row of a table for each of three seeds."
