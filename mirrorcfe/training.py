@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch, store_attr
-from .core import Mirror, MirrorError, check_pair, height_width, is_one_of, short_size
+from .core import Mirror, MirrorError, check_pair, height_width, is_one_of, short_size, whole_number
 from .multiclass import ClosedFormSolver, LBFGSSolver, NaiveSolver
 from .features import Classifier, check_images, frozen_copy, kfe_features
 from .autoencoder import check_autoencoder, form_of, get_autoencoder
@@ -94,6 +94,8 @@ def get_recipe(preset:str|Recipe='default', # 'default', 'paper', or a recipe
         if channels == 3: changes = IN_COLOUR | changes
         elif channels and not is_gap and changes.get('painter') != 'pixels': changes = WITHOUT_AVERAGE | changes
     recipe = pick_recipe(PRESETS, preset, **changes)
+    least = dict(steps=0 if recipe.epochs else 1, epochs=0, width=1, autoencoder_steps=0, student_steps=0)
+    for name, n in least.items(): whole_number(getattr(recipe, name), n, name)
     if not is_one_of(recipe.painter, 'latent', 'pixels'):
         raise MirrorError(f"painter must be 'latent' or 'pixels': found {recipe.painter!r}")
     if not (recipe.pixels or recipe.own or recipe.squeeze):

@@ -893,7 +893,11 @@ def _reference_answers(model, probes, output):
     "Return what `model` says of each of `probes`; refuse a network that gives an image other logits in another run."
     several = probes[-1]
     def answer(x): return _answer_for_one(model, x, output, several) if len(x) == 1 else _answer(model, x, output)
-    answers = [answer(x) for x in probes]
+    given = [x.clone() for x in probes]
+    answers = [answer(x) for x in given]
+    if not torch.equal(given[0].nan_to_num(), probes[0].nan_to_num()):
+        raise MirrorError("the network changes its images in place: in its forward, write x = x - m instead of "
+                          "x.sub_(m), for it changes the images of whoever calls it")
     first = answers[0].logits
     again = answer(probes[0]).logits
     if again.isfinite().all() and not _same_logits(again, first):

@@ -863,3 +863,14 @@ def test_the_stored_sweep():
     ran = [r["outcome"] for r in rows.values() if r["outcome"] != "does not run"]
     assert "wrongly accepted" not in ran and ran.count("opened") >= .95*len(ran)
     assert heads_sweep.page(rows) == (folder/"heads.md").read_text(encoding="utf-8")
+
+def test_a_network_that_changes_its_images_is_refused_and_they_stay():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        def forward(self, x): return self.net(x.sub_(.3))
+    x = torch.rand(4, 1, 8, 8)
+    before = x.clone()
+    with pytest.raises(MirrorError, match='changes its images in place'): Classifier.wrap(InPlace(), x)
+    assert torch.equal(x, before)
