@@ -24,6 +24,12 @@ def loaders(size, n, bs, steps, device):
     train = TensorLoader(images, bs, shuffle=True, steps=steps, drop_last=True, device=device)
     return DataLoaders(train, TensorLoader(images, bs, device=device), device=device)
 
+def network(size, device, short):
+    "A classifier of ten classes that has learnt nothing; `short`: a tiny one."
+    torch.manual_seed(0)
+    widths = (4, 6, 8) if short else (32, 64, 128)
+    return small_resnet(10, 3, widths, size).to(device).freeze()
+
 def waited(f, device):
     "Seconds of `f()`, with the device waited for."
     def wait():
@@ -36,9 +42,7 @@ def waited(f, device):
 
 def measure(size, bs, steps, rounds, device, short):
     "Milliseconds a step, images explained a second (first CFE; reflection alone in open loop), and peak memory in MB."
-    torch.manual_seed(0)
-    widths = (4, 6, 8) if short else (32, 64, 128)
-    classifier = small_resnet(10, 3, widths, size).to(device).freeze()
+    classifier = network(size, device, short)
     dls = loaders(size, 4*bs, bs, steps, device)
     if device.type == 'cuda': torch.cuda.reset_peak_memory_stats()
     step = {}
@@ -63,9 +67,7 @@ def fitted(classifier, dls, steps, amp):
 
 def compiled(size, bs, rounds, device, short):
     "Milliseconds of the passes that explaining is made of, and the same after torch.compile."
-    torch.manual_seed(0)
-    widths = (4, 6, 8) if short else (32, 64, 128)
-    classifier = small_resnet(10, 3, widths, size).to(device).freeze()
+    classifier = network(size, device, short)
     mirror = fitted(classifier, loaders(size, 4*bs, bs, 1, device), 1, None).model.eval()
     x = torch.rand(bs, 3, size, size, device=device)*2 - 1
     with torch.no_grad(): code = mirror.autoencoder.encode(x)

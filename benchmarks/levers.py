@@ -4,8 +4,8 @@
 
 MNIST 4 against 9, read from $MIRRORCFE_DATA or fetched. Without an option a few minutes on one thread: milliseconds of
 a step, kept in results/levers.json. `--parts` times the parts of a step, by the recipe before and by that of today,
-kept in results/training_parts.json. `--quality` trains with every lever that changes the result and saves something, and
-measures 400 images; a killed run goes on where it stopped, and its cells are in results/reproduction/levers.
+kept in results/training_parts.json. `--quality` trains with every lever that changes the result and saves something,
+and measures 400 images; a killed run goes on where it stopped, and its cells are in results/reproduction/levers.
 """
 import argparse, json, platform, statistics, time
 from functools import cache, partial
@@ -193,7 +193,8 @@ def parts(learn):
         with mirror.autocast(): game.F.encode(d.real)
     return {'sources, encoded': lambda: mirror.encode(d.x), 'real images, encoded': look_at_real, 'painter': paint,
             'decoder': decode, 'classifier': look, 'classifier, augmented': look_augmented, 'student': ask_student,
-            'discriminators, asked': judge, 'discriminators, taught': learn.turns.after_pred, 'optimiser': learn.opt.step}
+            'discriminators, asked': judge, 'discriminators, taught': learn.turns.after_pred,
+            'optimiser': learn.opt.step}
 
 def time_parts(rounds):
     "Milliseconds a step of each part, by the recipe before and by that of today."

@@ -13,7 +13,7 @@ from torchvision.models import resnet18
 from mirrorcfe.benchmark import Task, run_benchmark
 from mirrorcfe.data import get_dls
 from attributes import open_with_accuracy, trained_once
-from reproduce import OUT, SEEDS, mirror_of_network
+from reproduce import OUT, mirror_of_network, three_seeds
 
 def train(model, dls, steps=350, bs=64, lr=1e-3, seed=0):
     "As in any tutorial: cross-entropy, Adam, a constant rate."
@@ -45,5 +45,5 @@ class PlainTask(Task):
     def title(self): return f'{Task.title.fget(self)}, resnet18'
 
 if __name__ == '__main__':
-    seeds = {label: partial(mirror_of_network, seed=seed) for seed, label in enumerate(SEEDS)}
+    seeds = three_seeds('Mirror-CFE', {}, mirror_of_network)
     run_benchmark(seeds, [PlainTask('celeba_hq:Male', (0, 1), 64, 400)], OUT/'male')

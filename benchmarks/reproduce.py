@@ -75,10 +75,10 @@ ABLATED = {   # fields of the recipe that are changed, one row each
     'proximity 0': dict(prox=0.),
     'proximity 24': dict(prox=24.)}
 
-def three_seeds(label, fields):
+def three_seeds(label, fields, make=mirror):
     "One row of a table for each of three seeds."
-    rows = {label: partial(mirror, **fields)}
-    for seed in (1, 2): rows[f'{label}, seed {seed}'] = partial(mirror, **fields, seed=seed)
+    rows = {label: partial(make, **fields)}
+    for seed in (1, 2): rows[f'{label}, seed {seed}'] = partial(make, **fields, seed=seed)
     return rows
 
 PAINTER = dict(SEEDS)

@@ -53,11 +53,10 @@ def random_affine(x:Tensor,              # images, (B, C, H, W)
 
 # %% ../nbs/13_augmentation.ipynb #a468a715
 def random_flip(x:Tensor,         # images, (B, C, H, W)
-                generator=None    # torch.Generator
+                generator=None    # torch.Generator, on any device
                )->Tensor:         # the same shape
     "Mirror about half of the images, left to right."
-    device = 'cpu' if generator is None else generator.device
-    turned = torch.rand(len(x), 1, 1, 1, generator=generator, device=device).to(x.device) < .5
+    turned = _random(torch.rand, (len(x), 1, 1, 1), x, generator) < .5
     return torch.where(turned, x.flip(3), x)
 
 # %% ../nbs/13_augmentation.ipynb #61794d0e

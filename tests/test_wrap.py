@@ -868,7 +868,8 @@ def test_a_network_that_changes_its_images_is_refused_and_they_stay():
     class InPlace(nn.Module):
         def __init__(self):
             super().__init__()
-            self.net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+            self.net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                                     nn.Linear(4, 2))
         def forward(self, x): return self.net(x.sub_(.3))
     x = torch.rand(4, 1, 8, 8)
     before = x.clone()
