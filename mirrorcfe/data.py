@@ -779,11 +779,12 @@ DATASETS = {s.name: s for s in (
 # %% ../nbs/10_data.ipynb #9e49ce63
 def data_spec(name:str,                # name of a dataset, 'celeba_hq:ATTRIBUTE' or 'folder:PATH'
               attribute:str|None=None, # which attribute makes the two classes; None: as the name says
-              root=None                # where a folder of a relative path may be
+              root=None,               # where a folder of a relative path may be
+              transform=None           # what is done to the pictures of a folder, a `Preprocessing`
              )->DataSpec:
     "Look a dataset up; `MirrorError` lists the names there are."
     base, _, more = str(name).partition(':')
-    if base == 'folder' and not attribute: return _folder_spec(more, root=root)
+    if base == 'folder' and not attribute: return _folder_spec(more, root=root, transform=transform)
     if base not in DATASETS:
         raise MirrorError(f"no dataset {name!r}: choose one of {', '.join(DATASETS)}, or folder:PATH")
     spec = DATASETS[base]

@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 import torch
 from torch import Tensor
-import mirrorcfe.wrap  # adds `Classifier.wrap`
 from .core import MirrorError
-from .data import best_device, get_dataset_dls, get_folder_dls, read_labels, split_batch, tensor_dls
+from .data import best_device, data_spec, get_dataset_dls, get_folder_dls, read_labels, split_batch, tensor_dls
 from .explainer import MirrorCFE
 from .explanation import Explanation
 from .features import Classifier, Normalise
@@ -22,6 +21,7 @@ from .own import fill_validation
 from .runs import (NORMALISE, echo, get_judges, missing_judges, parse_normalise, pick_test_images,
                             prepared_in_words)
 from .storage import expand
+from .wrap import pick_channels
 
 # %% ../nbs/90_one_call.ipynb #0ca11008
 def _as_layer(normalise):
@@ -71,6 +71,13 @@ def _read_loader(loader, layer):
 
 def _is_dataset(data): return hasattr(data, '__getitem__') and hasattr(data, '__len__') and not hasattr(data, 'train')
 
+def _read_folder(folder, transform, layer, model, **kwargs):
+    "The `DataLoaders` of a folder, its pictures in grey if the network takes no others."
+    prepared = as_preprocessing(transform)
+    size = data_spec(f'folder:{folder}', transform=prepared).size
+    channels = 3 if model is None else pick_channels(model, size, normalise=layer)
+    return get_folder_dls(folder, channels, transform=prepared, **kwargs)
+
 def _with_transform(loader):
     "Whether the dataset of a loader says how it prepares its pictures."
     dataset = getattr(loader, 'dataset', None)
@@ -81,6 +88,7 @@ def open_images(data,             # folder, torch dataset, loader, or loaders wi
                 transform=None,   # function of a picture, for folders and datasets
                 normalise=None,   # layer, (mean, std) or name: how the network's images were normalised; None: as found
                 classes=None,     # names of the classes; None: those of the data
+                model=None,       # network: the pictures of a folder are read in grey if it takes no others
                 **kwargs          # of `get_dls`: bs, seed, device
                )->tuple:          # `DataLoaders` as `get_dls` returns, and the layer for `Classifier.wrap`
     "Read the images of anybody."
@@ -88,8 +96,8 @@ def open_images(data,             # folder, torch dataset, loader, or loaders wi
     source = getattr(data, 'train', data)
     if _with_transform(source): data = source = source.dataset
     if isinstance(data, (str, Path)) or _is_dataset(source):
-        read = get_folder_dls if isinstance(data, (str, Path)) else get_dataset_dls
-        dls = read(data if isinstance(data, (str, Path)) else source, transform=transform, **kwargs)
+        if isinstance(data, (str, Path)): dls = _read_folder(data, transform, layer, model, **kwargs)
+        else: dls = get_dataset_dls(source, transform=transform, **kwargs)
         prepared = dls.spec.transform
         if prepared is None and normalise is None:
             raise MirrorError("nothing says how the pictures were prepared that the network was trained on: give "
@@ -134,7 +142,7 @@ def explain(model,               # network whose last layer is linear, `Classifi
            )->Explanation:       # of test images; `.verdict` says of each what it is worth
     "Train an explainer for a network on your own images, explain some of them, and let judges look at the result."
     device = best_device(device)
-    dls, layer = open_images(data, transform, normalise, classes, bs=bs, seed=seed, device=device)
+    dls, layer = open_images(data, transform, normalise, classes, model, bs=bs, seed=seed, device=device)
     if isinstance(model, torch.nn.Module): model = model.to(device)
     sample = dls.train.one_batch()[0][:8]
     net = model if isinstance(model, Classifier) else Classifier.wrap(model, sample, classes or dls.vocab, layer)

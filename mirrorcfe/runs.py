@@ -41,6 +41,7 @@ from .judges import panel_folder, panel_of, panel_problem, read_panel, usual_jud
 from .storage import (DamagedFile, MissingFile, new_folder, read_json, read_tensors, tensors_hash, write_json,
                                write_tensors)
 from .training import get_recipe
+from .wrap import pick_channels
 
 # %% ../nbs/88_runs.ipynb #e62124fe
 def _is_free(path): return not path.exists() or (path.is_dir() and not any(path.iterdir()))
@@ -298,7 +299,7 @@ def call_factory(factory:str  # FILE:FUNCTION, a file of Python and a function i
 def open_network(arch:str|None,           # one of `ARCHITECTURES`, or a name of torchvision or timm; None: `factory`
                  weights:dict|None,       # its state dict; None: as the factory returns it
                  classes:list|None=None,  # names, in the order of its outputs; None: numbers
-                 channels:int=3,          # of the images
+                 channels=3,              # of the images, 1 or 3; several: the first that the network takes
                  size=64,                 # pixels: the side of a square, or (height, width)
                  normalise:str='imagenet',# see `parse_normalise`
                  factory:str|None=None,   # FILE:FUNCTION that builds the network, see `call_factory`
@@ -325,7 +326,9 @@ def open_network(arch:str|None,           # one of `ARCHITECTURES`, or a name of
         said = ' '.join(str(e).split())[:200]
         of_places = 'size mismatch' in said and 'pos' in said   # a transformer has weights for each place
         advice = f"; give the size they were trained at, here it is {height_width(size)}" if of_places else ''
+        if arch and not advice: advice = f"; a {arch} that was changed is built by --factory FILE:FUNCTION"
         raise MirrorError(f"the weights are not those of {factory or arch}: {said}{advice}") from None
+    if isinstance(channels, tuple): channels = pick_channels(model, size, channels, layer)
     generator = torch.Generator().manual_seed(0)   # the same sample whenever the network is opened
     sample = torch.rand(2, channels, *height_width(size), generator=generator)*2 - 1
     net = Classifier.wrap(model, sample, classes, layer, attribute=attribute)

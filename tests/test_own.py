@@ -112,6 +112,44 @@ def test_a_network_of_one_s_own_by_a_factory(tmp_path):
     with pytest.raises(MirrorError, match="the weights are not those of"):
         open_network(None, {"weight": torch.zeros(2, 2)}, None, 3, 16, "none", factory)
 
+EITHER = NETS.replace("def number", """
+class Grey(nn.Module):
+    def forward(self, x): return x.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+
+def number""").replace("Sequential(", "Sequential(Grey(), ")
+
+@pytest.mark.parametrize("network", [1, 3])
+@pytest.mark.parametrize("pictures", ["grey", "colour"])
+def test_pictures_are_read_as_the_network_takes_them(tmp_path, network, pictures):
+    "Grey ones that are saved in colour, and those in colour for a network of one channel."
+    (tmp_path/"nets.py").write_text(NETS.replace("Conv2d(3", f"Conv2d({network}"))
+    factory = f"{tmp_path/'nets.py'}:build"
+    for folder in "ab":
+        (tmp_path/"data"/folder).mkdir(parents=True)
+        for i in range(5):
+            pixel = (40*i, 40*i, 40*i) if pictures == "grey" else (40*i, 9, 200)
+            Image.new("RGB", (16, 16), pixel).save(tmp_path/"data"/folder/f"{i}.png")
+    def opened(data, size, normalise="unit", **how):
+        return own.open_classifier_and_data(None, None, None, size, normalise, data, 2, "cpu", 0, factory=factory, **how)
+    for size, how in ((16, {}), (None, dict(transform=own.make_preprocessing(dict(resize=(16, 16)))))):
+        net, dls = opened(tmp_path/"data", size, **how)
+        assert net.in_channels == dls.spec.channels == dls.train.dataset.x.shape[1] == network
+    (tmp_path/"nets.py").write_text(EITHER)
+    assert opened(tmp_path/"data", 16)[1].spec.channels == (1 if pictures == "grey" else 3)   # it takes either
+
+def test_a_network_that_does_not_take_the_channels_it_is_given(tmp_path):
+    (tmp_path/"nets.py").write_text(NETS + NETS.replace("build", "grey").replace("Conv2d(3", "Conv2d(1"))
+    colour, grey = (f"{tmp_path/'nets.py'}:{name}" for name in ("build", "grey"))
+    with pytest.raises(MirrorError, match=r"takes 3 channels \(colour\), these images have 1: read them with 3, or"):
+        open_classifier(None, None, ["a", "b"], 1, 16, "unit", colour)
+    with pytest.raises(MirrorError, match=r"takes 1 channel \(grey\), these images have 3: read them with 1, or"):
+        open_classifier(None, None, ["a", "b"], 3, 16, "unit", grey)
+    with pytest.raises(MirrorError, match="Normalise has 3 means, .* have 1 .*--normalise unit, none or .5/.5"):
+        open_classifier(None, None, ["a", "b"], (3, 1), 16, "imagenet", grey)
+    (tmp_path/"nets.py").write_text(NETS.replace("2))", "10))"))
+    with pytest.raises(MirrorError, match="images of digits have 1 channel.*, the network takes 3: give the pictures as"):
+        own.open_classifier_and_data(None, None, None, 16, "unit", "digits", 2, "cpu", 0, factory=colour)
+
 def test_one_attribute_of_several(tmp_path):
     "Three answers of yes or no; the folders are images without and with one of them. It is kept with the network."
     (tmp_path/"nets.py").write_text(NETS.replace("2))", "3), nn.Sigmoid())"))
