@@ -7,7 +7,8 @@ from __future__ import annotations
 
 # %% auto #0
 __all__ = ['MirrorError', 'whole_number', 'is_one_of', 'height_width', 'short_size', 'check_latents', 'check_logits',
-           'check_class', 'check_pair', 'pair_hyperplane', 'as_column', 'margin', 'reflect', 'step_kind', 'Mirror']
+           'check_class', 'check_pair', 'share_weights', 'check_mirror', 'pair_hyperplane', 'as_column', 'margin',
+           'reflect', 'step_kind', 'Mirror']
 
 # %% ../nbs/00_core.ipynb #b411bab9
 import operator
@@ -127,6 +128,29 @@ def check_pair(source:int|torch.Tensor,            # class moved away from: int 
                           "choose a target other than the predicted class")
     return s, t
 
+# %% ../nbs/00_core.ipynb #f2488181
+def share_weights(W:torch.Tensor,          # weights of the linear head, (C, N)
+                  source:int|torch.Tensor, # class: int or int64 (B,)
+                  target:int|torch.Tensor  # another: int or int64 (B,)
+                 )->torch.Tensor:          # bool, () or (B,)
+    "Return whether two classes have the same weight vector, but for rounding in single precision."
+    largest = torch.maximum(W[source].abs().amax(-1), W[target].abs().amax(-1))
+    return (W[target] - W[source]).abs().amax(-1) <= 1e-6*largest
+
+def check_mirror(W:torch.Tensor,          # weights of the linear head, (C, N)
+                 source:int|torch.Tensor, # class moved away from: int or int64 (B,)
+                 target:int|torch.Tensor, # class moved to: int or int64 (B,)
+                 names=None               # of the classes; None: their numbers
+                )->tuple[torch.Tensor,torch.Tensor]: # source and target, int64, of one shape
+    "Return the pair as index tensors, or raise `MirrorError` if the two classes are one, or share one weight vector."
+    s, t = check_pair(source, target, len(W), device=W.device)
+    shared = share_weights(W, s, t)
+    if not shared.any(): return s, t
+    a, b = (v[shared].flatten()[0].item() for v in (s, t))
+    if names is not None: a, b = names[a], names[b]
+    raise MirrorError(f"no mirror between the classes {a} and {b}: they share one weight vector, so no latent tells them "
+                      "apart; choose another pair, or train the last layer again")
+
 # %% ../nbs/00_core.ipynb #dbe6c15e
 def pair_hyperplane(W:torch.Tensor,                     # weights of the linear head, (C, N)
                     b:torch.Tensor,                     # its biases, (C,)
@@ -137,7 +161,7 @@ def pair_hyperplane(W:torch.Tensor,                     # weights of the linear 
     shapes = [tuple(v.shape) if isinstance(v, torch.Tensor) else type(v).__name__ for v in (W, b)]
     if isinstance(shapes[0], str) or len(shapes[0]) != 2 or shapes[1] != shapes[0][:1]:
         raise MirrorError(f"a head is W (C, N) with b (C,): found {shapes[0]} with {shapes[1]}")
-    s, t = check_pair(source, target, len(W), device=W.device)
+    s, t = check_mirror(W, source, target)
     return W[t] - W[s], b[t] - b[s]
 
 # %% ../nbs/00_core.ipynb #c2461322

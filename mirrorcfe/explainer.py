@@ -14,7 +14,7 @@ import numpy as np, torch
 from torch import Tensor, nn
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
-from .core import MirrorError, check_class, height_width, is_one_of, whole_number
+from .core import MirrorError, check_class, check_mirror, height_width, is_one_of, whole_number
 from .data import as_loaders, short_epochs, split_batch
 from .confidence import bisect_step, check_confidence, closest_class, confidence_step
 from .features import (Classifier, Encoded, check_images, check_target, class_index, frozen_copy,
@@ -317,11 +317,13 @@ def targets(self:MirrorCFE,
     if target is None or (isinstance(target, str) and target in ('runner-up', 'closest') and not is_name):
         if other is not None: return other
         if target == 'closest': return closest_class(self.model.solve, logits)
-        return logits.scatter(1, source[:, None], -torch.inf).argmax(1)
-    wanted = check_target(_class_ids(target, names), source, logits.shape[1], on_same == 'mark')
+        wanted = logits.scatter(1, source[:, None], -torch.inf).argmax(1)
+    else: wanted = check_target(_class_ids(target, names), source, logits.shape[1], on_same == 'mark')
     if other is not None:
         bad = wanted[(wanted != source) & (wanted != other)]
         if len(bad): raise _outside_pair(f"an image is sent to class {names[bad[0]]}", self.pair, names)
+    moves = wanted != source
+    check_mirror(self.classifier.W, source[moves], wanted[moves], names)
     return wanted
 
 # %% ../nbs/31_explainer.ipynb #8f26b9ac

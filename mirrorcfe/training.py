@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch, store_attr
-from .core import Mirror, MirrorError, check_pair, height_width, is_one_of, short_size, whole_number
+from .core import Mirror, MirrorError, check_mirror, height_width, is_one_of, short_size, whole_number
 from .multiclass import ClosedFormSolver, LBFGSSolver, NaiveSolver
 from .features import Classifier, check_images, frozen_copy, kfe_features
 from .autoencoder import check_autoencoder, form_of, get_autoencoder
@@ -291,10 +291,10 @@ class MirrorGame(Game):
                  mirror:MirrorModel,      # whose generator is trained
                  discriminators:dict,     # 'pixels', 'own' or 'squeeze' -> network
                  student=None,            # of `get_student`; None: no such loss
-                 channels_last:bool=True  # memory format of the images
+                 channels_last:bool=True, # memory format of the images
+                 squeeze=None             # `SqueezeFeatures`, if there is a discriminator of that name
                 ):
-        fixed = dict(autoencoder=mirror.autoencoder, student=student,
-                     squeeze=SqueezeFeatures() if 'squeeze' in discriminators else None)
+        fixed = dict(autoencoder=mirror.autoencoder, student=student, squeeze=squeeze)
         super().__init__(mirror.F, mirror.recipe, dict(mirror=mirror.G), discriminators,
                          {n: net for n, net in fixed.items() if net is not None}, mirror.pair)
         self.mirror = mirror
@@ -481,17 +481,20 @@ def painting_networks(classifier:Classifier,     # the network to explain
     return autoencoder, student
 
 # %% ../nbs/30_training.ipynb #cb62e4bc
+def _squeeze_or_pixels(recipe):
+    "A recipe that can be followed here, and SqueezeNet, or None; pixels take its place where it has no weights."
+    if not recipe.squeeze: return recipe, None
+    try:
+        with torch.random.fork_rng(): return recipe, SqueezeFeatures()   # draws numbers when it is first built
+    except MirrorError as e:
+        warnings.warn(f"a discriminator of pixels takes the place of SqueezeNet's: {e}", stacklevel=3)
+    usual = {n: getattr(Recipe(), n) for n, v in IN_COLOUR.items() if getattr(recipe, n) == v}
+    return replace(recipe, **usual | dict(squeeze=False, pixels=True)), None
+
 def with_weights(recipe:Recipe    # see `get_recipe`
                 )->Recipe:        # itself, or that of grey images
     "Return a recipe that can be followed here: where SqueezeNet has no weights, pixels take its place."
-    if not recipe.squeeze: return recipe
-    try:
-        with torch.random.fork_rng(): SqueezeFeatures()   # draws numbers when it is first built
-        return recipe
-    except MirrorError as e:
-        warnings.warn(f"a discriminator of pixels takes the place of SqueezeNet's: {e}", stacklevel=2)
-    usual = {n: getattr(Recipe(), n) for n, v in IN_COLOUR.items() if getattr(recipe, n) == v}
-    return replace(recipe, **usual | dict(squeeze=False, pixels=True))
+    return _squeeze_or_pixels(recipe)[0]
 
 def mirror_game(classifier:Classifier,     # the network to explain; copied
                 x:Tensor,                  # some of the images, (B, C, H, W)
@@ -505,13 +508,13 @@ def mirror_game(classifier:Classifier,     # the network to explain; copied
                )->MirrorGame:              # on the device of `x`
     "Make generator and discriminators for images like `x`."
     check_images(x, classifier.in_channels, classifier.size)
-    if pair is not None: check_pair(pair[0], pair[1], classifier.n_classes)
+    if pair is not None: check_mirror(classifier.W, *pair, classifier.classes)
     memory = torch.channels_last if channels_last else torch.contiguous_format
     classifier = frozen_copy(classifier).to(x.device, x.dtype, memory_format=memory)
     with torch.no_grad(): maps = classifier.features(x.contiguous(memory_format=memory))
     shapes = [(f.shape[1], short_size(f.shape[2:])) for f in maps]
     if amp is None: amp = fast_bf16(x.device)
-    recipe = with_weights(recipe)
+    recipe, squeeze = _squeeze_or_pixels(recipe)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         size = short_size(x.shape[2:])
@@ -521,9 +524,9 @@ def mirror_game(classifier:Classifier,     # the network to explain; copied
         if recipe.pixels: D['pixels'] = Discriminator(x.shape[1], size, classifier.n_classes, wide//2, 2*wide)
         if recipe.own: D['own'] = FeatureDiscriminator(channel_scales(maps), classifier.n_classes, wide)
         if recipe.squeeze:
-            scales = channel_scales(SqueezeFeatures()(x.float().cpu()))
+            scales = channel_scales(squeeze(x.float().cpu()))
             D['squeeze'] = FeatureDiscriminator(scales, classifier.n_classes, wide//2)
-        game = MirrorGame(mirror, D, student, channels_last)
+        game = MirrorGame(mirror, D, student, channels_last, squeeze)
     return game.to(x.device, memory_format=memory)
 
 # %% ../nbs/30_training.ipynb #f2d97738
@@ -547,7 +550,7 @@ def mirror_learner(classifier:Classifier,          # the network to explain; cop
     x = next(iter(dls.train.new(shuffle=False)))[0]   # the same images in every run
     recipe = get_recipe(preset, x.shape[1], classifier.is_gap, **changes)
     check_images(x, classifier.in_channels, classifier.size)
-    if pair is not None: check_pair(pair[0], pair[1], classifier.n_classes)
+    if pair is not None: check_mirror(classifier.W, *pair, classifier.classes)
     networks = painting_networks(classifier, dls, recipe, autoencoder, student_net, progress)
     game = mirror_game(classifier, x, recipe, pair, seed, amp, channels_last, *networks)
     return game_learner(game, dls, seed, folder)

@@ -25,7 +25,7 @@ import fastai.callback.progress, fastai.callback.schedule  # they add no_bar and
 from fastai.data.transforms import IntToFloatTensor, Normalize
 from fastai.learner import Learner
 from fastcore.basics import patch
-from .core import MirrorError, check_class, height_width
+from .core import MirrorError, check_class, check_mirror, height_width, share_weights
 from .features import (Classifier, Normalise, as_normalise, check_images, class_index, class_names,
                                 copy_network, usual_torch)
 
@@ -1127,6 +1127,13 @@ def _probe_images(x):
     return [('the sample', x), ('its first image alone', x[:1]), ('noise', noise),
             ('images, negatives, noise and dim images', torch.cat([x[:1], -x, noise, .3*x]))]
 
+def _check_some_mirror(net):
+    "Raise `MirrorError` if there is a mirror between no two classes, as in a head that was never trained."
+    if net.n_classes == 2: check_mirror(net.W, 0, 1, net.classes)
+    if share_weights(net.W, 0, torch.arange(1, net.n_classes)).all():
+        raise MirrorError(f"no mirror: all {net.n_classes} classes share one weight vector, so no latent tells them "
+                          "apart; give a network whose last layer is trained")
+
 def _given_more(net, classes, normalise, stages, output, attribute):
     "A `Classifier` that is opened already, with names and normalisation if they are given."
     fixed = dict(stages=stages, output=output, attribute=attribute)
@@ -1165,6 +1172,7 @@ def wrap(cls:Classifier,
     net = cls(maps, linear, names, normalise, size=tuple(x.shape[2:])).freeze()
     net.in_channels = x.shape[1]
     _check_logits(net, W, b, parts, probes, answers)
+    _check_some_mirror(net)
     return net
 
 # %% ../nbs/04_wrap.ipynb #8672feac

@@ -1,8 +1,8 @@
 "The mirror of a pair: axioms over random shapes, both precisions, and every refusal."
 import pytest, torch
 from hypothesis import given, settings, strategies as st
-from mirrorcfe.core import (Mirror, MirrorError, as_column, check_class, check_latents, check_pair, margin,
-                            pair_hyperplane, reflect, step_kind)
+from mirrorcfe.core import (Mirror, MirrorError, as_column, check_class, check_latents, check_mirror, check_pair, margin,
+                            pair_hyperplane, reflect, share_weights, step_kind)
 
 axioms = settings(deadline=None, max_examples=25)
 
@@ -196,6 +196,20 @@ def test_refused(name):
     call, says = REFUSED[name]
     with pytest.raises(MirrorError) as e: call()
     assert says in str(e.value)
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("length", [1e-25, 1., 1e25])
+def test_classes_that_share_one_weight_vector_have_no_mirror(dtype, length):
+    "Up to what rounding leaves: a row that was multiplied out and back, or summed in another order."
+    rows = torch.randn(3, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    W = length*torch.cat([rows, (rows[:1].float()*3/3).double(), rows[:1]*(1 + 1e-4)]).to(dtype)
+    b = torch.arange(5).to(W)
+    for call in (Mirror.between, pair_hyperplane, lambda W, b, s, t: check_mirror(W, s, t)):
+        with pytest.raises(MirrorError, match="no mirror between the classes 0 and 3: they share one weight vector"):
+            call(W, b, torch.tensor([1, 0]), torch.tensor([2, 3]))
+        call(W, b, 0, 4)
+    assert share_weights(W, 0, torch.arange(5)).tolist() == [True, False, False, True, False]
+    assert share_weights(0*W, 0, 1)
 
 def test_the_error_is_a_value_error(): assert issubclass(MirrorError, ValueError)
 

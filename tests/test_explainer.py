@@ -69,6 +69,21 @@ def test_recipes():
     paper = get_recipe('paper')
     assert (paper.cls, paper.adv, paper.rec, paper.fea, paper.tri, paper.a) == (1, 1, 1, 1, 2, .2)
 
+def test_two_classes_of_one_weight_vector_are_refused(clf, cfe, x):
+    "When it is trained for that pair, and when an image is sent from one to the other; all other pairs go on."
+    twin = copy.deepcopy(cfe)
+    W = twin.classifier.W
+    with torch.no_grad(): W[9] = W[4]*(1 + 1e-7)
+    source = twin.classifier(x).argmax(1)
+    four = x[source == 4] if (source == 4).any() else x[source == 9]
+    says = 'no mirror between the classes (4 and 9|9 and 4): they share one weight vector'
+    for target in ('4' if not (source == 4).any() else '9', 'runner-up', None):
+        with pytest.raises(MirrorError, match=says): twin.explain(four, target, ks=2)
+    with pytest.raises(MirrorError, match=says): twin.explain_all(four[:1], ks=2)
+    assert len(twin.explain(four[:1], '8', ks=2)) == len(twin.explain(four[:1], 'closest', ks=2)) == 1
+    with pytest.raises(MirrorError, match=says):
+        MirrorCFE(twin.classifier, pair=('4', '9'), amp=False, **SHORT).fit(loaders(), epochs=1, progress=False)
+
 def test_data_of_another_kind_is_refused(clf):
     with pytest.raises(MirrorError, match='28x28|32x32'): mirror_learner(clf, loaders(size=28))
     with pytest.raises(MirrorError, match='no training image of class'):

@@ -31,6 +31,11 @@ def some_bytes(n=12, channels=1, size=16, seed=0):
 
 class TwoMaps(nn.Module):
     "In place of SqueezeNet."
+    built = 0
+    def __init__(self):
+        super().__init__()
+        TwoMaps.built += 1
+
     def forward(self, x): return [x.abs(), F.avg_pool2d(x, 2)]
 
 def a_net(channels=1, size=16, **changes):
@@ -312,10 +317,11 @@ def test_colour_photographs_get_squeezenet_or_pixels_in_its_place(monkeypatch):
     dl = torch.utils.data.DataLoader(list(zip(x, torch.arange(8) % 2)), 8)
     clf = small_resnet(2, 3, (4, 8), 16)
     monkeypatch.setattr(training, 'SqueezeFeatures', TwoMaps)
+    monkeypatch.setattr(TwoMaps, 'built', 0)
     cfe = MirrorCFE(nn.Sequential(clf), amp=False, **short)   # how many channels it takes shows when data come
     monkeypatch.setattr(Classifier, 'wrap', lambda net, *args, **kw: net[0])
     assert cfe.recipe.pixels and set(cfe.fit(dl, 1, progress=False).learn.model.D) == {'squeeze', 'own'}
-    assert cfe.recipe == get_recipe(channels=3, **short) and not cfe.recipe.pixels
+    assert cfe.recipe == get_recipe(channels=3, **short) and not cfe.recipe.pixels and TwoMaps.built == 1
     def no_weights(): raise MirrorError('no weights here')
     monkeypatch.setattr(training, 'SqueezeFeatures', no_weights)
     with pytest.warns(UserWarning, match='pixels takes the place of SqueezeNet.*no weights here'):

@@ -412,6 +412,22 @@ def test_a_squeeze_that_drops_a_batch_of_one():
             with pytest.raises(MirrorError, match=r"for one image alone, and several pass: .*\.squeeze\(1\)"):
                 Classifier.wrap(net, sample)
 
+def test_a_head_without_a_mirror_is_refused():
+    "Two classes of one weight vector, one yes-or-no output of no weight, a head of zeros; one pair among others opens."
+    torch.manual_seed(0)
+    def net(c, row, like):
+        net = sequential(*GAP, nn.Linear(12, c))
+        with torch.no_grad(): net[-1].weight[row] = like(net[-1].weight)
+        return net
+    twins = partial(net, row=1, like=lambda W: W[0]*(1 + 1e-7))
+    with pytest.raises(MirrorError, match="no mirror between the classes cat and lynx: they share one weight vector"):
+        Classifier.wrap(twins(2), rgb, classes=["cat", "lynx"])
+    with pytest.raises(MirrorError, match="no mirror between the classes not 1 and 1"):
+        Classifier.wrap(net(3, 1, lambda W: 0*W[1]), rgb, attribute=1)
+    with pytest.raises(MirrorError, match="no mirror: all 5 classes share one weight vector.* last layer is trained"):
+        Classifier.wrap(net(5, slice(None), lambda W: 0*W), rgb)
+    assert Classifier.wrap(twins(5), rgb).n_classes == 5
+
 def test_double_precision():
     torch.manual_seed(0)
     for model in (Functional().eval(), flat(nn.Linear(192, 5)).eval()):
