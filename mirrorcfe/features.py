@@ -596,16 +596,16 @@ def hires_cams(self:Classifier,
                target:Tensor    # the other, int64 (B,)
               )->Tensor:        # (B, 2, h, w), in logits
     "Return how much each place of the last map contributes to two classes of each image (HiResCAM)."
-    if not len(x): return self.features(x)[-1].float().sum(1, keepdim=True).repeat(1, 2, 1, 1)
     pair = torch.stack([source, target], 1)
     if self.is_gap:
         f = _at_least_single(self.features(x)[-1])
-        return torch.einsum('bpn,bnhw->bphw', self.W.to(f)[pair], f)/f[0, 0].numel()
+        return torch.einsum('bpn,bnhw->bphw', self.W.to(f)[pair], f)/f.shape[2:].numel()
     with torch.inference_mode(False), torch.enable_grad(), _naming_misfits(self, x):
         given = self._normalised(x.detach().clone())
         f, z = self.stages.read_from_last(given)
         W = self.W.detach().to(z)
-        grads = [torch.autograd.grad(z, f, W[c], retain_graph=True)[0] for c in pair.T]
+        how = dict(retain_graph=True, materialize_grads=not len(x))   # of no images, that of nothing
+        grads = [torch.autograd.grad(z, f, W[c], **how)[0] for c in pair.T]
     return torch.stack([self.stages.to_map((g*f).detach(), given).sum(1) for g in grads], 1).float()
 
 # %% ../nbs/02_features.ipynb #33c873ed

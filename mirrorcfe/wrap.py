@@ -45,24 +45,11 @@ def _changed_in_place(call):
 @contextmanager
 def _forward_hooks(modules, hook):
     "Inside a `with` block, call `hook(key, module, inputs, output)` when one of `modules`, (key, module), returns."
-    handles = [m.register_forward_hook(partial(hook, key)) for key, m in modules]
+    def called(key, module, inputs, kwargs, output): return hook(key, module, inputs or (*kwargs.values(),), output)
+    handles = [m.register_forward_hook(partial(called, key), with_kwargs=True) for key, m in modules]
     try: yield
     finally:
         for handle in handles: handle.remove()
-
-def _where_it_fails(model, x):
-    "Name the innermost module that does not return on the images `x`, for a message."
-    entered = []
-    def enter(name, module, inputs): entered.append(f"'{name}' ({type(module).__name__})")
-    def leave(name, module, inputs, output): entered.pop()
-    inner = [(name, m) for name, m in model.named_modules() if name]
-    handles = [m.register_forward_pre_hook(partial(enter, name)) for name, m in inner]
-    try:
-        with torch.no_grad(), _forward_hooks(inner, leave): model(x)
-    except Exception: pass
-    finally:
-        for handle in handles: handle.remove()
-    return f'; it fails in {entered[-1]}' if entered else ''
 
 def _runs(model, x):
     "Whether a network returns on the images `x`."
@@ -70,6 +57,30 @@ def _runs(model, x):
         with torch.no_grad(): model(x)
     except Exception: return False
     return True
+
+def _named(model, name):
+    "Name and type of a module, for a message."
+    kind = type(model.get_submodule(name)).__name__
+    return f"'{name}' ({kind})" if name else f"the module itself ({kind})"
+
+@contextmanager
+def _running(model):
+    "Inside a `with` block, a list of the names of the modules that run, from the outside in."
+    names = ['']
+    def enter(name, module, inputs): names.append(name)
+    def leave(name, module, inputs, output): names.pop()
+    inner = [(name, m) for name, m in model.named_modules() if name]
+    handles = [m.register_forward_pre_hook(partial(enter, name)) for name, m in inner]
+    try:
+        with _forward_hooks(inner, leave): yield names
+    finally:
+        for handle in handles: handle.remove()
+
+def _where_it_fails(model, x):
+    "Name the innermost module that does not return on the images `x`, for a message."
+    with _running(model) as names:
+        if _runs(model, x) or not names[-1]: return ''
+    return f'; it fails in {_named(model, names[-1])}'
 
 def _check_channels(model, x):
     "Raise `MirrorError` if a network fails on grey images and runs on those in colour, or the other way round."
@@ -86,8 +97,10 @@ def _run(model, x):
     except MirrorError: raise
     except Exception as e:
         _check_channels(model, x)
+        half = _where_half_begins(model, x) if 'Half' in str(e) or 'BFloat16' in str(e) else ''
+        if half: half = f"; its forward calls {half}, while its weights are in single precision: take that out"
         raise MirrorError(f"the network fails on images of shape {tuple(x.shape)}: {type(e).__name__}: {e}"
-                          + _where_it_fails(model, x)) from e
+                          + _where_it_fails(model, x) + half) from e
 
 def _record_calls(model, x):
     "Return the last call of every module, by name in the order of their return, and the output of `model`."
@@ -131,6 +144,30 @@ class _FunctionWatch(TorchFunctionMode):
             instead = self.on_map(Tap(self.module, name, self.counts[name]), out)
             if instead is not None: return instead
         return out
+
+# %% ../nbs/04_wrap.ipynb #096d1b6b
+class _Watch(TorchFunctionMode):
+    "While active, call `note(name, args, kwargs, out)` after each torch function."
+    def __init__(self, note):
+        super().__init__()
+        self.note = note
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.note(func.__name__, args, kwargs or {}, out)
+        return out
+
+_HALF = torch.float16, torch.bfloat16
+
+def _where_half_begins(model, x):
+    "How a network gets from single to half precision: 'autocast', a function, or '' for nowhere."
+    found = []
+    def is_half(v): return isinstance(v, Tensor) and v.dtype in _HALF
+    def note(name, args, kwargs, out):
+        if is_half(out) and not any(map(is_half, args)):
+            found.append('autocast' if torch.is_autocast_enabled(out.device.type) else f'.{name}()')
+    with _Watch(note): _runs(model, x)
+    return found[0] if found else ''
 
 # %% ../nbs/04_wrap.ipynb #619dd837
 _MOST_DISTORTION = .4   # in logarithms: a map may be half as wide again as the images
@@ -210,8 +247,16 @@ def _entries(out):
 
 def _in_words(out):
     "What a network returns, for a message."
+    if out is None: return 'None'
+    if isinstance(out, Tensor) and not out.is_floating_point(): return f'{out.dtype} of {_shape_or_type(out)}'
     entries = ', '.join(f'{k!r}: {_in_words(v)}' for k, v in _entries(out).items())
+    if isinstance(out, (Mapping, tuple, list)) and not entries: return f'an empty {type(out).__name__}'
     return f'{type(out).__name__} of {entries}' if entries else _shape_or_type(out)
+
+def _holds_numbers(out):
+    "Whether there is a tensor of fractions in what a network returns."
+    if isinstance(out, Tensor): return out.is_floating_point() and out.numel() > 0
+    return any(map(_holds_numbers, _entries(out).values()))
 
 def _entry(out, output):
     "What `output` names in what a network returned; None if that is nothing."
@@ -226,7 +271,7 @@ def _entry(out, output):
 
 def _as_logits(v, n):
     "The tensor `v` as (n, C), or None if it cannot be the logits of `n` images."
-    if not isinstance(v, Tensor) or not v.is_floating_point() or not v.ndim or len(v) != n: return None
+    if not isinstance(v, Tensor) or not v.is_floating_point() or not v.ndim or len(v) != n or not v.numel(): return None
     if v.ndim == 1: return v[:, None]
     return v.flatten(1) if v.shape[2:].numel() == 1 else None
 
@@ -252,6 +297,8 @@ def pick_logits(out,         # what a network returned
     fitting = [v for v in (_as_logits(v, n) for v in entries.values()) if v is not None]
     if len(fitting) == 1: return fitting[0]
     paths = _paths_to_logits(out, n)
+    if not _holds_numbers(out):
+        raise MirrorError(f"the network returns {returned}, no logits (B, C): let its forward return them as a tensor")
     if not paths: _refuse(f"the network returns {returned}, not logits (B, C)")
     ways = [repr(p if len(p) > 1 else p[0]) for p in paths]
     if not fitting:
@@ -293,31 +340,23 @@ def _undone_tails(out):
     logits = torch.where(out > 1 - 1e-4, torch.inf, out.logit())   # nearer to 1 too few digits are left
     return [*found, ('sigmoid', logits, False)]
 
-class _TailWatch(TorchFunctionMode):
-    "While active, note what the final functions of `_TAILS` take and return, for whole images."
-    def __init__(self):
-        super().__init__()
-        self.seen = []   # name, input, output
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        taken = args[0] if args else kwargs.get('input')
-        if func.__name__ in _TAILS and isinstance(taken, Tensor) and taken.shape[2:].numel() == 1:
-            self.seen.append((func.__name__, taken, out))
-        return out
-
 class _Answer(NamedTuple):
     "What a network says of some images."
     logits:Tensor   # (B, C)
     tail:str=''     # the function behind them, a key of `_TAILS`, if it was seen and taken off
 
-def _answer(model, x, output=None):
-    "Run a network; take the softmax or sigmoid off that gave its output."
-    out = pick_logits(_run(model, x), len(x), output)
+def _answer(model, x, output=None, n=None):
+    "Run a network; take the softmax or sigmoid off that gave its output, of as many rows as images, or `n`."
+    n = len(x) if n is None else n
+    out = pick_logits(_run(model, x), n, output)
     if len(_undone_tails(out)) == 1: return _Answer(out)
-    with _TailWatch() as watch: out = pick_logits(_run(model, x), len(x), output)
-    for tail, before, after in watch.seen:
+    seen = []
+    def note(name, args, kwargs, after):   # what the final functions take and return, for whole images
+        taken = args[0] if args else kwargs.get('input')
+        if name in _TAILS and isinstance(taken, Tensor) and taken.shape[2:].numel() == 1:
+            seen.append((name, taken, after))
+    with _Watch(note): out = pick_logits(_run(model, x), n, output)
+    for tail, before, after in seen:
         if after.data_ptr() != out.data_ptr() or before.numel() != out.numel(): continue
         logits = before.reshape(out.shape)
         if _nearly_equal(_TAILS[tail](logits), out): return _Answer(logits, tail)   # no other axis, nothing in place
@@ -347,6 +386,8 @@ class _Head(NamedTuple):
     layers:list    # their names
     factors:list   # their factors
     tail:str       # a key of `_TAILS`: what happens to the logits
+    A:Any=None     # of the one layer behind which the logits are `A o + c` of its output o; None: they are o
+    c:Any=None
 
 def _linear_outputs(calls, c):
     "The outputs of the linear layers of `c` outputs, averaged over places, by name, the last first."
@@ -358,7 +399,7 @@ def _linear_outputs(calls, c):
         if isinstance(o, Tensor) and o.ndim == 2 and o.shape[1] == c: found[name] = o
     return found
 
-def _find_head(calls, out, tail='', holds=lambda head: True):
+def _find_head(calls, out, tail='', holds=lambda head: True, affine=lambda name: None):
     "Return the linear layers that give the logits `out`, (B, C), before the `tail` if there is one, and that hold."
     if not out.isfinite().all():
         raise MirrorError("the network gives NaN or infinity on the sample: look at its weights and at `normalise=`")
@@ -381,6 +422,10 @@ def _find_head(calls, out, tail='', holds=lambda head: True):
             bent = True
     linear = [n for n in leaves if _is_linear(calls[n].module)]
     if not linear: _refuse(f"no nn.Linear found: the network ends in {_describe(calls, leaves[-1])}")
+    for name in linear[:-5:-1]:
+        if (found := affine(name)) is None: continue
+        A, c = found
+        if _same_logits(calls[name].output.flatten(1) @ A.T + c, out): return _Head([name], [1.], tail, A, c)
     head = next(iter(outputs), linear[-1])
     behind = [n for n in leaves[leaves.index(head) + 1:] if not isinstance(calls[n].module, _KEEP_THE_MEAN)]
     cause = f"{_describe(calls, behind[0])} comes after it" if behind else "a function changes it"
@@ -401,6 +446,27 @@ def _is_linear_behind(model, x, output, head):
     with _forward_hooks([(n, model.get_submodule(n)) for n in head.layers], replace): said = _answer(model, x, output)
     logits = sum(a*instead[n] for a, n in zip(head.factors, head.layers))
     return _same_logits(logits if said.tail else _TAILS[head.tail](logits), said.logits)
+
+# %% ../nbs/04_wrap.ipynb #4866468f
+_MOST_OFFSET = 1e4   # a larger one, such as that of a masked class, would hide how well all other logits agree
+
+def _affine_behind(model, x, output, calls, name):
+    "Return `A`, (C, m), and `c`, (C,), if the logits are `A o + c` of a layer's output o, whatever that is; else None."
+    o = calls[name].output
+    if o.ndim < 2 or o.shape[2:].numel() > 1 or calls[name].count > 1 or _changed_in_place(calls[name]): return None
+    m = o.shape[1]
+    n = 8 if m + 9 != len(x) else 9   # random rows; other rows than images, so that both cannot be added up
+    random = 2*torch.randn(n, m, generator=torch.Generator().manual_seed(0)).to(o)
+    rows = torch.cat([torch.zeros_like(random[:1]), torch.eye(m).to(o), random])
+    def replace(name, module, inputs, out): return rows.clone().view(-1, *o.shape[1:])
+    try:
+        with _forward_hooks([(name, model.get_submodule(name))], replace):
+            out = _answer(model, x, output, len(rows)).logits
+    except MirrorError: return None
+    if not out.isfinite().all() or out[0].abs().max() > _MOST_OFFSET: return None
+    A = (out[1:m + 1] - out[0]).T
+    agree = bool(A.any()) and _same_logits(random @ A.T, out[m + 1:] - out[0])
+    return (A, out[0]) if agree else None
 
 # %% ../nbs/04_wrap.ipynb #1fbaac66
 def _layouts_with_mean(o, z, x):
@@ -629,10 +695,10 @@ def _report(mark, tap, module, inputs, output):
     runs = getattr(_of_this_thread, 'runs', {})
     if mark in runs: return runs[mark](tap, output)
 
-def _report_input(mark, name, module, inputs):
+def _report_input(mark, name, module, inputs, kwargs):
     "The hook of a layer of the head: hand over what it takes."
     runs = getattr(_of_this_thread, 'runs', {})
-    if mark in runs: runs[mark](name, inputs[0])
+    if mark in runs: runs[mark](name, (inputs or (*kwargs.values(),))[0])
 
 @contextmanager
 def _listening(mark, returned):
@@ -669,7 +735,8 @@ class Taps(nn.Module):
 def _collect(self:Taps, x, leaf=False):
     "Run the network; return its maps, by tap, and what the head takes. With `leaf`, gradients begin at the last map."
     if not len(x):   # many a network cannot reshape an empty batch
-        return [{key: v[:0] for key, v in seen.items()} for seen in self._collect(x.new_zeros(1, *x.shape[1:]))]
+        blank = x.new_zeros(1, *x.shape[1:]).requires_grad_(x.requires_grad)
+        return [{key: v[:0] for key, v in seen.items()} for seen in self._collect(blank, leaf)]
     maps = {}
     taken = {}
     made_by_function = {t._replace(layout='nchw'): t for t in self.taps if t.function}
@@ -726,7 +793,8 @@ class HeadTaps(Taps):
         super().__init__(model, taps, stop)
         self.heads = [tuple(h) for h in heads]
         for name, _ in self.heads:
-            model.get_submodule(name).register_forward_pre_hook(partial(_report_input, self.mark, name))
+            hook = partial(_report_input, self.mark, name)
+            model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
 
     def forward(self, x): return self.read(x)[0]
 
@@ -766,13 +834,17 @@ def _size_at(model, tap, x):
     "Height and width of the map at `tap`, from a run of a copy, so that `model` gets no hooks."
     with torch.no_grad(): return tuple(Taps(copy_network(model), [tap])(x)[0].shape[2:])
 
-def _check_autocast(calls):
+def _check_half(model, x, calls):
     "Refuse a network whose modules give half precision, although its weights are in single precision."
     for name, call in calls.items():
-        if isinstance(call.output, Tensor) and call.output.dtype in (torch.float16, torch.bfloat16):
-            raise MirrorError(f"{_describe(calls, name)} gives {call.output.dtype}: the network runs under autocast, "
-                              "and three digits are too few to compare; take the autocast out of its forward "
-                              "(accelerate: unwrap_model(model, keep_fp32_wrapper=False))")
+        if not isinstance(call.output, Tensor) or call.output.dtype not in _HALF: continue
+        how = _where_half_begins(model, x)
+        found = f"{_describe(calls, name)} gives {call.output.dtype}, and three digits are too few to compare"
+        if how != 'autocast':
+            raise MirrorError(f"{found}: take {how or 'the half precision'} out of the network's forward, its weights "
+                              "are in single precision")
+        raise MirrorError(f"{found}: take the autocast out of the network's forward (accelerate: "
+                          "unwrap_model(model, keep_fp32_wrapper=False))")
 
 # %% ../nbs/04_wrap.ipynb #bd236e1d
 class _Parts(NamedTuple):
@@ -800,7 +872,8 @@ def _joined_head(calls, head):
     "Return `W` and `b` of the layers of the head together, each times its factor."
     parts = [_weight_and_bias(calls[n].module) for n in head.layers]
     W = torch.cat([a*W for a, (W, _) in zip(head.factors, parts)], 1)
-    return W, sum(a*b for a, (_, b) in zip(head.factors, parts))
+    b = sum(a*b for a, (_, b) in zip(head.factors, parts))
+    return (W, b) if head.A is None else (head.A @ W, head.A @ b + head.c)
 
 def _gap_parts(model, x, calls, head):
     "The parts of a network whose head reads the average of a map, without the stages; None if it does not."
@@ -811,7 +884,7 @@ def _gap_parts(model, x, calls, head):
     found = _gap_of(model, x, calls, z, W, b)
     if found is None: return None
     last, W_behind, b_behind = found
-    unchanged = type(call.module) is nn.Linear and W_behind is W and head.factors == [1.]
+    unchanged = type(call.module) is nn.Linear and W_behind is W and head.factors == [1.] and head.A is None
     linear = call.module if unchanged else _linear_layer(W_behind, b_behind)   # no weight norm comes along
     return _Parts(linear, head, [last], True, calls)
 
@@ -866,9 +939,10 @@ def _with_stages(parts, model, x, stages):
 def _parts_of_run(model, x, output, stages):
     "Find the head and the maps of `model` by running it on `x`; refuse a network whose last layer is not linear."
     calls, _ = _record_calls(model, x)
-    _check_autocast(calls)
+    _check_half(model, x, calls)
     answer = _answer(model, x, output)
-    try: head = _find_head(calls, *answer, partial(_is_linear_behind, model, x, output))
+    affine = partial(_affine_behind, model, x, output, calls)
+    try: head = _find_head(calls, *answer, partial(_is_linear_behind, model, x, output), affine)
     except MirrorError:
         parts = _averaged_classes(model, x, calls, answer)
         if parts is None: raise
@@ -896,14 +970,35 @@ def _first_that_differs(model, x, alone):
         if not same: return f"; the first to differ is {_describe(calls, name)}"
     return '; a function behind its modules makes the difference'
 
+def _norm_of_the_batch(model, x):
+    "Say what in a network normalises by the images of its batch, and what to do; '' if nothing does."
+    found = []
+    def note(name, args, kwargs, out):
+        if name == 'batch_norm' and kwargs.get('training', len(args) > 5 and args[5]): found.append(names[-1])
+    with _running(model) as names, _Watch(note): _runs(model, x)
+    if not found: return ''
+    layer = model.get_submodule(found[0])
+    named = _named(model, found[0])
+    if not isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        return f"{named} calls F.batch_norm(training=True), which normalises by the batch: give training=self.training"
+    if layer.training: return f"{named} normalises by its batch, for {_EVAL_MISSED}"
+    return (f"{named} normalises by its batch, for it has no running statistics: train it with "
+            "track_running_stats=True, or put a GroupNorm in its place")
+
+_EVAL_MISSED = ("it is in training mode although .eval() was called: let the network's eval and train reach it, and take "
+                ".train() out of its forward")
+
 def _answer_for_one(model, x, output, several):
     "What a network says of one image; if it fails there and not for `several`, say so."
     try: return _answer(model, x, output)
     except MirrorError as e:
         try: _answer(model, several, output)
         except MirrorError: raise e from None
+        if norm := _norm_of_the_batch(model, several):
+            raise MirrorError(f"the network fails on one image alone, and several pass: {norm}") from e
         raise MirrorError(f"{e} This is so for one image alone, and several pass: where .squeeze() drops the axis of "
                           "the batch too, name the axis, such as .squeeze(1), or use .flatten(1)") from e
+
 
 def _reference_answers(model, probes, output):
     "Return what `model` says of each of `probes`; refuse a network that gives an image other logits in another run."
@@ -917,21 +1012,46 @@ def _reference_answers(model, probes, output):
     first = answers[0].logits
     again = answer(probes[0]).logits
     if again.isfinite().all() and not _same_logits(again, first):
+        why = "something random stays on in eval mode, such as F.dropout without training=self.training"
+        if any(m.training for m in model.modules()): why = _EVAL_MISSED
         raise MirrorError(f"two runs on the same images differ by up to {(again - first).abs().max():.2g}"
-                          f"{_first_that_differs(model, probes[0], probes[0])}: something random stays on in eval "
-                          "mode, such as F.dropout without training=self.training")
+                          f"{_first_that_differs(model, probes[0], probes[0])}: {why}")
     in_batch = answers[-1].logits
     alone = torch.cat([answer(several[i:i + 1]).logits for i in range(len(several))])
     if in_batch.isfinite().all() and not _same_logits(alone, in_batch):
-        raise MirrorError(f"the logits of an image depend on the other images of its batch, by up to "
-                          f"{(alone - in_batch).abs().max():.2g}{_first_that_differs(model, several, several[:1])}: an "
-                          "explanation needs a network that looks at one image")
+        why = _norm_of_the_batch(model, several)
+        if why: where = ''
+        else:
+            where = _first_that_differs(model, several, several[:1])
+            why = "an explanation needs a network that looks at one image"
+        raise MirrorError("the logits of an image depend on the other images of its batch, by up to "
+                          f"{(alone - in_batch).abs().max():.2g}{where}: {why}")
     return answers
+
+_SIGNS = dict(gt='>', lt='<', ge='>=', le='<=', eq='==', ne='!=')
+_STEPS = 'round', 'floor', 'ceil', 'trunc', 'fix', 'sign', 'sgn', 'heaviside', 'floor_divide', '__floordiv__'
+
+def _advice_on_gradient(lost):
+    "What to do where no gradient passes; `lost` are the functions that gave none, with the type of their results."
+    name, dtype = lost[-1] if lost else ('detach', torch.float32)   # behind the last one nothing has a gradient
+    if dtype.is_floating_point and name not in _STEPS:
+        return "take torch.no_grad, inference_mode, .detach() or .data out of the network's forward"
+    kind = 'yes and no' if dtype == torch.bool else 'steps'
+    sign = _SIGNS.get(name.strip('_'), f'.{name}()')
+    return (f"{sign} makes {kind} of numbers: take that out of the network's forward, or write a steep sigmoid in its "
+            "place, such as ((x - .5)*20).sigmoid()")
 
 def _check_gradient(model, normalise, x, output):
     "Refuse a network through which no gradient passes, and name the first layer that gives none."
     x = x[:1].clone().requires_grad_()
     without = []
+    lost = []
+    steps = []
+    def watch(name, args, kwargs, out):
+        if not isinstance(out, Tensor) or not any(isinstance(v, Tensor) and v.requires_grad for v in args): return
+        if name in _STEPS: steps.append((name, out.dtype))
+        if torch.is_grad_enabled() and not out.requires_grad:
+            if not out.is_floating_point() or name in ('detach', '__get__'): lost.append((name, out.dtype))
     def note(name, module, inputs, out):
         first = _first_tensor(out)
         takes = any(isinstance(v, Tensor) and v.requires_grad for v in inputs)
@@ -940,11 +1060,15 @@ def _check_gradient(model, normalise, x, output):
         fed = _feed(normalise, x)
         if not fed.requires_grad:
             raise MirrorError("no gradient passes through normalise=: write it with functions of torch alone")
-        with _forward_hooks(model.named_modules(), note): out = pick_logits(model(fed), 1, output)
-    if out.requires_grad: return
-    layer = f"from '{without[0]}' ({type(model.get_submodule(without[0])).__name__}) on" if without else "to the logits"
-    raise MirrorError(f"no gradient passes {layer}, and an explainer is trained by gradients: take torch.no_grad, "
-                      "inference_mode, .detach() or .data out of the network's forward")
+        with _forward_hooks(model.named_modules(), note), _Watch(watch): out = pick_logits(model(fed), 1, output)
+        if out.requires_grad:
+            if not steps: return
+            grad, = torch.autograd.grad(out.square().sum(), x, allow_unused=True)
+            if grad is not None and grad.any(): return
+            lost = steps
+    layer = f"from {_named(model, without[0])} on" if without else "to the logits"
+    raise MirrorError(f"no gradient passes {layer}, and an explainer is trained by gradients: "
+                      + _advice_on_gradient(lost))
 
 def _check_logits(net, W, b, parts, probes, answers):
     "Raise `MirrorError` unless the latents of `net` give the `answers` for all `probes`, pairs of name and images."

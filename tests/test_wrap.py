@@ -375,6 +375,137 @@ def test_a_network_without_gradients_is_refused(name):
     with pytest.raises(MirrorError, match="no gradient passes through normalise="):
         Classifier.wrap(body, rgb, normalise=lambda x: torch.from_numpy(x.detach().numpy()))
 
+class StaysInTraining(Functional):
+    "Ignores .eval(), as a network that overrides train."
+    def __init__(self, **kw):
+        super().__init__(**kw)
+        self.drop.p = 0.
+    def train(self, mode=True): return super().train(True)
+
+class TrainsItself(Functional):
+    def forward(self, x):
+        self.one.train()
+        return super().forward(x)
+
+def by_batch(f): return F.batch_norm(f, None, None, training=True)
+
+NORMS = {   # what normalises by the batch; what the message says of it, and what is to be done
+    "no statistics": (lambda: sequential(nn.BatchNorm2d(12, track_running_stats=False), *GAP, nn.Linear(12, 5)),
+                      r"'2' \(BatchNorm2d\) .* no running statistics: train it with track_running_stats=True, or put"),
+    "no statistics, one image": (lambda: Functional(norm=lambda: nn.BatchNorm1d(12, track_running_stats=False)),
+                                 r"fails on one image alone.*'norm' \(BatchNorm1d\) .* no running statistics"),
+    "training mode": (StaysInTraining, r"'one.1' \(BatchNorm2d\) .* in training mode although .eval\(\) was called: let"),
+    "training mode, one image": (lambda: StaysInTraining(norm=trained_norm), "one image alone.* although .eval"),
+    "train() in forward": (TrainsItself, r"'one.1' .* take .train\(\) out of its forward"),
+    "a function": (lambda: Functional(by_batch), r"calls F.batch_norm\(training=True\).*: give training=self.training"),
+}
+
+@pytest.mark.parametrize("name", NORMS)
+def test_what_normalises_by_the_batch_is_named(name):
+    torch.manual_seed(0)
+    make, says = NORMS[name]
+    with pytest.raises(MirrorError, match=says) as e: Classifier.wrap(make(), rgb)
+    assert "squeeze" not in str(e.value) and "GapClassifier" not in str(e.value)
+
+def test_dropout_that_is_not_reached_by_eval():
+    torch.manual_seed(0)
+    class Drops(nn.Dropout):
+        def train(self, mode=True): return super().train(True)
+    with pytest.raises(MirrorError, match=r"differ is 'norm' \(Drops\): it is in training mode although .eval"):
+        Classifier.wrap(Functional(norm=Drops), rgb)
+
+STEPS = {">": lambda x: (x > .5).float(), "<=": lambda x: torch.where(x <= 0, 0., 1.), ".byte()": lambda x:
+         (100*x + 100).byte()/100, ".round()": lambda x: (4*x).round()/4, ".sign()": torch.sign, "==": lambda x: (x == 1)*1.}
+
+@pytest.mark.parametrize("sign", STEPS)
+def test_images_that_are_made_steps_are_refused_with_the_reason(sign):
+    "Also where a gradient passes that is zero everywhere."
+    torch.manual_seed(0)
+    says = rf"no gradient passes .*: {re.escape(sign)} makes (yes and no|steps) of numbers: take that out .* steep sigmoid"
+    with pytest.raises(MirrorError, match=says): Classifier.wrap(Functional(before=STEPS[sign]), rgb)
+
+def test_steps_beside_the_images_are_no_reason():
+    "A mask, a count and rounding that let the gradient pass."
+    torch.manual_seed(0)
+    for before in (lambda x: x*(x > 0), lambda x: x + (x.round() - x).detach(), lambda x: x if (x > 9).any() else x*1):
+        assert Classifier.wrap(Functional(before=before), rgb).is_gap
+    with pytest.raises(MirrorError, match=r"take torch.no_grad, inference_mode, .detach\(\) or"):
+        Classifier.wrap(Functional(before=lambda x: (x*(x > 0)).detach()), rgb)
+
+def test_half_precision_inside_of_a_network_is_named():
+    torch.manual_seed(0)
+    for net, says in ((Calls(Functional(), lambda o: o.half()), r"take .half\(\) out of the network's forward, its weig"),
+                      (Functional(pool, mean=lambda f: f.bfloat16()), r"'fc' .*; its forward calls .bfloat16\(\), while"),
+                      (Functional(before=lambda x: x.to(torch.half)), r"'one.0' .*; its forward calls .to\(\), while its")):
+        with pytest.raises(MirrorError, match=says) as e: Classifier.wrap(net, rgb)
+        assert "autocast" not in str(e.value)
+    class Auto(Functional):
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16): return super().forward(x)
+    with pytest.raises(MirrorError, match="take the autocast out of the network's forward"): Classifier.wrap(Auto(), rgb)
+
+NOTHING = {"None": None, "an empty tuple": (), "an empty dict": {}, "tuple of 0: None": (None,), "float": 3.,
+           r"torch.int64 of shape \(3,\)": torch.zeros(3).long(), r"shape \(3, 0\)": torch.zeros(3, 0)}
+
+@pytest.mark.parametrize("said", NOTHING)
+def test_a_network_that_returns_nothing(said):
+    says = f"the network returns {said}, no logits .*: let its forward return them"
+    with pytest.raises(MirrorError, match=says): Classifier.wrap(Calls(Functional(), lambda o: NOTHING[said]), rgb)
+    with pytest.raises(MirrorError, match="output=0 names no logits"):
+        Classifier.wrap(Calls(Functional(), lambda o: NOTHING[said]), rgb, output=0)
+
+OFFSET = torch.tensor([0., 3., -1., .5, 7.])
+TAILS = {   # behind the last layer of five outputs; the logits of it
+    "an offset for each class": lambda o: o + OFFSET,
+    "a scale for each class": lambda o: o*(OFFSET + 2) - 1,
+    "some of the outputs": lambda o: o[:, [4, 0, 2]],
+    "in another order": lambda o: o.flip(1)[..., None, None],
+    "one of the outputs": lambda o: o[:, 3],
+    "the difference of two": lambda o: o[:, 1] - o[:, 0],
+    "a class of nothing": lambda o: torch.cat([0*o[:, :1], o], 1),
+    "centred": lambda o: o - o.mean(1, keepdim=True),
+    "groups": lambda o: torch.stack([o[:, :2].mean(1), o[:, 2:].sum(1)], 1),
+}
+
+@pytest.mark.parametrize("name", TAILS)
+@pytest.mark.parametrize("average", [True, False])
+def test_what_is_linear_behind_the_last_layer_belongs_to_it(name, average):
+    torch.manual_seed(0)
+    body = head()() if average else flat(nn.Linear(192, 5))
+    model = Calls(body, TAILS[name]).eval()
+    net = Classifier.wrap(model, rgb)
+    x = torch.rand(5, 3, 16, 16)*2 - 1
+    with torch.no_grad(): want = model(x).flatten(1) if model(x).ndim > 1 else model(x)[:, None]
+    got = net(x) if want.shape[1] > 1 else net(x).diff(dim=1)
+    near(got, want, 1e-5)
+    near(net.encode(x).z @ net.W.T + net.b, net(x), 1e-5)
+    assert net.is_gap == average
+    if want.shape[1] == 1: return
+    softmaxed = Classifier.wrap(Calls(body, lambda o: TAILS[name](o).flatten(1).softmax(1)).eval(), rgb)
+    near(softmaxed(x), want, 1e-5)
+
+BENT_TAILS = {"masked": lambda o: o.masked_fill(OFFSET > 5, -1e9), "softplus": F.softplus, "unit length": F.normalize,
+              "some probabilities": lambda o: o.softmax(1)[:, :3], "the largest": lambda o: o.topk(2).values,
+              "times one another": lambda o: o[:, :2]*o[:, 2:4]}
+
+@pytest.mark.parametrize("name", BENT_TAILS)
+def test_what_is_not_linear_behind_the_last_layer_is_refused(name):
+    torch.manual_seed(0)
+    with pytest.raises(MirrorError, match="not the output of '0.4' .Linear.: a function changes it"):
+        Classifier.wrap(Calls(head()(), BENT_TAILS[name]), rgb)
+
+def test_layers_that_are_called_by_keyword():
+    torch.manual_seed(0)
+    class ByName(Functional):
+        def forward(self, x): return self.fc(input=pool(self.two(self.one(input=x))))
+    class Deep(ByName):
+        def forward(self, x): return self.fc(input=self.two(self.one(input=x)).amax((2, 3)))
+    for kind, is_gap in ((ByName, True), (Deep, False)):
+        model = kind().eval()
+        net = Classifier.wrap(model, rgb)
+        near(net(rgb), model(rgb), 1e-5)
+        assert net.is_gap == is_gap
+
 def of_one_logit(f, bias=0.):
     "A network of one logit with this bias, and a function behind it."
     net = sequential(*GAP, nn.Linear(12, 1))
@@ -636,7 +767,7 @@ def test_the_logits_are_chosen_by_output():
 
 def test_eight_threads_read_their_own_latents():
     torch.manual_seed(0)
-    net = Classifier.wrap(small_vit(), rgb)
+    net = Classifier.wrap(random_head(small_vit()), rgb)
     batches = [rgb[i % 3:i % 3 + 1]*(.2 + .1*(i % 7)) for i in range(40)]
     pair = torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.long)
     def see(x): return net.encode(x).z, net.hires_cams(x, *pair)
@@ -698,7 +829,7 @@ REFUSED = {
     "half of it elsewhere": (lambda: wrap(nn.Sequential(good[:4], nn.Linear(12, 5, device="meta")), rgb),
                              "the weights of 1 are on the meta device"),
     "a norm of the batch": (lambda: wrap(sequential(*GAP, nn.BatchNorm1d(12, track_running_stats=False),
-                                                    nn.Linear(12, 5)), rgb), "it fails in '4' (BatchNorm1d)"),
+                                                    nn.Linear(12, 5)), rgb), "'4' (BatchNorm1d) normalises by its batch, for it has no"),
     "no network": (lambda: wrap(lambda x: x, rgb), "must be a torch module or a fastai Learner: found function"),
     "random": (lambda: wrap(Functional(F.dropout), rgb), "something random stays on in eval mode"),
     "unknown stage": (lambda: wrap(deep, images, stages=["layer9"]), "the network has no module 'layer9'; try layer"),
