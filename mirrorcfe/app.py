@@ -114,7 +114,7 @@ class Shown:
     ex:Explanation    # of one image, with what the judges see
     masks:Tensor      # (K, h, w)
     note:str = ''     # what is odd about the picture
-    heat:tuple = ()   # of `heat_maps`
+    heat:tuple|None = None   # of `heat_maps`; None: they are not drawn yet
 
 class Viewer:
     "An explainer with its judges and some pictures to begin with."
@@ -141,15 +141,23 @@ class Viewer:
     def draw(self,
              x:Tensor,      # one image in [-1, 1], (1, C, H, W)
              target=None,   # class by number; None: the one that came second
-             note:str=''    # what is odd about it
+             note:str='',   # what is odd about it
+             heat=None      # its heat maps, if they are drawn already
             )->Shown:
         "Explain one picture and let the judges vote."
         with self.lock:
             x = x.to(self.model.classifier.W.device)
             ex = self.model.explain(x, target, ks=STEPS, quick=True)
             ex.prepared = prepared_in_words(self.about)
-            heat = heat_maps(self.model.classifier, ex.x, ex.source)
             return Shown(ex.judged(self.panel), self.model.masks(ex)[0].cpu(), note, heat)
+
+    def with_heat(self,
+                  shown:Shown   # a picture
+                 )->Shown:      # itself
+        "Draw the heat maps of a picture, once: they are the same whatever the target."
+        with self.lock:
+            if shown.heat is None: shown.heat = heat_maps(self.model.classifier, shown.ex.x, shown.ex.source)
+        return shown
 
     def read(self,
              file   # of a picture
@@ -255,6 +263,7 @@ def path_curve(one:Explanation,  # of one image
 def heat_view(shown:Shown   # a picture
              )->str:        # HTML
     "Show where the classifier looks, whatever the step."
+    if shown.heat is None: return ''
     if not shown.heat: return f'<p class="note">{escape(NO_CAPTUM)}</p>'
     of = class_name(shown.ex, shown.ex.source[0], 24)
     says = f'where it looks for {of}, not what it sees there'
@@ -386,7 +395,7 @@ class Page:
         targets = gr.Dropdown(choices=self.viewer.targets(shown), value=int(shown.ex.target[0]), interactive=True)
         download = gr.DownloadButton(value=None, visible=False)
         return (shown, gr.HTML(visible=False), None, targets, first_view(shown), verdict_line(shown), round(k, 2),
-                step_view(shown, k, beside), download)
+                self.step(shown, k, beside), download)
 
     def refuses(self, why):
         "The same, where only the reason is new."
@@ -406,12 +415,14 @@ class Page:
     def target(self, shown, target, k, beside):
         "Somebody chose another target."
         if shown is None: return self.refuses('Choose a picture first.')
-        try: return self.shows(self.viewer.draw(shown.ex.x, target, shown.note), k, beside)
+        try: return self.shows(self.viewer.draw(shown.ex.x, target, shown.note, shown.heat), k, beside)
         except MirrorError as e: return self.refuses(f'This target is not shown: {e}.')
 
     def step(self, shown, k, beside):
         "Somebody moved the slider, or chose what stands beside the step."
-        return '' if shown is None else step_view(shown, k, beside)
+        if shown is None: return ''
+        if 'Heat maps' in beside: self.viewer.with_heat(shown)
+        return step_view(shown, k, beside)
 
     def film(self, shown):
         "Somebody asked for the film."

@@ -1,6 +1,7 @@
 "The page: what it shows, what it refuses, two visitors at once; with Gradio served, and opened in a browser."
 import asyncio, json, os, runpy, subprocess, sys, time
 from pathlib import Path
+from unittest.mock import MagicMock
 import pytest, torch
 from PIL import Image
 import mirrorcfe.app as app
@@ -102,10 +103,25 @@ def test_what_stands_beside_a_step(viewer):
 def test_heat_maps_are_those_of_captum(viewer):
     "Of the class that is predicted; for a last map that is averaged, Grad-CAM is the class activation map."
     pytest.importorskip("captum", reason="captum is not installed")
-    shown = viewer.read(viewer.examples[0])
+    shown = viewer.with_heat(viewer.read(viewer.examples[0]))
     assert [name for name, _ in shown.heat] == ["Grad-CAM", "Integrated Gradients"]
     assert all(picture.size == tuple(shown.ex.x.shape[:1:-1]) for _, picture in shown.heat)
     assert app.step_view(shown, .4, ["Heat maps"]).count("<figure>") == 3
+
+def test_heat_maps_are_drawn_only_for_who_looks_at_them(viewer, monkeypatch, tmp_path):
+    "Once for a picture, whatever the target and the step."
+    drawn = []
+    monkeypatch.setattr(app, "heat_maps", lambda net, x, c: drawn.append(x) or ())
+    monkeypatch.setattr(app, "import_gradio", lambda: MagicMock())
+    page = app.Page(viewer, tmp_path)
+    shown = page.upload(viewer.examples[0], ["Mask", "Change", "Confidence"])[0]
+    other = next(c for _, c in viewer.targets(shown) if c != int(shown.ex.target[0]))
+    page.target(shown, other, .4, ["Mask"])
+    assert not drawn and shown.heat is None
+    page.step(shown, .4, ["Heat maps"])
+    page.step(shown, .6, ["Heat maps"])
+    page.target(shown, other, .4, app.BESIDE)
+    assert len(drawn) == 1 and shown.heat == ()
 
 # --- the command -----------------------------------------------------------------------------------------------------
 
