@@ -65,12 +65,16 @@ def forward(self:LatentPainter,
 
 def add_change(x_s:Tensor,      # sources in [-1, 1], (B, C, H, W)
                changed:Tensor,  # D(E(x_s) + delta_k), the same height and width or more
-               rebuilt:Tensor   # D(E(x_s)), likewise
+               rebuilt:Tensor,  # D(E(x_s)), likewise
+               shrink:float=0.  # by how much the change of every value is smaller; what is smaller than that is not drawn
               )->Tensor:        # x_k in [-1, 1], (B, C, H, W)
-    "Return the sources with the difference of two decoded images; gradients pass where the sum is clipped."
+    "Return the sources with the difference of two decoded images; gradients pass as if it were neither shrunk nor clipped."
     H, W = x_s.shape[2:]
-    x = x_s + (changed - rebuilt)[..., :H, :W]
-    return x + (x.clamp(-1, 1) - x).detach()
+    change = (changed - rebuilt)[..., :H, :W]
+    drawn = (x_s + F.softshrink(change, shrink)).clamp(-1, 1)
+    if not change.requires_grad: return drawn
+    passing = x_s + change
+    return passing + (drawn - passing).detach()
 
 # %% ../nbs/26_painter.ipynb #bf99eb74
 def _conv_part(conv, x, first):

@@ -50,11 +50,13 @@ class Recipe(BaseRecipe):
     tri:float = 2.                # weight of the triangulation loss
     a:float = .2                  # tolerance of the triangulation loss
     prox:float = 8.               # weight of the distance from the source; 0: not computed
+    shrink:float = 0.             # painter 'latent': changes below it are not drawn, larger ones less by it
     ramp:float = .3               # share of the steps over which cls, augmented, fea and student grow from 0
     at_source:float = 0.          # share of a batch at k = 0
     at_reflection:float = .125    # share of a batch at k = 1; the rest is drawn from U[0, 1]
     near_mirror:float = .5        # share of that rest drawn near k = .5 instead
     blur_margin:float = .25       # how far ahead of k an image blurred by one pixel should still look
+    student_margin:float = 0.     # how far ahead of k an image should look to the student
     blur:float = 1.4              # largest blur of the augmentation, standard deviation in pixels
     noise:float = .3              # largest noise of the augmentation, standard deviation in units of [-1, 1]
     shift:int = 2                 # largest shift of the augmentation and before the discriminator, pixels
@@ -251,7 +253,7 @@ def draw(self:MirrorModel,
         x_s, rebuilt, code, *maps = e.maps
         change = self.G.change if self.prepares else self.G
         changed = self.autoencoder.decode(code + change(maps, code, f_k, mask))
-    return add_change(x_s.float(), changed.float(), rebuilt), z_k
+    return add_change(x_s.float(), changed.float(), rebuilt, self.recipe.shrink), z_k
 
 # %% ../nbs/30_training.ipynb #c1258d7b
 @patch
@@ -370,6 +372,17 @@ def discriminator_loss(self:MirrorGame, d, sampler):
 
 # %% ../nbs/30_training.ipynb #b30626ab
 @patch
+def goal_ahead(self:MirrorGame,
+               d:AttrDict,        # the batch
+               margin,            # how far ahead of k at the mirror; falls to 0 at k = 0 and k = 1
+               rows=slice(None)   # which images
+              )->Tensor:          # logits, (n, C)
+    "Return the intended logits of steps that are ahead of those that were drawn."
+    k = d.k[rows]
+    ahead = k + margin*4*k*(1 - k)
+    return self.F.logits_of(self.mirror.solve(d.z_s[rows], d.source[rows], d.target[rows], ahead))
+
+@patch
 def augmented(self:MirrorGame,
               d:AttrDict,        # the batch
               sampler:Sampler    # draws blur, noise and shift
@@ -383,8 +396,7 @@ def augmented(self:MirrorGame,
     how = dict(generator=sampler.generator, device=d.k.device)
     k = d.k[moved]
     sigma, noise = torch.rand(2, n, **how)[:, rows]*k.new_tensor([[r.blur], [r.noise]])
-    ahead = k + r.blur_margin*sigma*4*k*(1 - k)
-    goal = self.F.logits_of(self.mirror.solve(d.z_s[moved], d.source[moved], d.target[moved], ahead))
+    goal = self.goal_ahead(d, r.blur_margin*sigma, moved)
     dx, dy = torch.randint(-r.shift, r.shift + 1, (2, n), **how)[:, rows]
     with self.mirror.autocast():
         x = gaussian_blur(shift(d.x_k[moved], dx, dy), sigma)
@@ -408,7 +420,8 @@ def generator_losses(self:MirrorGame, d, sampler):
     if r.prox: losses['prox'] = rec_loss(d.x_k, d.x)
     if 'student' in self.fixed:
         noise = sampler.randn(len(d.x_k), *d.x_k.shape[1:])
-        with self.mirror.autocast(): losses['student'] = student_loss(self.fixed.student, d.x_k, d.logits_k, noise)
+        goal = self.goal_ahead(d, r.student_margin) if r.student_margin else d.logits_k
+        with self.mirror.autocast(): losses['student'] = student_loss(self.fixed.student, d.x_k, goal, noise)
     return losses
 
 @patch
