@@ -30,7 +30,7 @@ def learner(device, steps, case, size=32):
     learn = mirror_learner(small_resnet(size=size), dls, seed=0, amp=case.precision != 'single',
                            channels_last=case.channels_last, **short)
     def half(self, on=True): return torch.autocast(device, torch.float16, enabled=on)
-    mirror = learn.model.mirror
+    mirror = learn.model.quick
     if case.precision == 'fp16': mirror.autocast = types.MethodType(half, mirror)
     if case.compiled:
         mirror.G.compile()

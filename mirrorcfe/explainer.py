@@ -6,7 +6,7 @@
 __all__ = ['MOST_STEPS', 'MirrorCFE']
 
 # %% ../nbs/31_explainer.ipynb #ae3a60d5
-import copy, errno
+import errno
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,8 @@ from .storage import (CannotWrite, MissingFile, expand, new_folder, read_about, 
 from .autoencoder import AutoencoderForm, LatentAutoencoder, as_autoencoder
 from .losses import gaussian_blur
 from .explanation import Explanation, FirstCFE, TargetConfidence, pick_class
-from .search import (Loop, Sketch, draw_closed, draw_open, first_that_holds, fold_batch_norms,
-                              intended_logits, invert_curve, leads, log_odds)
+from .search import (Loop, Sketch, draw_closed, draw_open, first_that_holds, intended_logits, invert_curve,
+                              leads, log_odds)
 from .training import MirrorModel, Recipe, get_recipe, mirror_learner
 
 # %% ../nbs/31_explainer.ipynb #ad5d45ec
@@ -385,9 +385,7 @@ def _quick_model(self:MirrorCFE):
     model = self.model.eval()
     state = _state(model)
     if getattr(self, '_quick', (None, None))[0] != state:
-        quick = copy.copy(model)
-        quick._modules = dict(model._modules, F=fold_batch_norms(model.F), G=fold_batch_norms(model.G))
-        if isinstance(model.autoencoder, LatentAutoencoder): quick.autoencoder = fold_batch_norms(model.autoencoder)
+        quick = model.folded('F', 'G')
         quick.prepares = model.is_latent
         self._quick = state, quick
     return self._quick[1]
