@@ -168,7 +168,7 @@ class MirrorModel(nn.Module):
         self.G.train(mode)
         return self
 
-# %% ../nbs/30_training.ipynb #966fc827
+# %% ../nbs/30_training.ipynb #f531eba8
 @patch
 def folded(self:MirrorModel,
            *names           # parts that are folded as well as the autoencoder: 'F', 'G'
@@ -309,7 +309,7 @@ class MirrorGame(Game):
                  channels_last:bool=True, # memory format of the images
                  squeeze=None             # `SqueezeFeatures`, if there is a discriminator of that name
                 ):
-        fixed = dict(autoencoder=mirror.autoencoder, student=student, squeeze=squeeze)
+        fixed = dict(autoencoder=mirror.autoencoder, student=student and fold_batch_norms(student), squeeze=squeeze)
         super().__init__(mirror.F, mirror.recipe, dict(mirror=mirror.G), discriminators,
                          {n: net for n, net in fixed.items() if net is not None}, mirror.pair)
         self.mirror = mirror
