@@ -66,9 +66,9 @@ def forward(self:LatentPainter,
 def add_change(x_s:Tensor,      # sources in [-1, 1], (B, C, H, W)
                changed:Tensor,  # D(E(x_s) + delta_k), the same height and width or more
                rebuilt:Tensor,  # D(E(x_s)), likewise
-               shrink:float=0.  # by how much the change of every value is smaller; what is smaller than that is not drawn
+               shrink:float=0.  # tau, 0 or more: changes up to it are not drawn, larger ones are smaller by it
               )->Tensor:        # x_k in [-1, 1], (B, C, H, W)
-    "Return the sources with the difference of two decoded images; gradients pass as if it were neither shrunk nor clipped."
+    "Return the sources with the shrunk difference of two decoded images; gradients ignore shrinking and clipping."
     H, W = x_s.shape[2:]
     change = (changed - rebuilt)[..., :H, :W]
     drawn = (x_s + F.softshrink(change, shrink)).clamp(-1, 1)

@@ -58,7 +58,7 @@ class Recipe(BaseRecipe):
     at_reflection:float = .125    # share of a batch at k = 1; the rest is drawn from U[0, 1]
     near_mirror:float = .5        # share of that rest drawn near k = .5 instead
     blur_margin:float = .25       # how far ahead of k an image blurred by one pixel should still look
-    student_margin:float = .5     # how far ahead of k an image should look to the student
+    student_margin:float = .5     # how far ahead of k = .5 an image should look to the student
     blur:float = 1.4              # largest blur of the augmentation, standard deviation in pixels
     noise:float = .3              # largest noise of the augmentation, standard deviation in units of [-1, 1]
     shift:int = 2                 # largest shift of the augmentation and before the discriminator, pixels
@@ -82,8 +82,8 @@ PRESETS = dict(
     default=Recipe(),
     paper=Recipe(painter='pixels', steps=800, lr=2e-4, betas=(.5, .999), wd=0., schedule='constant', ema=0.,
                  width=128, d_width=64, d_every=1, own=False, cls=1., augmented=0., student=0., adv=1., rec=1., fea=1.,
-                 tri=2., prox=0., ramp=0., at_source=.25, at_reflection=0., near_mirror=0., blur_margin=0., shift=0,
-                 residual=False))
+                 tri=2., prox=0., shrink=0., ramp=0., at_source=.25, at_reflection=0., near_mirror=0., blur_margin=0.,
+                 student_margin=0., shift=0, residual=False))
 IN_COLOUR = dict(pixels=False, squeeze=True, d_width=64, d_every=1, steps=400, augmented=2., prox=12., shrink=0.,
                  student_margin=0.)
 # Of 'default', for grey images, the painter 'latent', and a head that reads no average
@@ -106,6 +106,9 @@ def get_recipe(preset:str|Recipe='default', # 'default', 'paper', or a recipe
         raise MirrorError(f"painter must be 'latent' or 'pixels': found {recipe.painter!r}")
     if not (recipe.pixels or recipe.own or recipe.squeeze):
         raise MirrorError("there is no discriminator: set pixels, own or squeeze to True")
+    if not (0 <= recipe.shrink < 2 and recipe.student_margin >= 0):
+        raise MirrorError("shrink must be 0 or more and below 2, student_margin 0 or more: "
+                          f"found {recipe.shrink}, {recipe.student_margin}")
     if recipe.d_width < 2 or recipe.d_every < 1:
         raise MirrorError(f"d_width must be 2 or more, d_every 1 or more: found {recipe.d_width}, {recipe.d_every}")
     return recipe
@@ -170,7 +173,7 @@ class MirrorModel(nn.Module):
         self.G.train(mode)
         return self
 
-# %% ../nbs/30_training.ipynb #f5c999ff
+# %% ../nbs/30_training.ipynb #b904e8c4
 @patch
 def folded(self:MirrorModel,
            *names           # parts that are folded as well as the autoencoder: 'F', 'G'
