@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from fastcore.basics import AttrDict
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from mirrorcfe.benchmark import Task, run_benchmark
 from mirrorcfe.classifiers import get_classifier
 from mirrorcfe.data import get_dls
@@ -29,25 +28,20 @@ PAIR = (4, 9)
 
 # --- levers: each changes a learner before it is trained --------------------------------------------------------------
 
-def fold(learn):
-    "Make the batch norms of the frozen classifier part of the convolutions before them."
-    for parent in list(learn.model.F.modules()):
-        children = list(parent.named_children())
-        for (name, conv), (behind, norm) in zip(children, children[1:]):
-            if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)): continue
-            setattr(parent, name, fuse_conv_bn_eval(conv, norm))
-            setattr(parent, behind, nn.Identity())
+def do_not_fold(learn):
+    "Let the frozen networks keep their batch norms."
+    learn.model.quick = learn.model.mirror
 
 def keep_answers(learn):
     "Compute once what the frozen classifier says of the real images: maps, latents and logits."
     game = learn.model
     learn.turns.real(torch.tensor(PAIR), torch.zeros(2))   # collects them
     images = learn.turns.real_images
-    with torch.no_grad(), game.mirror.autocast(): parts = [game.F.encode(x) for x in images.x.split(256)]
+    with torch.no_grad(), game.quick.autocast(): parts = [game.quick.F.encode(x) for x in images.x.split(256)]
     maps = [torch.cat(v).contiguous(memory_format=torch.channels_last) for v in zip(*(e.maps for e in parts))]
     z = torch.cat([e.z for e in parts])
     logits = torch.cat([e.logits for e in parts])
-    encode = game.F.encode
+    encode = game.quick.F.encode
     asked = []
     def real(classes, u):
         rows = images.rows(classes, u)
@@ -58,7 +52,7 @@ def keep_answers(learn):
         rows = asked.pop()
         return Encoded([f[rows] for f in maps], z[rows], logits[rows])
     learn.turns.real_images = real
-    game.F.encode = encode_or_look_up
+    game.quick.F.encode = encode_or_look_up
 
 def fuse_optimisers(learn):
     "One kernel for the step of an optimiser."
@@ -67,19 +61,20 @@ def fuse_optimisers(learn):
 
 def pair_pixels(learn):
     "The classifier's first convolution, 5 x 5 at every second pixel of one channel, as one of 3 x 3 on four channels."
-    first = learn.model.F.stages[0][0]
+    first = learn.model.quick.F.stages[0][0]
     conv = first[0]
     o, i, h, w = conv.weight.shape
     weight = conv.weight.new_zeros(o, i, 2, 2, 3, 3)
     for y, x in product(range(h), range(w)): weight[:, :, y % 2, x % 2, y//2, x//2] = conv.weight[:, :, y, x].detach()
-    paired = nn.Conv2d(4*i, o, 3, padding=1, bias=False).requires_grad_(False)
+    paired = nn.Conv2d(4*i, o, 3, padding=1).requires_grad_(False)
     paired.weight.data = weight.view(o, 4*i, 3, 3)
+    paired.bias = conv.bias
     first[0] = nn.Sequential(nn.PixelUnshuffle(2), paired)
 
 def one_pass(learn):
     "What was drawn and a copy of it through the classifier in one batch, for its time: nothing is augmented."
     game = learn.model
-    encode = game.F.encode
+    encode = game.quick.F.encode
     drawn = {}
     def both(x):
         if not x.requires_grad: return encode(x)
@@ -88,16 +83,17 @@ def one_pass(learn):
         drawn['logits'] = e.logits[half:]
         return Encoded([f[:half] for f in e.maps], e.z[:half], e.logits[:half])
     def augmented(d, sampler): return cls_loss(drawn.pop('logits', d.seen.logits), d.logits_k.flip(0))
-    game.F.encode = both
+    game.quick.F.encode = both
     game.augmented = augmented
 
 def as_it_is(learn): "Change nothing."
 
-BEFORE = dict(adv=1.5, augmented=4., prox=12., d_width=64, d_every=1, steps=400)   # the recipe that they were tried on
+BEFORE = dict(adv=1.5, augmented=4., prox=12., d_width=64, d_every=1, steps=400, student=1., student_margin=0.,
+              shrink=0.)   # the recipe that they were tried on
 BASE = 'recipe before'
 SAME = {   # the same result, but for rounding
     BASE: (as_it_is, {}),
-    'batch norms folded': (fold, {}),
+    'batch norms not folded': (do_not_fold, {}),
     'answers to real images kept': (keep_answers, {}),
     'first convolution on pairs of pixels': (pair_pixels, {}),
     'plain and augmented in one pass': (one_pass, {}),   # its time alone: what it draws is worse
@@ -170,7 +166,7 @@ def parts(learn):
     sampler = learn.turns.sampler
     x, y = learn.dls.train.one_batch()
     learn.pred = d = game(x, y, sampler)
-    mirror = game.mirror
+    mirror = game.quick
     e = mirror.encode(d.x)
     maps = [leaf(f) for f in d.seen.maps]
     _, _, code, *source_maps = e.maps
@@ -181,7 +177,7 @@ def parts(learn):
     def decode():
         with mirror.autocast(): back([mirror.autoencoder.decode(leaf(code))])
     def look():
-        with mirror.autocast(): seen = game.F.encode(leaf(d.x_k))
+        with mirror.autocast(): seen = game.quick.F.encode(leaf(d.x_k))
         back([seen.logits])
     def look_augmented(): game.augmented(AttrDict(d, x_k=leaf(d.x_k)), sampler).backward()
     def ask_student():
@@ -190,7 +186,7 @@ def parts(learn):
         with mirror.autocast(): back([game.judge(leaf(d.x_k), maps, d.squeezed, d, sampler)])
     @torch.no_grad()
     def look_at_real():
-        with mirror.autocast(): game.F.encode(d.real)
+        with mirror.autocast(): game.quick.F.encode(d.real)
     return {'sources, encoded': lambda: mirror.encode(d.x), 'real images, encoded': look_at_real, 'painter': paint,
             'decoder': decode, 'classifier': look, 'classifier, augmented': look_augmented, 'student': ask_student,
             'discriminators, asked': judge, 'discriminators, taught': learn.turns.after_pred,

@@ -69,11 +69,10 @@ TRIANGULATION = {'none': partial(mirror, tri=0.)} | {f'a = {a}': partial(mirror,
 MASKS = {'full': mirror, 'skip only': partial(mirror, mode='skip'), 'no CSP': partial(mirror, mode='no-csp')}
 ABLATED = {   # fields of the recipe that are changed, one row each
     'no student': dict(student=0.),
+    'student not ahead': dict(student_margin=0.),
+    'small changes drawn': dict(shrink=0.),
     'no augmentation': dict(augmented=0.),
-    'discriminator of pixels alone': dict(own=False),
-    'discriminator of own maps alone': dict(pixels=False),
-    'proximity 0': dict(prox=0.),
-    'proximity 24': dict(prox=24.)}
+    'proximity 0': dict(prox=0.)}
 
 def three_seeds(label, fields, make=mirror):
     "One row of a table for each of three seeds."

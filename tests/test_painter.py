@@ -13,6 +13,7 @@ from mirrorcfe.core import MirrorError
 from mirrorcfe.data import ImageSet, TensorLoader, get_dls
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.features import Classifier
+from mirrorcfe.game import Sampler
 from mirrorcfe.painter import LatentPainter, add_change, resize_smoothly
 from mirrorcfe.projected import FeatureDiscriminator, channel_scales
 from mirrorcfe.ssc import csp_mask
@@ -83,6 +84,31 @@ def test_the_change_is_added_and_clipped():
     larger = F.pad(shape(changed), (0, 2, 0, 1))
     assert torch.equal(add_change(shape(x), larger, F.pad(shape(rebuilt), (0, 2, 0, 1))),
                        add_change(*map(shape, (x, changed, rebuilt)))), 'an autoencoder may pad'
+
+@few
+@given(tau=st.floats(0, 1), seed=st.integers(0, 99))
+def test_of_all_changes_the_shrunk_one_is_nearest_for_its_size(tau, seed):
+    "The soft threshold minimises half the squared distance and tau times L1, so nothing near it is better."
+    torch.manual_seed(seed)
+    u = torch.rand(1, 1, 4, 4).double()*2 - 1
+    nothing = torch.zeros_like(u)
+    v = add_change(nothing, u, nothing, tau)
+    def cost(v): return (v - u).square()/2 + tau*v.abs()
+    for step in (-.1, -1e-3, 1e-3, .1): assert (cost(v) <= cost(v + step) + 1e-12).all()
+    assert torch.equal(add_change(nothing, u, nothing), u), 'without a threshold all of it'
+
+def test_gradients_ignore_shrinking_and_clipping():
+    x = torch.tensor([0., .95, .95, 0.]).view(1, 1, 1, 4)
+    u = torch.tensor([.05, .5, .05, -.5]).view(1, 1, 1, 4).requires_grad_()
+    drawn = add_change(x, u, torch.zeros_like(u), .1)
+    assert drawn.flatten().tolist() == pytest.approx([0., 1., .95, -.4])
+    drawn.sum().backward()
+    assert u.grad.flatten().tolist() == [1.]*4
+
+@pytest.mark.parametrize('fields', [dict(shrink=-.1), dict(shrink=2.), dict(shrink=float('nan')),
+                                    dict(student_margin=-1.), dict(student_margin=float('nan'))])
+def test_recipes_that_cannot_be_meant_are_refused(fields):
+    with pytest.raises(MirrorError, match='shrink must be 0 or more'): get_recipe(**fields)
 
 def test_resizing_is_a_mean_or_bilinear():
     h = torch.arange(16.).view(1, 1, 4, 4)
@@ -310,6 +336,39 @@ def test_what_takes_part_in_a_training():
         assert set(game.D) == want and {'autoencoder', 'student'} == set(game.fixed)
         assert not any(p.requires_grad for p in game.fixed.parameters())
 
+def test_a_folded_copy_draws_the_same():
+    "But for rounding; the generator is shared, what is frozen is not."
+    torch.manual_seed(0)
+    clf = small_resnet()
+    dls = loaders()
+    x = dls.train.one_batch()[0]
+    networks = painting_networks(clf, dls, get_recipe(**SHORT))
+    game = mirror_game(clf, x, get_recipe(**SHORT, shrink=0.), None, 0, False, True, *networks)
+    for p in game.mirror.G.parameters(): p.data.add_(.2*torch.randn_like(p))
+    k = torch.linspace(0, 1, len(x))
+    far = torch.ones(len(x), dtype=torch.int64)
+    game.mirror.G.eval()
+    with torch.no_grad(): plain, quick = (m(x, k, far).x_k for m in (game.mirror, game.quick))
+    assert (plain - x).abs().max() > .01
+    torch.testing.assert_close(quick, plain, rtol=1e-4, atol=1e-4)
+    assert game.quick.G is game.mirror.G and game.F is game.mirror.F and game.quick.F is not game.F
+
+def test_the_student_looks_ahead_and_the_classifier_does_not():
+    clf = small_resnet()
+    dls = loaders()
+    x, y = dls.train.one_batch()
+    networks = painting_networks(clf, dls, get_recipe(**SHORT))
+    asked = {}
+    for margin in (0., .5):
+        game = mirror_game(clf, x, get_recipe(**SHORT | dict(student_margin=margin)), None, 0, False, True, *networks)
+        sampler = Sampler(torch.Generator().manual_seed(0), None, lambda classes, u: x[:len(classes)])
+        d = game(x, y, sampler)
+        asked[margin] = game.generator_losses(d, sampler)
+        ahead = d.k + margin*4*d.k*(1 - d.k)
+        want = game.F.logits_of(game.mirror.solve(d.z_s, d.source, d.target, ahead))
+        torch.testing.assert_close(game.goal_ahead(d, margin), want)
+    assert asked[0.]['cls'] == asked[.5]['cls'] and asked[0.]['student'] != asked[.5]['student']
+
 def test_colour_photographs_get_squeezenet_or_pixels_in_its_place(monkeypatch):
     "By the number of channels; where SqueezeNet has no weights the result says what took its place."
     short = dict(SHORT, student=0., steps=1)
@@ -337,7 +396,7 @@ def test_networks_that_average_no_map_get_a_recipe_of_their_own(monkeypatch):
     dl = torch.utils.data.DataLoader(list(zip(x, torch.arange(8) % 2)), 8)
     lenet = build_network('lenet', 2, 1, size=16)
     wanted = get_recipe(channels=1, is_gap=False, **short)
-    assert wanted.student > get_recipe().student and wanted.prox == 8.5
+    assert wanted.lr > get_recipe().lr and wanted.prox == 8.5
     assert MirrorCFE(lenet, **short).recipe == wanted
     assert mirror_learner(lenet, dl, amp=False, **short).model.recipe == wanted
     cfe = MirrorCFE(nn.Sequential(lenet), amp=False, **short)
