@@ -21,7 +21,7 @@ from .storage import tensors_hash, trained_once
 
 # %% ../nbs/27_student.ipynb #a13f1d4a
 class Student(nn.Module):
-    "Images to logits: strided convolutions, batch norm, SiLU, maximum over the places."
+    "Images to logits: strided convolutions, group norm, SiLU, maximum over the places."
     def __init__(self,
                  n_classes:int,    # C
                  channels:int,     # of the images
@@ -33,8 +33,8 @@ class Student(nn.Module):
         layers = []
         c = channels
         for w in widths:
-            layers += [nn.Conv2d(c, w, 4, 2, 1), nn.BatchNorm2d(w), nn.SiLU(),
-                       nn.Conv2d(w, w, 3, 1, 1, groups=4), nn.BatchNorm2d(w), nn.SiLU()]
+            layers += [nn.Conv2d(c, w, 4, 2, 1), nn.GroupNorm(4, w), nn.SiLU(),
+                       nn.Conv2d(w, w, 3, 1, 1, groups=4), nn.GroupNorm(4, w), nn.SiLU()]
             c = w
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(c, n_classes)
@@ -101,7 +101,7 @@ def student_loss(student:nn.Module,   # images to logits
     return cls_loss(student(seen), goal)
 
 # %% ../nbs/27_student.ipynb #c7107584
-_STUDENT_CODE = 2   # raised when network or training change
+_STUDENT_CODE = 1   # raised when network or training change
 
 def usual_steps(n:int   # training images
                )->int:
