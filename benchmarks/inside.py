@@ -8,6 +8,7 @@ explainers before; else they are trained first, as there. A study of data that a
 import json, sys
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 import matplotlib
 matplotlib.use('Agg')
 import numpy as np
@@ -20,7 +21,7 @@ from mirrorcfe.data import data_fingerprint, get_dls
 from mirrorcfe.latents import DRAWN, miss, nearest_table, real_latents, reflections, split_miss, tsne
 from mirrorcfe.ssc import path_masks
 from pictures import save_small
-from reproduce import FASHION, FLOORS, GREY, MNIST, OUT, mirror, slug
+from reproduce import AHEAD, FASHION, FLOORS, GREY, MNIST, OUT, mirror, slug
 
 PAIRS = [MNIST[1], FASHION[1]]
 KINDS = ('source', 'intended', 'drawn, open loop')   # one map of latents each
@@ -100,6 +101,7 @@ def errors():
     methods = {'Mirror-CFE': mirror, 'uncorrected': FLOORS['Identity']}
     for task in [Errors(t.data, t.pair) for t in GREY]:
         run_benchmark(methods, [task], OUT/'errors', names)
+        run_benchmark({'ahead': partial(mirror, **AHEAD)}, [task], OUT/'errors-ahead', names)
         src = task.sources()
         i = torch.linspace(0, len(src.x) - 1, min(8, len(src.x))).long().unique()   # evenly over all
         ex = mirror(task).explain(src.x[i], src.target[i], truth=src.truth[i])

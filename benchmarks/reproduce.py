@@ -1,6 +1,6 @@
 """Train and measure what the pages 70 to 78 show, at real size; kept in results/reproduction, one folder a group.
 
-    python benchmarks/reproduce.py [main colour large painter paper floors multi ssc tri pgd heads heads-masks]
+    python benchmarks/reproduce.py [main colour large painter ahead paper floors multi ssc tri pgd heads heads-masks]
 
 Without an argument all groups run: hours on two cores, minutes on a GPU. A killed run goes on where it stopped:
 explainers come from the cache or from their checkpoint, and measured cells are not measured again. MNIST,
@@ -69,10 +69,12 @@ TRIANGULATION = {'none': partial(mirror, tri=0.)} | {f'a = {a}': partial(mirror,
 MASKS = {'full': mirror, 'skip only': partial(mirror, mode='skip'), 'no CSP': partial(mirror, mode='no-csp')}
 ABLATED = {   # fields of the recipe that are changed, one row each
     'no student': dict(student=0.),
-    'student not ahead': dict(student_margin=0.),
-    'small changes drawn': dict(shrink=0.),
     'no augmentation': dict(augmented=0.),
-    'proximity 0': dict(prox=0.)}
+    'discriminator of pixels alone': dict(own=False),
+    'discriminator of own maps alone': dict(pixels=False),
+    'proximity 0': dict(prox=0.),
+    'proximity 24': dict(prox=24.)}
+AHEAD = dict(student=2., student_margin=.5, shrink=.1)   # more first counterfactuals are believed, fewer are found
 
 def three_seeds(label, fields, make=mirror):
     "One row of a table for each of three seeds."
@@ -87,6 +89,7 @@ GROUPS = dict(
     colour=(some(COLOUR), SEEDS),
     large=(some(LARGE, 200), SEEDS),
     painter=(some([MNIST[1]]), PAINTER),
+    ahead=(GREY, three_seeds('ahead', AHEAD)),
     paper=(some(GREY + COLOUR), {'Mirror-CFE paper': paper}),
     floors=(some(GREY + COLOUR), FLOORS),
     multi=(some(GREY), {'Mirror-CFE, all classes': partial(mirror, pair=False, steps=1200)}),
