@@ -88,8 +88,7 @@ def one_pass(learn):
 
 def as_it_is(learn): "Change nothing."
 
-BEFORE = dict(adv=1.5, augmented=4., prox=12., d_width=64, d_every=1, steps=400, student=1., student_margin=0.,
-              shrink=0.)   # the recipe that they were tried on
+BEFORE = dict(adv=1.5, augmented=4., prox=12., d_width=64, d_every=1, steps=400)   # the recipe that they were tried on
 BASE = 'recipe before'
 SAME = {   # the same result, but for rounding
     BASE: (as_it_is, {}),

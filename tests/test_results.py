@@ -166,7 +166,7 @@ ELSEWHERE = {
     "73_faithfulness.ipynb": dict.fromkeys([".095", ".080", ".020", ".026", ".42", ".186", ".209"], LEGEND),
     "74_ssc_ablation.ipynb": dict.fromkeys([".118", ".226", ".204"], BEFORE),
     "79_networks.ipynb": dict.fromkeys([".930", ".955"], BEFORE),
-    "85_where_the_time_goes.ipynb": {"1.58": BEFORE},
+    "85_where_the_time_goes.ipynb": dict.fromkeys(["1.58", "1.74"], BEFORE),
     "81_c3lt_ablation.ipynb": {".001": "the formula above it"},
     "index.ipynb": dict.fromkeys([".014", ".016", ".024"], "73_faithfulness.ipynb")
                    | dict.fromkeys(["1.5", ".6", "2.3"], "minutes of a page") | {"3.10": "a version of Python"}}
