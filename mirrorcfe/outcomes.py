@@ -13,7 +13,7 @@ import torch
 from .animate import find_ffmpeg
 from .benchmark import measure
 from .checks import check_range, parse_preprocessing
-from .classifiers import predict
+from .classifiers import accuracy, predict
 from .core import MirrorError
 from .data import best_device
 from .distributed import join_group
@@ -206,11 +206,12 @@ def evaluate(explainer='mirrorcfe-out',    # folder that `demo` or `train` wrote
         return [dict(direction=label) | row for row in of_both]
     mine = directions(model, dls, pair, n)[group.rank::group.world_size]   # each process takes some of the directions
     rows = group.collect([measured(*direction) for direction in mine])
-    nan = float('nan')
     notes = ''
-    if panel: notes = f'The judges, by their accuracy on real test images:\n\n{judges_table(panel)}\n\n'
-    notes += (f"Classifier {about['accuracy'] or nan:.3f}, oracle {oracle.accuracy or nan:.3f} accurate "
-              f"on the test images ({about.get('held_out') or held_out_in_words(dls)}). Pictures: "
+    if panel: notes = f'The judges, by their accuracy on the test images of the training:\n\n{judges_table(panel)}\n\n'
+    right = [accuracy(net, dls.test) for net in (model.classifier, oracle)]
+    held_out = None if data else about.get('held_out')
+    notes += (f"Classifier {right[0]:.3f}, oracle {right[1]:.3f} accurate "
+              f"on the test images ({held_out or held_out_in_words(dls)}). Pictures: "
               f"{prepared_in_words(about | dict(prepared=prepared or about.get('prepared')))}. "
               f"{steps} steps, preset {about['preset']}, seed {about['seed']}.")
     if group.rank: return   # the first process writes

@@ -1,5 +1,5 @@
 "Numbers and films of a saved explainer."
-import os, shutil
+import os, re, shutil
 import pytest
 from PIL import Image
 import mirrorcfe.cli as cli, mirrorcfe.outcomes as outcomes
@@ -24,6 +24,19 @@ def test_evaluate_whole(trained, tmp_path, capsys):
     assert "95 % bootstrap intervals" in page and "Results in" in capsys.readouterr().out
     assert "| validity | share that the classifier takes for the target |" in page
     assert all(r["word"] for r in got), "a word for every result"
+
+def test_evaluate_says_how_accurate_the_classifier_is_on_other_data(trained, pets, tmp_path):
+    shutil.copytree(pets/"three", tmp_path/"data"/"ei ght")
+    shutil.copytree(pets/"ei ght", tmp_path/"data"/"three")
+    found = []
+    for name, data in ("as trained", []), ("exchanged", ["--data", str(tmp_path/"data")]):
+        argv = ["--explainer", str(trained[0]), *data, "--n", "2", "--steps", "3", "--out", str(tmp_path/name)]
+        assert main(["evaluate", *argv, "--device", "cpu"]) == 0
+        found.append(re.search("Classifier ([.0-9]+), oracle", (tmp_path/name/"results.md").read_text())[1])
+    known = read_json(trained[0]/"explainer"/"classifier.json")["accuracy"]
+    assert found[0] == f"{known:.3f}", "the same images"
+    assert abs(float(found[1]) - (1 - known)) < .3, "right became wrong"
+    assert found[0] != found[1]
 
 def test_columns_of_the_table():
     "What was not measured is left out; intervals stand beside the three means that have one."
