@@ -253,6 +253,14 @@ def attribute_classes(vocab:list,       # the two classes of the data
     return [*(c for c in vocab if c != name), name]
 
 # %% ../nbs/89_own_images.ipynb #c087ab16
+def _check_kept(net, **given):
+    "Raise `MirrorError` if something is given that a classifier saved by mirrorcfe has otherwise."
+    kept = dict(size=height_width(net.size), normalise=getattr(net, 'origin', {}).get('normalise', 'none'))
+    for name, value in given.items():
+        if value is None or value == kept[name]: continue
+        found, said = ('x'.join(map(str, v)) if isinstance(v, tuple) else v for v in (kept[name], value))
+        raise MirrorError(f"the classifier was saved with --{name} {found}, here it is {said}: leave that out")
+
 def open_classifier_and_data(file,      # of the classifier; None: none is given
                              arch,      # its network, where the file does not say it
                              classes,   # text file with its class names, or None
@@ -277,6 +285,8 @@ def open_classifier_and_data(file,      # of the classifier; None: none is given
         if attribute is not None:
             raise MirrorError("--attribute needs to know the network of the weights: add --arch or --factory")
         net = open_classifier(file)
+        _check_kept(net, size=size and height_width(size), normalise=normalise)
+        if names: net.classes = class_names(names, net.n_classes)
         dls = open_data(data, net.size, net.in_channels, **how)
     else:
         _folder(data)   # there is one, or a dataset

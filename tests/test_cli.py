@@ -230,6 +230,14 @@ def test_wrong_classes_are_named(pets, small, tmp_path, capsys, no_warnings):
     line = refused(capsys, "train", "--data", pets, "--classifier", tmp_path/"net", "--out", tmp_path/"out")
     assert "the classifier knows no ei ght, three: its classes are 0, 1" in line
 
+def test_what_a_saved_classifier_knows_is_not_passed_over(pets, small, tmp_path, capsys, no_warnings):
+    save_network(small[1], tmp_path/"net")
+    train = "train", "--data", pets, "--classifier", tmp_path/"net", "--out", tmp_path/"out"
+    assert "saved with --size 16x16, here it is 48x48" in refused(capsys, *train, "--size", "48")
+    assert "saved with --normalise none, here it is imagenet" in refused(capsys, *train, "--normalise", "imagenet")
+    (tmp_path/"names.txt").write_text("three\nbird\n" + "\n".join("abcdefgh"))
+    assert "its classes are three, bird" in refused(capsys, *train, "--classes", tmp_path/"names.txt", "--size", "16")
+
 def test_a_bug_is_not_a_refusal(monkeypatch):
     monkeypatch.setitem(COMMANDS, "broken", lambda: {}["key"])
     with pytest.raises(KeyError): main(["broken"])
