@@ -2,7 +2,7 @@
 
     python benchmarks/inside.py [latents masks errors]
 
-Kept in results/reproduction, a folder a study. Two minutes on one core where `reproduce.py main` has trained the
+Kept in results/reproduction, a folder a study. Two minutes on one core where `reproduce.py main ahead` has trained the
 explainers before; else they are trained first, as there. A study of data that are not on this machine is left out.
 """
 import json, sys

@@ -148,8 +148,8 @@ def check_mirror(W:torch.Tensor,          # weights of the linear head, (C, N)
     if not shared.any(): return s, t
     a, b = (v[shared].flatten()[0].item() for v in (s, t))
     if names is not None: a, b = names[a], names[b]
-    raise MirrorError(f"no mirror between the classes {a} and {b}: they share one weight vector, so no latent tells them "
-                      "apart; choose another pair, or train the last layer again")
+    raise MirrorError(f"no mirror between the classes {a} and {b}: they share one weight vector, so no latent tells "
+                      "them apart; choose another pair, or train the last layer again")
 
 # %% ../nbs/00_core.ipynb #dbe6c15e
 def pair_hyperplane(W:torch.Tensor,                     # weights of the linear head, (C, N)

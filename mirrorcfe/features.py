@@ -88,8 +88,9 @@ class Normalise(nn.Module):
     def forward(self, x):
         "Return the images as the network expects them."
         if self.mean.shape[1] not in (1, x.shape[1]):
-            raise MirrorError(f"Normalise has {self.mean.shape[1]} means, the images have {x.shape[1]} channel(s): give "
-                              "one for each channel or one for all, on the command line --normalise unit, none or .5/.5")
+            raise MirrorError(f"Normalise has {self.mean.shape[1]} means, the images have {x.shape[1]} channel(s): "
+                              "give one for each channel or one for all, on the command line --normalise unit, none "
+                              "or .5/.5")
         return ((x + 1)/2 - self.mean.to(x))/self.std.to(x)
 
 # %% ../nbs/02_features.ipynb #78e6a06f

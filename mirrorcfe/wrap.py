@@ -985,8 +985,8 @@ def _norm_of_the_batch(model, x):
     return (f"{named} normalises by its batch, for it has no running statistics: train it with "
             "track_running_stats=True, or put a GroupNorm in its place")
 
-_EVAL_MISSED = ("it is in training mode although .eval() was called: let the network's eval and train reach it, and take "
-                ".train() out of its forward")
+_EVAL_MISSED = ("it is in training mode although .eval() was called: let the network's eval and train reach it, and "
+                "take .train() out of its forward")
 
 def _answer_for_one(model, x, output, several):
     "What a network says of one image; if it fails there and not for `several`, say so."
