@@ -8,7 +8,8 @@ import warnings
 warnings.filterwarnings("ignore", message=r"`torch\.jit\.script` is (deprecated|not supported)", category=FutureWarning)
 
 def __getattr__(name):
-    "Import `mirrorcfe.explain`, and torch with it, when it is first asked for: `import mirrorcfe` takes no time."
-    if name != 'explain': raise AttributeError(f"module 'mirrorcfe' has no attribute {name!r}")
-    from mirrorcfe.one_call import explain
-    return explain
+    "Import what is asked for by name, and torch with `mirrorcfe.explain`: `import mirrorcfe` takes no time."
+    if name == 'explain': from mirrorcfe.one_call import explain as found
+    elif name == 'MirrorError': from mirrorcfe.core import MirrorError as found
+    else: raise AttributeError(f"module 'mirrorcfe' has no attribute {name!r}")
+    return found

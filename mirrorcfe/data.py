@@ -657,7 +657,8 @@ def _folder_parts(path, say=False):
     files, y, loose = _labelled(train, classes)
     counts = np.bincount(y, minlength=len(classes))
     if len(classes) < 2 or counts.min() < 3:
-        found = dict(zip(classes, counts.tolist())) or 'no folders'
+        fewest = sorted(zip(counts.tolist(), classes))[:10]
+        found = ', '.join(f'{n} in {printable(c)}' for n, c in fewest) or 'no folders'
         inside = len(classes) == 1 and _subfolders(train/classes[0])
         hint = f"; should it be {train/classes[0]}?" if inside else ''
         raise MirrorError(f"{train} must have a folder for each of two or more classes, with three images or more: "

@@ -14,30 +14,22 @@ from .core import MirrorError
 from .data import best_device, data_spec, get_dataset_dls, get_folder_dls, read_labels, split_batch, tensor_dls
 from .explainer import MirrorCFE
 from .explanation import Explanation
-from .features import Classifier, Normalise
+from .features import Classifier, Normalise, as_normalise
 from .images import Preprocessing, as_preprocessing, to_bytes
 from .forecast import make_forecast
 from .own import fill_validation
-from .runs import (NORMALISE, echo, get_judges, missing_judges, parse_normalise, pick_test_images,
-                            prepared_in_words)
+from .runs import echo, get_judges, missing_judges, pick_test_images, prepared_in_words
 from .storage import expand
 from .wrap import pick_channels
 
 # %% ../nbs/90_one_call.ipynb #0ca11008
-def _as_layer(normalise):
-    "The layer from [-1, 1] to what a network expects, of a name, of (mean, std), or of a layer."
-    if normalise is None or isinstance(normalise, torch.nn.Module): return normalise
-    if isinstance(normalise, str): return parse_normalise(normalise)
-    try: mean, std = normalise
-    except (TypeError, ValueError):
-        raise MirrorError(f"normalise= takes (mean, std) of images in [0, 1], or {', '.join(NORMALISE)}: "
-                          f"found {normalise!r}") from None
-    return Normalise(*(torch.as_tensor(v).flatten().tolist() for v in (mean, std)))
-
 def _to_unit(x, layer):
     "Images as a loader gives them, in [-1, 1], and the layer that makes the loader's of them."
     low, high = x.min().item(), x.max().item()
     if layer is not None:
+        if not isinstance(layer, Normalise):
+            raise MirrorError("a loader's images are brought back to [-1, 1] by mean and standard deviation: give "
+                              f"normalise=(mean, std), not {type(layer).__name__}")
         mean, std = (v.to(x) for v in (layer.mean, layer.std))
         return (x*std + mean)*2 - 1, layer
     if x.dtype == torch.uint8: return x.float()/127.5 - 1, Normalise((0.,), (1/255,))
@@ -86,13 +78,13 @@ def _with_transform(loader):
 
 def open_images(data,             # folder, torch dataset, loader, or loaders with `.train`
                 transform=None,   # function of a picture, for folders and datasets
-                normalise=None,   # layer, (mean, std) or name: how the network's images were normalised; None: as found
+                normalise=None,   # as for `Classifier.wrap`: how the network's images were normalised; None: as found
                 classes=None,     # names of the classes; None: those of the data
                 model=None,       # network: the pictures of a folder are read in grey if it takes no others
                 **kwargs          # of `get_dls`: bs, seed, device
                )->tuple:          # `DataLoaders` as `get_dls` returns, and the layer for `Classifier.wrap`
     "Read the images of anybody."
-    layer = _as_layer(normalise)
+    layer = as_normalise(normalise)
     source = getattr(data, 'train', data)
     if _with_transform(source): data = source = source.dataset
     if isinstance(data, (str, Path)) or _is_dataset(source):
@@ -126,7 +118,7 @@ def _time_explaining(model, dls, n):
 def explain(model,               # network whose last layer is linear, `Classifier`, or fastai `Learner`; not changed
             data,                # folder with a subfolder for each class, torch dataset, loader, or `DataLoaders`
             transform=None,      # what is done to a picture before the network sees it, for folders and datasets
-            normalise=None,      # (mean, std), 'imagenet', 'unit' or a layer; None: that of the transform or as found
+            normalise=None,      # as for `Classifier.wrap`; None: that of the transform or as found
             classes=None,        # names, in the order of the network's outputs; None: those of the data
             pair=None,           # two classes, by name or number: only the path between them; None: all pairs
             target=None,         # as for `MirrorCFE.explain`; None: the class that came second

@@ -40,7 +40,8 @@ def open_explainer_and_data(explainer,    # folder that `demo` or `train` wrote
     transform = make_preprocessing(prepared or about.get('prepared'))
     fit = about.get('fit') if transform is None else None
     how = dict(device=device, levels=levels or about.get('levels'), fit=fit, transform=transform)
-    try: dls = match_classes(open_data(source, about['size'], about['in_channels'], **how), classes)
+    advice = 'rename the folders so, or give images of these classes'
+    try: dls = match_classes(open_data(source, about['size'], about['in_channels'], **how), classes, advice)
     except MirrorError as e:
         if data: raise
         raise MirrorError(f"{e}; the explainer was trained on {source}: give the images by --data") from None

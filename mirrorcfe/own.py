@@ -165,7 +165,8 @@ def data_classes(data:str   # folder, or name of a dataset
     return list(_spec_of(data).classes)
 
 def match_classes(dls,           # as `open_data` returns; changed
-                  classes:list   # names of the classifier's classes
+                  classes:list,  # names of the classifier's classes
+                  advice='rename the folders, or name its classes by --classes FILE, one a line'   # where they differ
                  ):              # `dls`
     "Number the labels as the classifier does."
     classes = list(classes)
@@ -173,7 +174,7 @@ def match_classes(dls,           # as `open_data` returns; changed
     unknown = [c for c in dls.vocab if c not in classes]
     if unknown:
         raise MirrorError(f"the classifier knows no {', '.join(unknown)}: its classes are {', '.join(classes[:20])}; "
-                          "rename the folders, or name its classes by --classes FILE, one a line")
+                          f"{advice}")
     ids = torch.tensor([classes.index(c) for c in dls.vocab])
     for loader in dls.loaders:
         data = loader.dataset

@@ -82,13 +82,24 @@ def _where_it_fails(model, x):
         if _runs(model, x) or not names[-1]: return ''
     return f'; it fails in {_named(model, names[-1])}'
 
+def _conversion(had, taken):
+    "Code that makes images of `taken` channels from those of `had`; a fourth one is how opaque the three others are."
+    if taken == 1: return 'x[:, :3].mean(1, keepdim=True)' if had == 4 else 'x.mean(1, keepdim=True)'
+    if taken < had: return f'x[:, :{taken}]'
+    if had == 1 and taken < 4: return f'x.expand(-1, {taken}, -1, -1)'
+    colour, there = ('x.expand(-1, 3, -1, -1)', 3) if had == 1 else ('x', had)
+    return f'torch.nn.functional.pad({colour}, (0, 0, 0, 0, 0, {taken - there}), value=1)'
+
 def _check_channels(model, x):
-    "Raise `MirrorError` if a network fails on grey images and runs on those in colour, or the other way round."
+    "Raise `MirrorError` if a network fails on images of so many channels and runs on those of another number."
     if x.ndim != 4 or _runs(model, torch.zeros_like(x)): return
-    for c, kind, convert in ((1, 'grey', 'x.mean(1, keepdim=True)'), (3, 'colour', 'x.expand(-1, 3, -1, -1)')):
-        if c == x.shape[1] or not _runs(model, x.new_zeros(len(x), c, *x.shape[2:])): continue
-        raise MirrorError(f"the network takes {c} channel{'s'*(c > 1)} ({kind}), these images have {x.shape[1]}: read "
-                          f"them with {c}, or convert them by normalise=lambda x: {convert}")
+    had = x.shape[1]
+    for c in (1, 3, 2, 4):
+        if c == had or not _runs(model, x.new_zeros(len(x), c, *x.shape[2:])): continue
+        kind = {1: ' (grey)', 3: ' (colour)'}.get(c, '')
+        read = f'read them with {c}, or' if kind else f'no picture is read with {c}, so'
+        raise MirrorError(f"the network takes {c} channel{'s'*(c > 1)}{kind}, these images have {had}: {read} convert "
+                          f"them by normalise=lambda x: {_conversion(had, c)}")
 
 def _run(model, x):
     "Return `model(x)` without gradients; if the network fails, raise `MirrorError` with its message."
@@ -1239,6 +1250,7 @@ def pick_channels(model,          # network, `Classifier` or fastai `Learner`, n
     model = _unwrapped(model)
     like = _check_precision(model)
     model = copy_network(model).eval()
+    normalise = as_normalise(normalise)
     images = {c: like.new_zeros(2, c, *height_width(size)) for c in channels}
     def fed(x): return model(_feed(normalise, x))
     fitting = [c for c, x in images.items() if _runs(fed, x)] or [c for c, x in images.items() if _runs(model, x)]
@@ -1275,7 +1287,7 @@ def wrap(cls:Classifier,
          model,                     # network whose last layer is linear, copied, not changed; or a fastai `Learner`
          sample:Tensor|None=None,   # a few images in [-1, 1] of the size to explain, (B, C, H, W); None: of the Learner
          classes:list|None=None,    # names of the classes; None: those of the Learner, else numbers
-         normalise=None,            # callable from [-1, 1] images to what `model` was trained on, such as `Normalise()`
+         normalise=None,            # input it was trained on: 'unit', (mean, std) ..., as for `as_normalise`
          stages:list|None=None,     # names of the modules whose maps feed the skips; None: one map for each resolution
          output=None,               # where the logits are in what `model` returns, as in `pick_logits`; None: found
          attribute=None             # of several yes-or-no logits: number or name of one; classes `not X` and `X`
@@ -1436,7 +1448,7 @@ def gap_head(model,                 # any classifier with maps inside, copied, n
              last:str|None=None,    # name of the module whose map is averaged; None: the latest
              stages:list|None=None, # names of the modules whose maps feed the skips; None: one map for each resolution
              classes:list|None=None,# names of the classes; None: those of `dls`, else numbers
-             normalise=None,        # callable from [-1, 1] images to what `model` takes; None: as `dls` normalises
+             normalise=None,        # as for `Classifier.wrap`; None: as `dls` normalises
              seed:int=0,            # of the training of `epochs`
              verbose:bool=True      # print how accurate the network was and is
             )->Classifier:          # frozen; `.accuracy` on `dls.valid`, and `.accuracy_before`, None for other classes

@@ -10,6 +10,7 @@ from mirrorcfe.cli import COMMANDS, FOR_PROGRAMMERS, PLACEHOLDERS, main, parse, 
 from mirrorcfe.core import MirrorError
 from mirrorcfe.data import DATASETS
 from mirrorcfe.explainer import MirrorCFE
+from mirrorcfe.features import NORMALISE
 from mirrorcfe.forecast import Forecast
 from mirrorcfe.images import fit_image, read_image
 from mirrorcfe.runs import check_writable, load_explainer, save_network
@@ -67,7 +68,7 @@ print([m for m in {HEAVY} if m in sys.modules])
 def test_names_that_stand_twice():
     "The lists that are there before torch is say what the modules say."
     assert set(checks.PRESET_NAMES) == set(PRESETS) and set(checks.DATASET_NAMES) == set(DATASETS)
-    assert set(checks.NORMALISE_NAMES) == set(runs.NORMALISE) and set(checks.NETWORK_NAMES) == set(ARCHITECTURES)
+    assert set(checks.NORMALISE_NAMES) == set(NORMALISE) and set(checks.NETWORK_NAMES) == set(ARCHITECTURES)
     for name in torchvision.models.list_models(module=torchvision.models): checks.check_arch(name)
     assert checks.RANGES.keys() == COMMANDS.keys() - {"app"}, "which looks at its own words, without torch"
     assert all(ranges.keys() <= parse(name, ["x"]*(name == "explain")).keys() for name, ranges in checks.RANGES.items())
@@ -207,7 +208,7 @@ def test_explain_refusals(here, saved, capsys, argv, message):
 
 @pytest.mark.parametrize("argv,message", [
     (["--data", "nothing"], "nothing is neither a folder nor a dataset"),
-    (["--data", "one"], "must have a folder for each of two or more classes"),
+    (["--data", "one"], "must have a folder for each of two or more classes, with three images or more: found 1 in a"),
     (["--pair", "three"], "--pair takes two classes: found three"),
     (["--pair", "three", "cow"], "no class 'cow': the classes are ei ght, three"),
     (["--pair", "three", "1"], "both are three"),

@@ -5,7 +5,8 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 from mirrorcfe.core import Mirror, MirrorError
-from mirrorcfe.features import Classifier, Normalise, cams, check_images, check_target, intended_probs, kfe_features
+from mirrorcfe.features import (Classifier, Normalise, as_normalise, cams, check_images, check_target, intended_probs,
+                                kfe_features)
 from mirrorcfe.multiclass import ClosedFormSolver, NaiveSolver, path_logits
 
 axioms = settings(deadline=None, max_examples=25)
@@ -237,6 +238,8 @@ REFUSED = {
     "target a fraction": (lambda: check_target(2.5, predicted, 10), "target must be an int"),
     "target a word": (lambda: check_target("nine", predicted, 10), "found 'nine'"),
     "normalise, channels": (lambda: Normalise()(x), "Normalise has 3 means, the images have 1 channel(s)"),
+    "normalise, a word": (lambda: as_normalise("unity"), "takes 'imagenet', 'unit', 'none', (mean, std) of images"),
+    "normalise, std 0": (lambda: as_normalise((.5, 0)), "found (0.5, 0)"),
     "head of two layers": (lambda: Classifier([conv(1, 8)], two_layers),
                            "the head must be one nn.Linear: found Sequential"),
     "too few class names": (lambda: make(classes=["a", "b"]), "2 class names for a head of 5 classes"),

@@ -77,6 +77,8 @@ def test_evaluate_refusals(trained, tmp_path, capsys, monkeypatch):
     line = refused(capsys, "evaluate", "--explainer", tmp_path/"mine", "--out", tmp_path/"res")
     assert "the explainer was trained on gone: give the images by --data" in line
     assert os.listdir(tmp_path) == ["mine"]
+    line = refused(capsys, "evaluate", "--explainer", trained[0], "--out", tmp_path/"res", "--data", "digits")
+    assert "rename the folders so, or give images of these classes" in line and "--classes" not in line
 
 def test_film_names():
     ex = tiny(classes=("T-shirt/top", "猫", "up"))

@@ -9,9 +9,10 @@ import mirrorcfe.cli as cli, mirrorcfe.images, mirrorcfe.own as own, mirrorcfe.r
 from mirrorcfe.cli import main
 from mirrorcfe.classifiers import build_network
 from mirrorcfe.core import MirrorError
+from mirrorcfe.features import NORMALISE
 from mirrorcfe.own import (CHECKPOINT_STEPS, CLASSIFIER_STEPS, load_images, match_classes, open_classifier, open_data,
                            read_weights)
-from mirrorcfe.runs import NORMALISE, fit_weights, load_explainer, load_network, open_network, save_network
+from mirrorcfe.runs import fit_weights, load_explainer, load_network, open_network, save_network
 from mirrorcfe.loop import Checkpoint
 from commands import TRAIN, refused, rows, train_quickly
 
@@ -414,6 +415,15 @@ def test_train_for_weights_of_torchvision(pets, tmp_path, monkeypatch, capsys):
     assert model.classifier.classes == ["three", "ei ght"]
     argv = [str(pets/"three"/"05.png"), "--explainer", str(tmp_path/"out"), "--out", str(tmp_path/"mine")]
     assert main(["explain", *argv, "--device", "cpu"]) == 0
+
+def test_a_factory_is_refused_where_none_built_the_network(trained, pets, tmp_path, capsys):
+    (tmp_path/"nets.py").write_text(NETS)
+    factory = "--factory", f"{tmp_path/'nets.py'}:build"
+    says = "classifier.json holds a small_resnet, which no function of yours builds: leave out --factory"
+    argv = "--out", tmp_path/"out", *factory
+    assert says in refused(capsys, "explain", pets/"three"/"05.png", "--explainer", trained[0], *argv)
+    assert says in refused(capsys, "evaluate", "--explainer", trained[0], *argv)
+    assert says in refused(capsys, "train", "--data", pets, "--classifier", trained[0], *argv)
 
 # --- explaining ------------------------------------------------------------------------------------------------------
 

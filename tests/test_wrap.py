@@ -2,6 +2,7 @@
 import copy, json, pickle, re, sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
 import pytest, torch, torchvision
@@ -890,6 +891,25 @@ def test_refused(name):
     call, says = REFUSED[name]
     with pytest.raises(MirrorError) as e: call()
     assert says in str(e.value)
+
+@pytest.mark.parametrize("had, taken", list(permutations([1, 2, 3, 4], 2)))
+def test_the_advice_for_other_channels_can_be_followed(had, taken):
+    "Grey, in colour, in colour with a fourth one that is 1 where nothing shows through; and networks of two."
+    model = nn.Sequential(nn.Conv2d(taken, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(392, 5))
+    x = torch.rand(4, had, 16, 16)*2 - 1
+    with pytest.raises(MirrorError, match=f"the network takes {taken} channel.* these images have {had}: ") as e:
+        wrap(model, x)
+    assert ("no picture is read with" in str(e.value)) == (taken in (2, 4))
+    convert = eval(str(e.value).split("normalise=")[1])
+    assert wrap(model, x, normalise=convert)(x).shape == (4, 5)
+    if (had, taken) == (3, 4): assert torch.equal(convert(x)[:, :3], x) and (convert(x)[:, 3] == 1).all()
+
+def test_a_name_says_what_the_network_was_trained_on():
+    "The same words and numbers as `mirrorcfe.explain` takes."
+    plain = copy.deepcopy(good).eval()
+    for given, layer in (("unit", Normalise(0., 1.)), ("imagenet", Normalise()), ((.5, .25), Normalise(.5, .25))):
+        near(wrap(good, rgb, normalise=given)(rgb), plain(layer(rgb)), 1e-5)
+    near(wrap(good, rgb, normalise="none")(rgb), plain(rgb), 1e-5)
 
 # --- another head, a Learner, the generator -------------------------------------------------------------------------
 
