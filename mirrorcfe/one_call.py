@@ -17,7 +17,7 @@ from .explanation import Explanation
 from .features import Classifier, Normalise, as_normalise
 from .images import Preprocessing, as_preprocessing, to_bytes
 from .forecast import make_forecast
-from .own import fill_validation
+from .own import fill_validation, say_channels
 from .runs import echo, get_judges, missing_judges, pick_test_images, prepared_in_words
 from .storage import expand
 from .wrap import pick_channels
@@ -135,6 +135,8 @@ def explain(model,               # network whose last layer is linear, `Classifi
     "Train an explainer for a network on your own images, explain some of them, and let judges look at the result."
     device = best_device(device)
     dls, layer = open_images(data, transform, normalise, classes, model, bs=bs, seed=seed, device=device)
+    is_folder = isinstance(data, (str, Path))
+    if progress and is_folder: say_channels(data, dls.spec.channels, dls.train.dataset.x)
     if isinstance(model, torch.nn.Module): model = model.to(device)
     sample = dls.train.one_batch()[0][:8]
     net = model if isinstance(model, Classifier) else Classifier.wrap(model, sample, classes or dls.vocab, layer)
@@ -157,8 +159,9 @@ def explain(model,               # network whose last layer is linear, `Classifi
         if kept is not None: cfe.save(kept)
     x, y, _ = pick_test_images(cfe, dls, n)
     ex = cfe.explain(x, target, truth=y, on_same='mark').judged(get_judges(dls) if judges else None)
-    if dls.spec.transform is not None: ex.prepared = dls.spec.transform.name
-    elif isinstance(data, (str, Path)): ex.prepared = prepared_in_words(dict(fit=dls.spec.fit))
+    by = None if dls.spec.transform is None else dls.spec.transform.name
+    ex.prepared = by
+    if is_folder: ex.prepared = prepared_in_words(dict(prepared=by, fit=dls.spec.fit, in_channels=dls.spec.channels))
     if progress:
         for source, target, said in zip(ex.source.tolist(), ex.target.tolist(), ex.verdict):
             echo(f'{ex.classes[source]} to {ex.classes[target]}: {said}')

@@ -20,7 +20,7 @@ from .distributed import join_group
 from .explainer import MirrorCFE
 from .explanation import Explanation
 from .own import (class_number, class_pair, explainable, get_network, held_out_in_words, load_images,
-                           make_preprocessing, match_classes, open_data)
+                           make_preprocessing, match_classes, open_data, say_channels)
 from .runs import (Progress, echo, get_judges, judges_table, load_explainer, load_panel, md_table,
                             prepared_in_words, relative, results_folder, slug, write_csv)
 
@@ -282,6 +282,7 @@ def load_images_and_targets(images,     # files and folders
     "Read an explainer and images, each with a target: its true class where that was missed, else the second."
     model, _, about = load_explainer(explainer, device, factory)
     files, x, _, y = load_images(images, about, prepared=prepared)
+    say_channels(files, about['in_channels'], x, about.get('levels'))
     keep = explainable(model, files, x)
     x = x[keep]
     y = y[keep]

@@ -294,7 +294,7 @@ def call_factory(factory:str  # FILE:FUNCTION, a file of Python and a function i
 def open_network(arch:str|None,           # one of `ARCHITECTURES`, or a name of torchvision or timm; None: `factory`
                  weights:dict|None,       # its state dict; None: as the factory returns it
                  classes:list|None=None,  # names, in the order of its outputs; None: numbers
-                 channels=3,              # of the images, 1 or 3; several: the first that the network takes
+                 channels=3,              # of the images, 1 or 3; or as for `pick_channels`
                  size=64,                 # pixels: the side of a square, or (height, width)
                  normalise:str='imagenet',# see `parse_normalise`
                  factory:str|None=None,   # FILE:FUNCTION that builds the network, see `call_factory`
@@ -323,7 +323,7 @@ def open_network(arch:str|None,           # one of `ARCHITECTURES`, or a name of
         advice = f"; give the size they were trained at, here it is {height_width(size)}" if of_places else ''
         if arch and not advice: advice = f"; a {arch} that was changed is built by --factory FILE:FUNCTION"
         raise MirrorError(f"the weights are not those of {factory or arch}: {said}{advice}") from None
-    if isinstance(channels, tuple): channels = pick_channels(model, size, channels, layer)
+    if not isinstance(channels, int): channels = pick_channels(model, size, channels, layer)
     generator = torch.Generator().manual_seed(0)   # the same sample whenever the network is opened
     sample = torch.rand(2, channels, *height_width(size), generator=generator)*2 - 1
     net = Classifier.wrap(model, sample, classes, layer, attribute=attribute)
@@ -595,11 +595,11 @@ RESULT_COLUMNS = dict(
 def prepared_in_words(about:dict  # what is kept with an explainer
                      )->str:
     "Say what is done to picture files before the classifier sees them."
-    if about.get('prepared'):
+    how = about.get('prepared') or ('the middle' if about.get('fit') == 'middle' else 'all of it, padded') + ', bicubic'
+    if isinstance(how, dict):
         def text(v): return 'x'.join(map(str, v)) if isinstance(v, (list, tuple)) else v
-        return ', '.join(f'{k} {text(v)}' for k, v in about['prepared'].items() if v is not None)
-    how = 'the middle' if about.get('fit') == 'middle' else 'all of it, padded'
-    return f'{how}, bicubic'
+        how = ', '.join(f'{k} {text(v)}' for k, v in how.items() if v is not None)
+    return f'{how}, in grey' if about.get('in_channels') == 1 else how
 
 def _short(value):
     "Four digits of a float, nothing for NaN, anything else as it is."
@@ -723,7 +723,7 @@ def finish_run(new:NewFolder,    # entered
                  "most, of each class in turn. The numbers above are those of all that were measured.")
     chosen = chosen.to(x.device)
     ex = model.explain(x[chosen], truth=y[chosen], ks=100).judged(panel)   # every step, for the films
-    ex.prepared = prepared_in_words(about)
+    ex.prepared = prepared_in_words(about | dict(in_channels=model.classifier.in_channels))
     progress = Progress('measuring')
     results = measure_run(model, model.classifier, oracle, x[measured], y[measured], progress=progress,
                           panel=panel)

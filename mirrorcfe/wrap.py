@@ -1240,10 +1240,11 @@ def _feed(normalise, x):
 # %% ../nbs/04_wrap.ipynb #df0f8c2f
 def pick_channels(model,          # network, `Classifier` or fastai `Learner`, not changed
                   size,           # pixels: the side of a square, or (height, width)
-                  channels=(3, 1),# numbers of channels in order of preference
+                  channels=(3, 1),# in order of preference; or a function that returns them, called if 3 and 1 both run
                   normalise=None  # as for `Classifier.wrap`
                  )->int:
     "Return the first of `channels` with which a network runs; the first of all if there is none, for `wrap` to refuse."
+    ask, channels = (channels, (3, 1)) if callable(channels) else (None, channels)
     if isinstance(model, Classifier): return model.in_channels
     if isinstance(model, Learner): model = model.model
     if not isinstance(model, nn.Module): return channels[0]
@@ -1254,7 +1255,7 @@ def pick_channels(model,          # network, `Classifier` or fastai `Learner`, n
     images = {c: like.new_zeros(2, c, *height_width(size)) for c in channels}
     def fed(x): return model(_feed(normalise, x))
     fitting = [c for c, x in images.items() if _runs(fed, x)] or [c for c, x in images.items() if _runs(model, x)]
-    return [*fitting, *channels][0]
+    return ask()[0] if ask and len(fitting) > 1 else [*fitting, *channels][0]
 
 # %% ../nbs/04_wrap.ipynb #c19253c2
 def _probe_images(x):

@@ -138,6 +138,57 @@ def test_pictures_are_read_as_the_network_takes_them(tmp_path, network, pictures
     (tmp_path/"nets.py").write_text(EITHER)
     assert opened(tmp_path/"data", 16)[1].spec.channels == (1 if pictures == "grey" else 3)   # it takes either
 
+@pytest.mark.parametrize("network", [1, 3])
+def test_no_picture_is_looked_at_where_the_network_decides(tmp_path, monkeypatch, network):
+    (tmp_path/"nets.py").write_text(NETS.replace("Conv2d(3", f"Conv2d({network}"))
+    for folder in "ab":
+        (tmp_path/"data"/folder).mkdir(parents=True)
+        for i in range(5): Image.new("RGB", (16, 16), (40*i, 9, 200)).save(tmp_path/"data"/folder/f"{i}.png")
+    def opened():
+        return own.open_classifier_and_data(None, None, None, 16, "unit", tmp_path/"data", 2, "cpu", 0,
+                                            factory=f"{tmp_path/'nets.py'}:build")[1]
+    asked = []
+    monkeypatch.setattr(own, "_is_grey", lambda *a: asked.append(a))
+    assert opened().spec.channels == network and not asked
+    (tmp_path/"nets.py").write_text(EITHER)
+    assert opened().spec.channels == 3 and asked
+
+def test_a_note_says_that_colours_are_lost_and_that_grey_is_repeated(tmp_path, monkeypatch, capsys):
+    "Once in each command, and what was done to the pictures says so too."
+    train_quickly(monkeypatch)
+    for module in (runs, own): monkeypatch.setattr(module, "write_pictures", lambda *a: {})
+    monkeypatch.setattr(own, "_LOOKED_AT", 10)
+    for folder in "ab":
+        (tmp_path/"data"/folder).mkdir(parents=True)
+        for i in range(10):
+            pixel = (20*i, 9, 200) if i != 2 else (99, 99, 99)
+            Image.new("RGB", (16, 16), pixel).save(tmp_path/"data"/folder/f"{i}.png")
+    def said(command, *argv):
+        assert main([command, *map(str, argv), "--device", "cpu"]) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if "channel" in line]
+    def train(name, n):
+        (tmp_path/f"{name}.py").write_text(NETS.replace("Conv2d(3", f"Conv2d({n}"))
+        factory = "--factory", f"{tmp_path/name}.py:build"
+        how = "--normalise", "unit", "--size", 16, "--steps", 1, "--bs", 4, "--n", 1, "--measure", 2
+        saved = "--explainer", tmp_path/name, *factory
+        return saved, said("train", "--data", tmp_path/"data", *factory, *how, "--out", tmp_path/name)
+    note = "note: {} in colour; the network takes one channel: they are read in grey"
+    grey, trained = train("grey", 1)
+    assert trained == [note.format("8 of 10 pictures looked at are")], "every second, and of these one in five is grey"
+    about = rows(tmp_path/"grey"/"results.csv")[0]
+    assert about["pictures"] == "the middle, bicubic, in grey"
+    pictures = [tmp_path/"data"/"a"/f"{i}.png" for i in (1, 2)]
+    out = "--out", tmp_path/"more"
+    assert said("explain", *pictures, *grey, *out) == [note.format("1 of 2 pictures is")]
+    assert rows(tmp_path/"more"/"results.csv")[0]["pictures"] == "the middle, bicubic, in grey"
+    assert said("explain", pictures[1], *grey, *out) == []
+    assert said("evaluate", "--n", 2, "--steps", 3, *grey, "--out", tmp_path/"table") == trained
+    assert "Pictures: the middle, bicubic, in grey." in (tmp_path/"table"/"results.md").read_text()
+    colour, trained = train("colour", 3)
+    assert trained == [] and rows(tmp_path/"colour"/"results.csv")[0]["pictures"] == "the middle, bicubic"
+    repeated = "note: the pictures are grey; the network takes three channels: each is given three times"
+    assert said("explain", pictures[1], *colour, *out) == [repeated]
+
 def test_a_network_that_does_not_take_the_channels_it_is_given(tmp_path):
     (tmp_path/"nets.py").write_text(NETS + NETS.replace("build", "grey").replace("Conv2d(3", "Conv2d(1"))
     colour, grey = (f"{tmp_path/'nets.py'}:{name}" for name in ("build", "grey"))
@@ -349,7 +400,9 @@ def test_killed_training_goes_on(pets, tmp_path, monkeypatch, capsys, trained):
     with monkeypatch.context() as m:
         m.setattr(own, "train_network", lambda *a: 1/0)
         assert main(argv) == 0, "the networks are not trained again"
-    assert "Going on with the training in out.unfinished" in capsys.readouterr().out and os.listdir(tmp_path) == ["out"]
+    said = capsys.readouterr().out.split("Going on with the training in out.unfinished\n")[1]
+    assert said.startswith("This will take about 1.2 s: 2 steps of the explainer 0.2 s, explaining and measuring 1 s\n")
+    assert os.listdir(tmp_path) == ["out"]
     for k, v in weights(trained[0]).items(): torch.testing.assert_close(v, weights(tmp_path/"out")[k], rtol=0, atol=0)
 
 def test_an_unfinished_folder_that_is_not_ours_stays(tmp_path):

@@ -15,7 +15,7 @@ from mirrorcfe.forecast import Beside, Forecast, JudgeTimes, SayAgain, make_fore
 from mirrorcfe.judges import train_judge
 from mirrorcfe.own import _with_time
 from mirrorcfe.runs import Progress, training_progress
-from mirrorcfe.storage import tensors_hash
+from mirrorcfe.storage import tensors_hash, write_state
 from mirrorcfe.training import get_recipe, painting_networks
 
 QUICK = dict(autoencoder_steps=2, student_steps=2)
@@ -79,7 +79,7 @@ def test_a_forecast_is_the_number_of_steps_that_are_made(digits, tmp_path, monke
     assert len(made) == forecast.seconds(1), made
 
 def test_the_sentence_of_a_run_names_all_of_it(digits, tmp_path, monkeypatch, seconds):
-    "A first run on own images trains two classifiers and every judge; one that goes on has nothing to try."
+    "A first run on own images trains two classifiers and every judge; one that goes on says what is left of it."
     monkeypatch.setenv("MIRRORCFE_CACHE", str(tmp_path))
     monkeypatch.setattr("mirrorcfe.forecast.time_classifier", lambda plan: 80.)
     monkeypatch.setattr("mirrorcfe.forecast.time_judge", lambda name, dls: JudgeTimes(30., 0.))
@@ -93,7 +93,15 @@ def test_the_sentence_of_a_run_names_all_of_it(digits, tmp_path, monkeypatch, se
     assert said == ["This will take about 4 minutes: the classifier 80 s, the oracle 80 s, the judges 60 s, "
                     "the autoencoder 2 s, the student 2 s, 3 steps of the explainer 3 s, explaining and measuring 7 s. "
                     "--minutes fits the steps to a time"]
-    assert _with_time(None, digits, None, replace(recipe, steps=9), 1, 1, None, tmp_path) == kept and len(said) == 1
+    def again(): return _with_time(None, digits, None, replace(recipe, steps=9), 1, 1, None, tmp_path)
+    assert again() == kept and said[1] == said[0].removesuffix(". --minutes fits the steps to a time"), "nothing is done"
+    monkeypatch.setattr("mirrorcfe.own.missing_judges", lambda dls: [])
+    monkeypatch.setattr("mirrorcfe.own._untrained", lambda dls, folder: {})
+    monkeypatch.setattr("mirrorcfe.own.CHECKPOINT_STEPS", 1)
+    (tmp_path/"explainer").mkdir()
+    write_state(tmp_path/"explainer"/"checkpoint.pt", dict(epoch=0))
+    assert again() == kept and said[2] == ("This will take about 9 s: 2 steps of the explainer 2 s, explaining and "
+                                           "measuring 7 s"), "but for one step"
 
 def test_what_is_tried_shows_nothing(digits, capfd):
     "No line of progress from networks that are thrown away."
