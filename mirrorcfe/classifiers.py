@@ -44,7 +44,7 @@ class ResBlock(nn.Module):
         self.long = nn.Sequential(_conv(i, o, 3, stride), nn.ReLU(), _conv(o, o))
         self.short = _conv(i, o, 1, stride)
 
-    def forward(self, x): return F.relu(self.long(x) + self.short(x))
+    def forward(self, x): return F.relu_(self.long(x) + self.short(x))
 
 # %% ../nbs/11_classifiers.ipynb #10779cb5
 def small_resnet(c:int=10,               # classes

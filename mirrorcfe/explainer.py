@@ -25,7 +25,7 @@ from .autoencoder import AutoencoderForm, LatentAutoencoder, as_autoencoder
 from .losses import gaussian_blur
 from .explanation import Explanation, FirstCFE, TargetConfidence, pick_class
 from .search import (Loop, Sketch, draw_closed, draw_open, first_that_holds, intended_logits, invert_curve,
-                              leads, log_odds)
+                              leads, log_odds, quick_last)
 from .training import MirrorModel, Recipe, get_recipe, mirror_learner
 
 # %% ../nbs/31_explainer.ipynb #ad5d45ec
@@ -137,7 +137,9 @@ def _load_last_good(self:MirrorCFE):
 
 # %% ../nbs/31_explainer.ipynb #91795b95
 def _rows(encoded, i):
-    "Some rows of an `Encoded` batch."
+    "Some rows of an `Encoded` batch; copied only if they do not follow each other."
+    if isinstance(i, Tensor) and i.dtype == torch.bool: i = i.nonzero().flatten()
+    if isinstance(i, Tensor) and len(i) and (i.diff() == 1).all(): i = slice(int(i[0]), int(i[-1]) + 1)
     return Encoded([f[i] for f in encoded.maps], encoded.z[i], encoded.logits[i])
 
 
@@ -387,6 +389,7 @@ def _quick_model(self:MirrorCFE):
     if getattr(self, '_quick', (None, None))[0] != state:
         quick = model.folded('F', 'G')
         quick.prepares = model.is_latent
+        if isinstance(quick.autoencoder, LatentAutoencoder): quick_last(quick.autoencoder.decoder)
         self._quick = state, quick
     return self._quick[1]
 

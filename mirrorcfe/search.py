@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log_odds', 'leads', 'invert_curve', 'Sketch', 'bisect', 'first_that_holds', 'search_open', 'Loop', 'intended_logits',
-           'draw_closed', 'draw_open', 'fold_batch_norms']
+           'draw_closed', 'draw_open', 'fold_batch_norms', 'OneChannel', 'quick_last']
 
 # %% ../nbs/05_search.ipynb #af10c416
 import torch
@@ -394,3 +394,28 @@ def fold_batch_norms(net:nn.Module   # in evaluation mode
             setattr(chain, conv, fuse_conv_bn_eval(chain._modules[conv], chain._modules[norm]))
             setattr(chain, norm, nn.Identity())
     return net.to(memory_format=torch.channels_last)
+
+# %% ../nbs/05_search.ipynb #39ab56d0
+class OneChannel(nn.Module):
+    "A convolution to one channel, computed channel by channel and summed."
+    def __init__(self,
+                 conv:nn.Conv2d   # to one channel, not grouped; its weights are copied
+                ):
+        super().__init__()
+        self.conv = nn.Conv2d(conv.in_channels, conv.in_channels, conv.kernel_size, conv.stride, conv.padding,
+                              groups=conv.in_channels, bias=False)
+        self.conv.weight = nn.Parameter(conv.weight.detach().transpose(0, 1).clone(), requires_grad=False)
+        self.bias = 0. if conv.bias is None else conv.bias.detach()
+
+    def forward(self, x): return self.conv(x).sum(1, keepdim=True) + self.bias
+
+def quick_last(net:nn.Sequential   # ends in a convolution and perhaps what follows it; changed in place
+              )->nn.Sequential:    # the same
+    "Compute the last convolution channel by channel, if it has one channel and a processor computes it."
+    last = [name for name, m in net.named_children() if type(m) is nn.Conv2d][-1:]
+    for name in last:
+        conv = getattr(net, name)
+        plain = conv.groups == 1 and conv.padding_mode == 'zeros' and max(conv.dilation) == 1
+        if conv.out_channels == 1 and plain and conv.weight.device.type == 'cpu':
+            setattr(net, name, OneChannel(conv).to(memory_format=torch.channels_last))
+    return net

@@ -5,8 +5,8 @@ from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.features import intended_probs
 from mirrorcfe.losses import gaussian_blur
-from mirrorcfe.search import (Loop, Sketch, draw_closed, draw_open, fold_batch_norms, intended_logits, invert_curve,
-                              leads, log_odds)
+from mirrorcfe.search import (Loop, OneChannel, Sketch, draw_closed, draw_open, fold_batch_norms, intended_logits,
+                              invert_curve, leads, log_odds, quick_last)
 from mirrorcfe.training import MirrorModel
 
 FINE = torch.linspace(0, 1, 100)
@@ -186,3 +186,17 @@ def test_a_model_that_changes_is_folded_anew(cfe, x):
     try: assert (cfe.explain(x[:2], ks=[1], quick=True).path - before).abs().max() > .01
     finally:
         with torch.no_grad(): cfe.model.G.paint[1].bias -= .5
+
+@pytest.mark.parametrize('kwargs', [dict(padding=1), dict(stride=2), dict(bias=False), dict(kernel_size=1)])
+def test_one_channel_is_the_same_convolution(kwargs):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(**dict(in_channels=6, out_channels=1, kernel_size=3) | kwargs), nn.Tanh()).double()
+    x = torch.randn(2, 6, 9, 7).double()
+    wanted = net(x)
+    assert type(quick_last(net)[0]) is OneChannel
+    assert torch.allclose(net(x), wanted, atol=1e-12)
+
+@pytest.mark.parametrize('kwargs', [dict(out_channels=2), dict(dilation=2), dict(padding=1, padding_mode='circular')])
+def test_other_convolutions_stay(kwargs):
+    net = nn.Sequential(nn.Conv2d(**dict(in_channels=6, out_channels=1, kernel_size=3) | kwargs))
+    assert type(quick_last(net)[0]) is nn.Conv2d
