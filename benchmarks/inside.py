@@ -21,7 +21,7 @@ from mirrorcfe.data import data_fingerprint, get_dls
 from mirrorcfe.latents import DRAWN, miss, nearest_table, real_latents, reflections, split_miss, tsne
 from mirrorcfe.ssc import path_masks
 from pictures import save_small
-from reproduce import AHEAD, FASHION, FLOORS, GREY, MNIST, OUT, mirror, slug
+from reproduce import FASHION, FLOORS, GREY, MNIST, NOT_AHEAD, OUT, SHRUNK, mirror, slug
 
 PAIRS = [MNIST[1], FASHION[1]]
 KINDS = ('source', 'intended', 'drawn, open loop')   # one map of latents each
@@ -101,7 +101,8 @@ def errors():
     methods = {'Mirror-CFE': mirror, 'uncorrected': FLOORS['Identity']}
     for task in [Errors(t.data, t.pair) for t in GREY]:
         run_benchmark(methods, [task], OUT/'errors', names)
-        run_benchmark({'ahead': partial(mirror, **AHEAD)}, [task], OUT/'errors-ahead', names)
+        others = {'not ahead': partial(mirror, **NOT_AHEAD), 'small changes left out': partial(mirror, **SHRUNK)}
+        run_benchmark(others, [task], OUT/'errors-ahead', names)
         src = task.sources()
         i = torch.linspace(0, len(src.x) - 1, min(8, len(src.x))).long().unique()   # evenly over all
         ex = mirror(task).explain(src.x[i], src.target[i], truth=src.truth[i])

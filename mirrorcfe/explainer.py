@@ -598,7 +598,7 @@ def _saved_autoencoder(about, given, path):
 def _rebuild(about, classifier, path, given):
     "An explainer with a generator of the described form; its weights are still random."
     try:
-        fields = {'shrink': 0.} | about['recipe']   # older explainers drew every change
+        fields = dict(shrink=0., student_margin=0.) | about['recipe']   # older explainers have neither
         recipe = Recipe(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
         pair = tuple(about['pair']) if about['pair'] else None
         shapes = [tuple(s) for s in about['shapes']]

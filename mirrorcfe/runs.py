@@ -808,7 +808,7 @@ def _demo_forecast(dls, recipe, n, n_measured):
     after = partial(time_results, dls=dls, n=n, n_measured=n_measured, best=True)
     return make_forecast(classifier, dls, recipe, len(dls.train), after, plans, missing_judges(dls))
 
-DEMO = dict(lr=2e-3, prox=4.)   # of 'default': digits are eight pixels wide, so every change is a large one
+DEMO = dict(lr=2e-3, adv=6., prox=4.)   # of 'default': digits are eight pixels wide, so every change is a large one
 
 def prepare_demo(seed:int,       # of weights, data order and noise
                  preset:str,     # of the training

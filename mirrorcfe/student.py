@@ -20,6 +20,12 @@ from .ssc import halvings
 from .storage import tensors_hash, trained_once
 
 # %% ../nbs/27_student.ipynb #a13f1d4a
+class _GroupNorm(nn.GroupNorm):
+    "The same numbers sooner: a processor is slow at group norm with the channels last."
+    def forward(self, x):
+        if x.device.type != 'cpu': return super().forward(x)
+        return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
+
 class Student(nn.Module):
     "Images to logits: strided convolutions, group norm, SiLU, maximum over the places."
     def __init__(self,
@@ -33,8 +39,8 @@ class Student(nn.Module):
         layers = []
         c = channels
         for w in widths:
-            layers += [nn.Conv2d(c, w, 4, 2, 1), nn.GroupNorm(4, w), nn.SiLU(),
-                       nn.Conv2d(w, w, 3, 1, 1, groups=4), nn.GroupNorm(4, w), nn.SiLU()]
+            layers += [nn.Conv2d(c, w, 4, 2, 1), _GroupNorm(4, w), nn.SiLU(),
+                       nn.Conv2d(w, w, 3, 1, 1, groups=4), _GroupNorm(4, w), nn.SiLU()]
             c = w
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(c, n_classes)

@@ -58,7 +58,7 @@ class Recipe(BaseRecipe):
     at_reflection:float = .125    # share of a batch at k = 1; the rest is drawn from U[0, 1]
     near_mirror:float = .5        # share of that rest drawn near k = .5 instead
     blur_margin:float = .25       # how far ahead of k an image blurred by one pixel should still look
-    student_margin:float = 0.     # how far ahead of k = .5 an image should look to the student
+    student_margin:float = .5     # how far ahead of k = .5 an image should look to the student
     blur:float = 1.4              # largest blur of the augmentation, standard deviation in pixels
     noise:float = .3              # largest noise of the augmentation, standard deviation in units of [-1, 1]
     shift:int = 2                 # largest shift of the augmentation and before the discriminator, pixels
@@ -82,11 +82,13 @@ PRESETS = dict(
     default=Recipe(),
     paper=Recipe(painter='pixels', steps=800, lr=2e-4, betas=(.5, .999), wd=0., schedule='constant', ema=0.,
                  width=128, d_width=64, d_every=1, own=False, cls=1., augmented=0., student=0., adv=1., rec=1., fea=1.,
-                 tri=2., prox=0., ramp=0., at_source=.25, at_reflection=0., near_mirror=0., blur_margin=0., shift=0,
-                 residual=False))
-IN_COLOUR = dict(pixels=False, squeeze=True, d_width=64, d_every=1, steps=400, student=2., augmented=2., prox=12.)
+                 tri=2., prox=0., ramp=0., at_source=.25, at_reflection=0., near_mirror=0., blur_margin=0., student_margin=0.,
+                 shift=0, residual=False))
+IN_COLOUR = dict(pixels=False, squeeze=True, d_width=64, d_every=1, steps=400, student=2., student_margin=0.,
+                 augmented=2., prox=12.)
 # Of 'default', for grey images, the painter 'latent', and a head that reads no average
-WITHOUT_AVERAGE = dict(lr=2e-3, student=2., adv=1.5, augmented=4., prox=12., d_width=64, d_every=1, steps=400)
+WITHOUT_AVERAGE = dict(lr=2e-3, student=2., student_margin=0., adv=1.5, augmented=4., prox=12., d_width=64, d_every=1,
+                       steps=400)
 
 def get_recipe(preset:str|Recipe='default', # 'default', 'paper', or a recipe
                channels:int|None=None,      # of the images: 'default' differs for 3; None: not known
