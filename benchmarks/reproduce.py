@@ -99,7 +99,7 @@ GROUPS = dict(
     pgd=(some(GREY, 200), {'PGD': pgd}),
     heads=(NETWORKS, {'Mirror-CFE': mirror_of_network}))
 # The latent painter edits no map of these two above their deepest, so their mask would have nothing to hold back
-PIXELS = dict(painter='pixels', image=True, rec=10., at_source=.25)
+PIXELS = dict(painter='pixels', image=True, student_margin=0., rec=10., at_source=.25)
 GROUPS['heads-masks'] = ([NETWORKS[1], NETWORKS[2]], {
     'mask': partial(mirror_of_network, **PIXELS),
     'no mask': partial(mirror_of_network, mode='no-csp', **PIXELS)})

@@ -82,8 +82,8 @@ PRESETS = dict(
     default=Recipe(),
     paper=Recipe(painter='pixels', steps=800, lr=2e-4, betas=(.5, .999), wd=0., schedule='constant', ema=0.,
                  width=128, d_width=64, d_every=1, own=False, cls=1., augmented=0., student=0., adv=1., rec=1., fea=1.,
-                 tri=2., prox=0., ramp=0., at_source=.25, at_reflection=0., near_mirror=0., blur_margin=0., student_margin=0.,
-                 shift=0, residual=False))
+                 tri=2., prox=0., ramp=0., at_source=.25, at_reflection=0., near_mirror=0., blur_margin=0.,
+                 student_margin=0., shift=0, residual=False))
 IN_COLOUR = dict(pixels=False, squeeze=True, d_width=64, d_every=1, steps=400, student=2., student_margin=0.,
                  augmented=2., prox=12.)
 # Of 'default', for grey images, the painter 'latent', and a head that reads no average
