@@ -65,17 +65,20 @@ FLOORS = {
     'Identity': partial(floor, kind=Identity),
     'Nearest real image': partial(floor, kind=NearestNeighbour),
     'Pixel blend': partial(floor, kind=PixelBlend)}
-TRIANGULATION = {'none': partial(mirror, tri=0.)} | {f'a = {a}': partial(mirror, a=a) for a in (0., .2, .4, .6)}
+NOT_AHEAD = dict(student_margin=0.)
+SHRUNK = dict(student=2., shrink=.1)   # fewer errors are corrected
+# These two are of the recipe before the student looked ahead
+TRIANGULATION = {'none': partial(mirror, tri=0., **NOT_AHEAD)} | {
+    f'a = {a}': partial(mirror, a=a, **NOT_AHEAD) for a in (0., .2, .4, .6)}
 MASKS = {'full': mirror, 'skip only': partial(mirror, mode='skip'), 'no CSP': partial(mirror, mode='no-csp')}
-ABLATED = {   # fields of the recipe that are changed, one row each
+ABLATED = {   # fields of the recipe that are changed, one row each; in all of them the student does not look ahead
+    'not ahead': {},
     'no student': dict(student=0.),
     'no augmentation': dict(augmented=0.),
     'discriminator of pixels alone': dict(own=False),
     'discriminator of own maps alone': dict(pixels=False),
     'proximity 0': dict(prox=0.),
     'proximity 24': dict(prox=24.)}
-NOT_AHEAD = dict(student_margin=0.)
-SHRUNK = dict(student=2., shrink=.1)   # fewer errors are corrected
 
 def three_seeds(label, fields, make=mirror):
     "One row of a table for each of three seeds."
@@ -84,7 +87,7 @@ def three_seeds(label, fields, make=mirror):
     return rows
 
 PAINTER = dict(SEEDS)
-for label, fields in ABLATED.items(): PAINTER |= three_seeds(label, fields)
+for label, fields in ABLATED.items(): PAINTER |= three_seeds(label, NOT_AHEAD | fields)
 GROUPS = dict(
     main=(GREY, SEEDS),
     colour=(some(COLOUR), SEEDS),
@@ -99,7 +102,7 @@ GROUPS = dict(
     pgd=(some(GREY, 200), {'PGD': pgd}),
     heads=(NETWORKS, {'Mirror-CFE': mirror_of_network}))
 # The latent painter edits no map of these two above their deepest, so their mask would have nothing to hold back
-PIXELS = dict(painter='pixels', image=True, student_margin=0., rec=10., at_source=.25)
+PIXELS = dict(painter='pixels', image=True, rec=10., at_source=.25)
 GROUPS['heads-masks'] = ([NETWORKS[1], NETWORKS[2]], {
     'mask': partial(mirror_of_network, **PIXELS),
     'no mask': partial(mirror_of_network, mode='no-csp', **PIXELS)})

@@ -98,7 +98,9 @@ def get_recipe(preset:str|Recipe='default', # 'default', 'paper', or a recipe
     "Return a recipe with some of its fields replaced."
     if is_one_of(preset, 'default'):
         if channels == 3: changes = IN_COLOUR | changes
-        elif channels and not is_gap and changes.get('painter') != 'pixels': changes = WITHOUT_AVERAGE | changes
+        elif channels and not is_gap:
+            pixels = changes.get('painter') == 'pixels'
+            changes = (dict(student_margin=0.) if pixels else WITHOUT_AVERAGE) | changes
     recipe = pick_recipe(PRESETS, preset, **changes)
     least = dict(steps=0 if recipe.epochs else 1, epochs=0, width=1, autoencoder_steps=0, student_steps=0)
     for name, n in least.items(): whole_number(getattr(recipe, name), n, name)

@@ -369,6 +369,27 @@ def test_the_student_looks_ahead_and_the_classifier_does_not():
         torch.testing.assert_close(game.goal_ahead(d, margin), want)
     assert asked[0.]['cls'] == asked[.5]['cls'] and asked[0.]['student'] != asked[.5]['student']
 
+def test_only_grey_images_of_networks_that_average_look_ahead():
+    margin = lambda **how: get_recipe(**how).student_margin
+    assert margin() == margin(channels=1) == .5
+    assert margin(channels=3) == margin(channels=1, is_gap=False) == margin(preset='paper') == 0
+    assert margin(channels=1, is_gap=False, painter='pixels') == 0
+    assert margin(channels=3, student_margin=.25) == .25
+
+def test_the_students_group_norm_is_group_norm():
+    torch.manual_seed(0)
+    net = Student(10, 1, 32).double()
+    for norm in [m for m in net.modules() if isinstance(m, nn.GroupNorm)]:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    x = torch.randn(4, 1, 32, 32, dtype=torch.double, requires_grad=True)
+    def answers():
+        y = net(x)
+        return y, *torch.autograd.grad(y.square().sum(), [x, *net.parameters()])
+    quick = answers()
+    for norm in [m for m in net.modules() if isinstance(m, nn.GroupNorm)]: norm.__class__ = nn.GroupNorm
+    for a, b in zip(quick, answers()): torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
 def test_colour_photographs_get_squeezenet_or_pixels_in_its_place(monkeypatch):
     "By the number of channels; where SqueezeNet has no weights the result says what took its place."
     short = dict(SHORT, student=0., steps=1)
