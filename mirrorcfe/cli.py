@@ -31,7 +31,7 @@ def demo(
     n:int=8,                  # images to show, 1 to 300
     seed:int=0,               # seed of weights, data order and noise
     preset:str='default',     # preset of the training: default or paper
-    steps:int=300,            # optimiser steps
+    steps:int=600,            # optimiser steps
     measure:int=300,          # held-out images to measure, 1 to 300
     device:str='auto',        # cpu, cuda or mps; auto takes the best there is
 ):
