@@ -21,7 +21,7 @@ import mirrorcfe.show
 from mirrorcfe.benchmark import Task
 from mirrorcfe.core import MirrorError
 from mirrorcfe.metrics import high_frequency_share, lattice_score, nearest_pairs, variety
-from mirrorcfe.runs import DEMO, md_table
+from mirrorcfe.runs import DEMO, DEMO_SIZE, md_table
 from mirrorcfe.storage import json_hash, tensors_hash
 from pictures import save_small
 from reproduce import COLOUR, GREY, blood, mirror, slug
@@ -29,7 +29,7 @@ from reproduce import COLOUR, GREY, blood, mirror, slug
 RESULTS = Path(__file__).parent/'results'
 SHEET = Path(__file__).parent.parent/'nbs'/'images'
 KEYS = ('high-frequency share', 'lattice', 'variety')
-TASKS = [Task('digits'), *GREY, *COLOUR]
+TASKS = [Task('digits', size=DEMO_SIZE), *GREY, *COLOUR]
 
 def explain(model, src, bs=50):
     "Explain sources in batches; return first counterfactuals and reflections."
@@ -121,7 +121,7 @@ def is_here(task):
 
 def explainer(task):
     "The explainer of a task by the default recipe, of the digits that of the demo."
-    if task.pair is None: return mirror(task, pair=False, **DEMO)
+    if task.pair is None: return mirror(task, pair=False, steps=600, **DEMO)
     return mirror(task)
 
 def write_table(kept):

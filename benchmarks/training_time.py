@@ -18,7 +18,7 @@ from mirrorcfe.benchmark import Task, run_benchmark
 from mirrorcfe.classifiers import get_classifier
 from mirrorcfe.data import get_dls
 from mirrorcfe.explainer import MirrorCFE
-from mirrorcfe.runs import DEMO, md_table
+from mirrorcfe.runs import DEMO, DEMO_SIZE, md_table
 from mirrorcfe.student import train_student, usual_steps
 from mirrorcfe.training import get_recipe, painting_networks, training_images
 
@@ -35,11 +35,12 @@ class Case:
     measured:tuple   # the pairs that are measured; (None,): all classes
     changes:dict     # of the default recipe
     seconds:int
+    size:int|None=None   # pixels; None: as the data come
 
 CASES = dict(
     pair=Case('MNIST 4-9', 'mnist', (4, 9), ((4, 9),), {}, 60),
     all=Case('MNIST, all 90 directions', 'mnist', None, ((3, 8), (4, 9), (5, 6)), dict(steps=1200), 300),
-    demo=Case('the demo', 'digits', None, (None,), DEMO, 60))
+    demo=Case('the demo', 'digits', None, (None,), dict(steps=600) | DEMO, 60, DEMO_SIZE))
 
 def seconds(f, *args):
     "What `f` returns, and how long that took by the clock."
@@ -56,19 +57,19 @@ def time_networks(classifier, dls):
 
 def numbers(cfe, case, n):
     "Means over directions and images at k = 1."
-    tasks = [Task(case.data, pair, n=n) for pair in case.measured]
+    tasks = [Task(case.data, pair, case.size, n) for pair in case.measured]
     with tempfile.TemporaryDirectory() as folder:
         rows = run_benchmark({'Mirror-CFE': lambda task: cfe}, tasks, folder, METRICS, progress=False)
     return rows[rows['end'] == 'reflection'][METRICS].mean().to_dict()
 
 def run(case, n):
     "Train once by the clock, and measure what came of it."
-    classifier = get_classifier(case.data, device='cpu')
-    dls = get_dls(case.data, device='cpu')
+    classifier = get_classifier(case.data, size=case.size, device='cpu')
+    dls = get_dls(case.data, size=case.size, device='cpu')
     recipe = get_recipe(**case.changes)
     of_autoencoder, of_student = time_networks(classifier, dls)
     networks = painting_networks(classifier, dls, recipe)
-    dls = get_dls(case.data, pair=case.pair, steps=100, device='cpu')
+    dls = get_dls(case.data, pair=case.pair, size=case.size, steps=100, device='cpu')
     cfe = MirrorCFE(classifier, recipe, case.pair)
     _, training = seconds(partial(cfe.fit, dls, autoencoder=networks[0], student_net=networks[1], progress=False))
     found = dict(steps=recipe.steps, training=training, mark=case.seconds, autoencoder=of_autoencoder,
