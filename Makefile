@@ -24,14 +24,15 @@ NBTEST  := OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS)
 # The tests compute little at a time: of two threads one mostly waits, and waiting takes processor time as well.
 # They must hold with any number; make pytest THREADS=2 runs them with two.
 THREADS ?= 1
-PYTEST  := OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest
+# As many files of tests at once as there are cores; WORKERS=0 runs them one after the other in one process.
+PYTEST  := OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: help install demo test export sync nbtest pytest slow notebooks readme docs look wheel clean distclean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "PYTHON=python3.12 chooses the interpreter of a new .venv; WORKERS=1 the notebooks tested at once;"
+	@echo "PYTHON=python3.12 chooses the interpreter of a new .venv; WORKERS=1 the notebooks and files of tests that run at once;"
 	@echo "THREADS=2 gives pytest two threads."
 
 install: $(STAMP)  ## make .venv and install the package with its dev extra

@@ -158,7 +158,7 @@ def test_arguments():
     assert got == dict(images=["a.png", "b"], explainer="mirrorcfe-out", target="3", target_confidence=[".5", ".8"],
                        out="mirrorcfe-out-explain", invert=True, trim=False, resize=None,
                        crop=None, interpolation=None, levels=None, factory=None, device="auto")
-    defaults = dict(out="mirrorcfe-out", n=8, seed=0, preset="default", steps=300, measure=300, device="auto")
+    defaults = dict(out="mirrorcfe-out", n=8, seed=0, preset="default", steps=600, measure=300, device="auto")
     assert parse("demo", []) == defaults
 
 def test_warnings_take_one_line(capsys):
