@@ -1,6 +1,7 @@
 """Train and measure what the pages 70 to 78 show, at real size; kept in results/reproduction, one folder a group.
 
-    python benchmarks/reproduce.py [main colour large painter ahead paper floors multi ssc tri pgd heads heads-masks]
+    python benchmarks/reproduce.py [main colour large painter ahead demo paper floors multi ssc tri pgd heads
+                                    heads-masks]
 
 Without an argument all groups run: hours on two cores, minutes on a GPU. A killed run goes on where it stopped:
 explainers come from the cache or from their checkpoint, and measured cells are not measured again. MNIST,
@@ -19,6 +20,7 @@ from mirrorcfe.baselines.pgd import PGD
 from mirrorcfe.benchmark import NetworkTask, Task, get_explainer, run_benchmark
 from mirrorcfe.classifiers import ARCHITECTURES
 from mirrorcfe.data import available
+from mirrorcfe.runs import DEMO, DEMO_SIZE
 from pictures import save_small
 
 OUT = Path(__file__).parent/'results'/'reproduction'
@@ -94,6 +96,7 @@ GROUPS = dict(
     large=(some(LARGE, 200), SEEDS),
     painter=(some([MNIST[1]]), PAINTER),
     ahead=(GREY, three_seeds('not ahead', NOT_AHEAD) | three_seeds('small changes left out', SHRUNK)),
+    demo=([Task('digits', size=DEMO_SIZE)], three_seeds('demo', dict(pair=False, steps=600) | DEMO)),
     paper=(some(GREY + COLOUR), {'Mirror-CFE paper': paper}),
     floors=(some(GREY + COLOUR), FLOORS),
     multi=(some(GREY), {'Mirror-CFE, all classes': partial(mirror, pair=False, steps=1200)}),

@@ -16,7 +16,7 @@ def test_best_median_and_worst_by_votes_then_by_the_oracle():
 def test_every_data_set_has_a_sheet_but_faces():
     sheets = {task.title: look.sheet_of(task) for task in look.TASKS if task.data in ('digits', 'mnist', 'celeba_hq')}
     kept = {title: file.name for title, file in sheets.items() if file}
-    assert kept['Digits'] == 'look-digits.png' and kept['MNIST 3-8'] == 'look-mnist-3-8.png'
+    assert kept['Digits 16 px'] == 'look-digits-16-px.png' and kept['MNIST 3-8'] == 'look-mnist-3-8.png'
     assert [title[:9] for title, file in sheets.items() if file is None] == ['CelebA-HQ']
 
 def test_data_that_are_not_here_are_named(capsys, monkeypatch, tmp_path):
