@@ -164,13 +164,14 @@ ELSEWHERE = {
     "70_comparison.ipynb": dict.fromkeys([".429", ".524"], BEFORE)
                            | dict.fromkeys([".499", ".837"], "74_ssc_ablation.ipynb"),
     "72_faces.ipynb": {".064": "what the recipe before had, in the history of this page", ".80": "a mark"},
-    "73_faithfulness.ipynb": dict.fromkeys([".095", ".080", ".020", ".026", ".42", ".186", ".209"], LEGEND),
+    "73_faithfulness.ipynb": dict.fromkeys([".100", ".084", ".017", ".024", ".42", ".186", ".210"], LEGEND),
     "74_ssc_ablation.ipynb": dict.fromkeys([".118", ".226", ".204"], BEFORE),
     "79_networks.ipynb": dict.fromkeys([".930", ".955"], BEFORE),
     "85_where_the_time_goes.ipynb": dict.fromkeys(["1.58", "1.74"], BEFORE),
     "81_c3lt_ablation.ipynb": {".001": "the formula above it"},
+    "97_gallery.ipynb": dict.fromkeys([".86", ".93"], "benchmarks/results/painter.md"),
     "88_runs.ipynb": dict.fromkeys([".98", ".93"], "benchmarks/results/painter.md"),
-    "index.ipynb": dict.fromkeys([".014", ".016", ".024"], "73_faithfulness.ipynb")
+    "index.ipynb": dict.fromkeys([".012", ".014", ".016", ".024"], "73_faithfulness.ipynb")
                    | dict.fromkeys(["1.5", ".6", "2.3"], "minutes of a page") | {"3.10": "a version of Python"}}
 
 def printed(cell):
