@@ -347,6 +347,8 @@ def grid(self:MirrorCFE,
     return ks
 
 # %% ../nbs/31_explainer.ipynb #5de21ff5
+_CHUNK = 128   # images encoded or drawn at once on a processor: larger maps leave its cache
+
 def _check_truth(truth, n, n_classes, device):
     "True classes as int64 (n,), or None."
     if truth is None: return None
@@ -367,7 +369,10 @@ def _look(self:MirrorCFE, x, quick=False):
     model = self._quick_model() if quick else self.model.eval()
     W = self.classifier.W
     x = check_images(x, model.channels, height_width(model.size)).to(W.device, W.dtype)
-    return x, model.encode(x, full=True)
+    parts = [model.encode(v, full=True) for v in x.split(_CHUNK if x.device.type == 'cpu' else max(1, len(x)))]
+    if len(parts) == 1: return x, parts[0]
+    maps, z, logits = zip(*parts)
+    return x, Encoded([torch.cat(m) for m in zip(*maps)], torch.cat(z), torch.cat(logits))
 
 # %% ../nbs/31_explainer.ipynb #d0765e52
 def _fill_rows(v, drawn):
@@ -377,8 +382,6 @@ def _fill_rows(v, drawn):
     return out
 
 # %% ../nbs/31_explainer.ipynb #6fe34e12
-_CHUNK = 64   # images drawn at once where few are: their maps stay in the processor's cache
-
 def _state(net): return [(id(v), v._version, v.data_ptr()) for v in (*net.parameters(), *net.buffers())]
 
 @patch
@@ -439,12 +442,12 @@ def draw_quickly(self:MirrorCFE,
     "Draw the path with few drawings: the closed loop is measured only where it has to be."
     fine = self.grid(100).to(x.device)
     coarse = torch.arange(0, 100, 9, device=x.device)
+    if not closed_loop and ks is not None:
+        k = ks.expand(len(x), -1)
+        return k, *self._sketch(x, encoded, source, target, fine, bs).draw_at(k), None
     intended = self._intended(encoded, source, target)
     if not closed_loop:
         sketch = self._sketch(x, encoded, source, target, fine, bs)
-        if ks is not None:
-            k = ks.expand(len(x), -1)
-            return k, *sketch.draw_at(k), None
         return fine[coarse].expand(len(x), -1), *draw_open(sketch, intended, coarse)
     grid = torch.linspace(0, 1.5, 49, device=x.device)
     def seen_blurred(images): return self._quick_model().F(gaussian_blur(images, blur_sigma))
