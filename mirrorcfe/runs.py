@@ -810,7 +810,7 @@ def _demo_forecast(dls, recipe, n, n_measured):
     return make_forecast(classifier, dls, recipe, len(dls.train), after, plans, missing_judges(dls))
 
 DEMO = dict(lr=2e-3, adv=6., prox=4.)   # of 'default': digits are eight pixels wide, so every change is a large one
-DEMO_SIZE = 16                          # pixels; enough for eight, and a step takes a third of one at 32
+DEMO_SIZE = 16                          # pixels; enough for eight, and a step takes half of one at 32
 
 def prepare_demo(seed:int,       # of weights, data order and noise
                  preset:str,     # of the training
