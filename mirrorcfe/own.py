@@ -467,6 +467,8 @@ def _with_time(classifier, dls, pair, recipe, n, measure, minutes, folder):
     file = folder/'steps.json'
     if file.exists():
         kept = read_json(file)
+        if 'forecast' not in kept:
+            raise MirrorError(f"{folder} was begun by another version of mirrorcfe: delete it and train again")
         forecast = Forecast(**kept['forecast'])
         forecast.beside = {name: Beside(*v) for name, v in forecast.beside.items()}
         echo(_what_is_left(kept['steps'], forecast, dls, folder))

@@ -490,3 +490,8 @@ def test_explain_lists_and_skips(trained, pets, tmp_path, capsys):
     assert "broken.jpg cannot be read as an image: its contents are of no known kind" in said
     got = rows(tmp_path/"res"/"samples.csv")
     assert [r["file"] for r in got] == ["00.jpg", "05.png"] and {r["truth"] for r in got} == {"three"}
+
+def test_a_run_begun_by_another_version_is_refused(tmp_path):
+    (tmp_path/'steps.json').write_text(json.dumps(dict(steps=5, after=1.)))
+    with pytest.raises(MirrorError, match='was begun by another version'):
+        own._with_time(None, None, None, None, 1, 1, None, tmp_path)
