@@ -14,6 +14,7 @@ from mirrorcfe.own import (CHECKPOINT_STEPS, CLASSIFIER_STEPS, load_images, matc
                            read_weights)
 from mirrorcfe.runs import fit_weights, load_explainer, load_network, open_network, save_network
 from mirrorcfe.loop import Checkpoint
+from mirrorcfe.storage import write_json
 from commands import TRAIN, refused, rows, train_quickly
 
 # --- classifiers from files ------------------------------------------------------------------------------------------
@@ -492,6 +493,6 @@ def test_explain_lists_and_skips(trained, pets, tmp_path, capsys):
     assert [r["file"] for r in got] == ["00.jpg", "05.png"] and {r["truth"] for r in got} == {"three"}
 
 def test_a_run_begun_by_another_version_is_refused(tmp_path):
-    (tmp_path/'steps.json').write_text(json.dumps(dict(steps=5, after=1.)))
+    write_json(tmp_path/'steps.json', dict(steps=5, after=1.))
     with pytest.raises(MirrorError, match='was begun by another version'):
         own._with_time(None, None, None, None, 1, 1, None, tmp_path)
