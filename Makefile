@@ -32,8 +32,8 @@ PYTEST  := OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --di
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "PYTHON=python3.12 chooses the interpreter of a new .venv; WORKERS=1 the notebooks and files of tests that run at once;"
-	@echo "THREADS=2 gives pytest two threads."
+	@echo "PYTHON=python3.12 chooses the interpreter of a new .venv; WORKERS=1 the notebooks and files of tests"
+	@echo "that run at once; THREADS=2 gives pytest two threads."
 
 install: $(STAMP)  ## make .venv and install the package with its dev extra
 

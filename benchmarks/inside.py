@@ -99,9 +99,9 @@ def errors():
     "The errors inside each pair, corrected, beside the same images as they were."
     names = ['Val', 'D.Val', 'Believed', 'Oracle', 'L1', 'first k']
     methods = {'Mirror-CFE': mirror, 'uncorrected': FLOORS['Identity']}
+    others = {'not ahead': partial(mirror, **NOT_AHEAD), 'small changes left out': partial(mirror, **SHRUNK)}
     for task in [Errors(t.data, t.pair) for t in GREY]:
         run_benchmark(methods, [task], OUT/'errors', names)
-        others = {'not ahead': partial(mirror, **NOT_AHEAD), 'small changes left out': partial(mirror, **SHRUNK)}
         run_benchmark(others, [task], OUT/'errors-ahead', names)
         src = task.sources()
         i = torch.linspace(0, len(src.x) - 1, min(8, len(src.x))).long().unique()   # evenly over all

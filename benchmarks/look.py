@@ -121,7 +121,7 @@ def is_here(task):
 
 def explainer(task):
     "The explainer of a task by the default recipe, of the digits that of the demo."
-    if task.pair is None: return mirror(task, pair=False, steps=600, **DEMO)
+    if task.pair is None: return mirror(task, pair=False, **DEMO)
     return mirror(task)
 
 def write_table(kept):

@@ -69,11 +69,11 @@ FLOORS = {
     'Pixel blend': partial(floor, kind=PixelBlend)}
 NOT_AHEAD = dict(student_margin=0.)
 SHRUNK = dict(student=2., shrink=.1)   # fewer errors are corrected
-# These two are of the recipe before the student looked ahead
+# As ABLATED below, of the recipe before the student looked ahead
 TRIANGULATION = {'none': partial(mirror, tri=0., **NOT_AHEAD)} | {
     f'a = {a}': partial(mirror, a=a, **NOT_AHEAD) for a in (0., .2, .4, .6)}
 MASKS = {'full': mirror, 'skip only': partial(mirror, mode='skip'), 'no CSP': partial(mirror, mode='no-csp')}
-ABLATED = {   # fields of the recipe that are changed, one row each; in all of them the student does not look ahead
+ABLATED = {   # fields of the recipe that are changed, one row each, of the recipe before the student looked ahead
     'not ahead': {},
     'no student': dict(student=0.),
     'no augmentation': dict(augmented=0.),
@@ -96,7 +96,7 @@ GROUPS = dict(
     large=(some(LARGE, 200), SEEDS),
     painter=(some([MNIST[1]]), PAINTER),
     ahead=(GREY, three_seeds('not ahead', NOT_AHEAD) | three_seeds('small changes left out', SHRUNK)),
-    demo=([Task('digits', size=DEMO_SIZE)], three_seeds('demo', dict(pair=False, steps=600) | DEMO)),
+    demo=([Task('digits', size=DEMO_SIZE)], three_seeds('demo', dict(pair=False) | DEMO)),
     paper=(some(GREY + COLOUR), {'Mirror-CFE paper': paper}),
     floors=(some(GREY + COLOUR), FLOORS),
     multi=(some(GREY), {'Mirror-CFE, all classes': partial(mirror, pair=False, steps=1200)}),

@@ -809,8 +809,9 @@ def _demo_forecast(dls, recipe, n, n_measured):
     after = partial(time_results, dls=dls, n=n, n_measured=n_measured, best=True)
     return make_forecast(classifier, dls, recipe, len(dls.train), after, plans, missing_judges(dls))
 
-DEMO = dict(lr=2e-3, adv=6., prox=4.)   # of 'default': digits are eight pixels wide, so every change is a large one
-DEMO_SIZE = 16                          # pixels; enough for eight, and a step takes half of one at 32
+# Of 'default': digits are eight pixels wide, so every change is a large one
+DEMO = dict(steps=600, lr=2e-3, adv=6., prox=4.)
+DEMO_SIZE = 16   # pixels; enough for eight, and a step takes half of one at 32
 
 def prepare_demo(seed:int,       # of weights, data order and noise
                  preset:str,     # of the training
@@ -820,7 +821,7 @@ def prepare_demo(seed:int,       # of weights, data order and noise
                  n_measured:int  # images to measure
                 )->tuple:        # DataLoaders, classifier, oracle, a `MirrorCFE` that is not fitted, a `Forecast`
     "Get the digits, their classifier and oracle, and an explainer to train; say before how long all will take."
-    recipe = get_recipe(preset, steps=steps, **DEMO if preset == 'default' else {})
+    recipe = get_recipe(preset, **(DEMO if preset == 'default' else {}) | dict(steps=steps))
     dls = get_dls('digits', size=DEMO_SIZE, seed=seed, steps=min(100, steps), device=device)
     forecast = _demo_forecast(dls, recipe, n, n_measured)
     echo(f'{forecast.said(steps)}')
@@ -833,7 +834,7 @@ def demo(out='mirrorcfe-out',    # folder for the results
          n:int=8,                # images to show, 1 to 300
          seed:int=0,             # of weights, data order and noise
          preset:str='default',   # of the training: default or paper
-         steps:int=600,          # of the optimiser
+         steps:int=DEMO['steps'], # of the optimiser
          measure:int=300,        # held-out images to measure, 1 to 300
          device='auto'           # cpu, cuda or mps; auto: the best there is
         ):

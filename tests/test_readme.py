@@ -57,7 +57,8 @@ def test_the_wheel_is_tried_in_ci():
     assert set(COMMANDS) - {"app"} <= run, "the page needs an extra"
 
 def test_importing_the_package_is_light():
-    code = "import sys, mirrorcfe; from mirrorcfe import MirrorError; print([m for m in ('torch', 'numpy', 'fastai') if m in sys.modules])"
+    code = ("import sys, mirrorcfe; from mirrorcfe import MirrorError; "
+            "print([m for m in ('torch', 'numpy', 'fastai') if m in sys.modules])")
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout == "[]\n", run.stderr
     import mirrorcfe

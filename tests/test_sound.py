@@ -220,7 +220,8 @@ def test_foreign_normalisation_is_of_images_from_0_to_1(foreign):
     torch.testing.assert_close(gap(images), net(foreign(*STATISTICS)((images + 1)/2)), rtol=1e-4, atol=1e-5)
 
 @pytest.mark.parametrize("normalise, says", [
-    ((.5,), "normalise= takes"), ((.5, 0.), "normalise= takes"), (True, "normalise= takes"), ("imagnet", "normalise= takes"),
+    ((.5,), "normalise= takes"), ((.5, 0.), "normalise= takes"), (True, "normalise= takes"),
+    ("imagnet", "normalise= takes"),
     (transforms.Compose([transforms.Normalize(*STATISTICS)]), "is a chain with a Normalize"),
     (v2.Compose([v2.ToDtype(torch.float32), v2.Normalize(*STATISTICS)]), "is a chain with a Normalize"),
     (nn.Sequential(transforms.Normalize(*STATISTICS)), "is a chain with a Normalize"),
