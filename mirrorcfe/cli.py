@@ -307,7 +307,7 @@ FOR_PROGRAMMERS = (DeprecationWarning, FutureWarning, PendingDeprecationWarning)
 def show_warning(message, category, *_, **__):
     "Print a warning in one line; those for programmers are left out."
     if issubclass(category, FOR_PROGRAMMERS) or launched().rank: return
-    print(f"mirrorcfe: note: {message}", file=sys.stderr)
+    print(f"note: {message}", file=sys.stderr)
 
 def _stop_on_term():
     "Let SIGTERM end the command as the keyboard does."

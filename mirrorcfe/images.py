@@ -81,6 +81,9 @@ def _by_format(im):
     else: top = 65535 if im.format in ('PNG', 'PPM') else None   # Pillow holds their 16 bits in 32
     return top, tags.get(262) == 0
 
+_GIVE_LEVELS = ('give levels=(black, white), on the command line --levels BLACK WHITE, for all pictures alike, or store '
+                'them with 8 bits a pixel')
+
 def _find_levels(im, white):
     "Black and white of a picture, and what is doubtful about that; `UnknownLevels` if its numbers do not fit."
     low = np.fmin.reduce([np.fmin.reduce(a.ravel()) for _, a in _strips(im)])   # passes NaN over
@@ -89,11 +92,10 @@ def _find_levels(im, white):
     if white is None or not (-slack <= low and high <= white + slack):
         what = 'fractions' if im.mode == 'F' and white else 'integers of more than 16 bits, or with a sign,'
         raise UnknownLevels(f"holds {what} from {low:g} to {high:g}, which do not say what is black and what is white: "
-                            "give levels=(black, white), on the command line --levels BLACK WHITE, for all pictures "
-                            "alike, or store them with 8 bits a pixel")
+                            + _GIVE_LEVELS)
     dark = im.mode != 'F' and 0 < high < white/8
-    advice = 'give read_image levels=(black, white), or store them with 8 bits a pixel'
-    return (0, white), [f'use less than an eighth of the range 0 to {white:,}, and are dark: {advice}'] if dark else []
+    doubt = f'use less than an eighth of the range 0 to {white:,}, and are dark: {_GIVE_LEVELS}'
+    return (0, white), [doubt] if dark else []
 
 def _to_8_bits(im, top, levels=None, negative=False):
     "A picture of more than 8 bits a pixel, scaled to 8, and what is doubtful about it."
@@ -157,8 +159,9 @@ def _upright(im):
 _OF_THE_PROCESS = errno.EMFILE, errno.ENFILE   # no free descriptor: that says nothing about the file
 
 _SEVERAL = 'have several pages or frames, of which the first is read: store each as a file'
+_CLEAR = 'have transparent parts, which are read as white: paste them on another ground where white is wrong'
 
-def _read(file, channels, paper, near, levels):
+def _read(file, channels, near, levels):
     "The picture in `file`, and what is doubtful about it."
     mode = 'L' if channels == 1 else 'RGB'
     doubts = []
@@ -177,27 +180,32 @@ def _read(file, channels, paper, near, levels):
         im = im.reduce(max(1, min(im.size)//(4*near)))
     if im.mode in ('RGBA', 'LA', 'PA', 'La', 'RGBa') or 'transparency' in im.info:
         im = im.convert('RGBA')
-        im = Image.alpha_composite(Image.new('RGBA', im.size, (paper,)*3 + (255,)), im)
+        if im.getextrema()[3][0] < 255: doubts.append(_CLEAR)   # the least opaque pixel
+        im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
     return im.convert(mode), *doubts
+
+def _folder_of(path):
+    "The folder of a file in words."
+    folder = path.parent
+    return 'the current folder' if folder == Path() else printable(folder)
 
 def read_image(path,             # image file
                channels:int=1,   # 1 grey, 3 colour
-               paper:int=255,    # grey level, 0 to 255, that shows through transparent parts
                near:int=0,       # pixels wanted; a large file is then read at a fraction of its size. 0: as it is
                levels=None       # numbers that are black and white in files of more than 8 bits; None: by the format
-              ):                 # PIL image of mode L or RGB, upright
+              ):                 # PIL image of mode L or RGB, upright, transparent parts white
     "Read one image file of any kind; `UnreadableImage` says why it cannot be read."
     path = expand(path)
     _check_regular(path)
     levels = check_levels(levels)
-    try: im, *doubts = _read(path, channels, paper, near, levels)
+    try: im, *doubts = _read(path, channels, near, levels)
     except UnknownLevels as e: raise UnknownLevels(f"{printable(path)} {e}") from None
     except Exception as e:
         if isinstance(e, OSError) and e.errno in _OF_THE_PROCESS:
             raise MirrorError(f"cannot read {printable(path)} just now: {e.strerror}; nothing is known to be wrong "
                               "with it: close files or raise the limit (ulimit -n), and call again") from e
         raise UnreadableImage(path, _why(path, e)) from None
-    for doubt in doubts: warnings.warn(f"pictures in {printable(Path(path).parent)} {doubt}")
+    for doubt in doubts: warnings.warn(f"pictures in {_folder_of(path)} {doubt}")
     return im
 
 # %% ../nbs/09_images.ipynb #2f8ffad4
@@ -248,7 +256,6 @@ def find_images(where      # a folder, or a list of files and folders
 # %% ../nbs/09_images.ipynb #6b0e0020
 def read_images(files:list,      # paths
                 channels:int=1,  # 1 grey, 3 colour
-                paper:int=255,   # as for `read_image`
                 fit=None,        # function of a picture, applied at once, so that only its result is held
                 levels=None      # as for `read_image`
                )->tuple:         # the files that can be read; their pictures, or what `fit` made of them
@@ -257,7 +264,7 @@ def read_images(files:list,      # paths
     out = []
     bad = []
     for file in files:
-        try: picture = read_image(file, channels, paper, levels=levels)
+        try: picture = read_image(file, channels, levels=levels)
         except UnreadableImage as e: bad.append(str(e))
         else:
             good.append(file)

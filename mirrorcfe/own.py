@@ -580,19 +580,16 @@ def load_images(images,        # files and folders
     "Read images as the training read its own."
     look = about['look']
     middle = about.get('fit') == 'middle'
-    paper = 255 if middle else round((look['border'] + 1)*127.5)   # shows through what is transparent
     extent = look['extent'] if trim else 0
     transform = make_preprocessing(prepared or about.get('prepared'))
-    if transform is not None:
-        if trim: raise MirrorError(f"--trim pads what is left, and here pictures are prepared by {transform.name}")
-        paper = 255
+    if trim and transform is not None:
+        raise MirrorError(f"--trim pads what is left, and here pictures are prepared by {transform.name}")
     def fit(picture):   # at once: photographs are big
         if transform is None: return fit_image(picture, about['size'], invert, extent, middle)
         x = from_bytes(transform(ImageOps.invert(picture) if invert else picture))
         return check_prepared(x, 'a picture', about['in_channels'], about['size'])
     if levels is None: levels = about.get('levels')
-    if invert: paper = 255 - paper
-    files, fitted = read_images(find_images(images), about['in_channels'], paper, fit, levels)
+    files, fitted = read_images(find_images(images), about['in_channels'], fit, levels)
     x = torch.stack(fitted)
     number = {name: i for i, name in enumerate(about['classes'])}
     truth = torch.tensor([number.get(f.absolute().parent.name, -1) for f in files])

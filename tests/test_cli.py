@@ -165,7 +165,7 @@ def test_warnings_take_one_line(capsys):
     for kind in FOR_PROGRAMMERS: show_warning("old", kind)
     assert capsys.readouterr().err == ""
     show_warning("dark", UserWarning, "file", 3)
-    assert capsys.readouterr().err == "mirrorcfe: note: dark\n"
+    assert capsys.readouterr().err == "note: dark\n", "as the notes of the commands begin"
 
 # --- refusals --------------------------------------------------------------------------------------------------------
 

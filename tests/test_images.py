@@ -89,13 +89,20 @@ def test_pictures_of_every_kind(tmp_path):
     wide.paste(255, (8, 0, 16, 8))
     assert one(wide, 1).unique().tolist() == [255], "the square in the middle"
 
-@pytest.mark.parametrize("paper", [0, 90, 255])
-def test_paper_shows_through(tmp_path, paper):
-    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path/"a.png")
-    assert np.unique(np.asarray(read_image(tmp_path/"a.png", 3, paper))).tolist() == [paper]
-    half = Image.new("LA", (8, 8), (0, 128))
-    half.save(tmp_path/"b.png")
-    assert read_image(tmp_path/"b.png", 1, paper).getpixel((0, 0)) == pytest.approx(paper/2, abs=1)
+def test_transparent_parts_are_white_and_a_note_says_so(tmp_path, monkeypatch):
+    "Also a half of them; a picture with an alpha channel that hides nothing has no note."
+    monkeypatch.chdir(tmp_path)
+    a = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    a.save("a.png")
+    a.convert("P").save("a.gif", transparency=a.convert("P").getpixel((0, 0)))
+    Image.new("LA", (8, 8), (0, 128)).save("half.png")
+    Image.new("RGBA", (8, 8), (9, 9, 9, 255)).save("opaque.png")
+    for name, value in (("a.png", 255), ("a.gif", 255), ("half.png", 127)):
+        with pytest.warns(UserWarning, match="^pictures in the current folder have transparent parts, .* as white"):
+            assert np.unique(np.asarray(read_image(name, 3))).tolist() == [value]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image("opaque.png").getpixel((0, 0)) == 9
 
 # --- brightness -------------------------------------------------------------------------------------------------------
 
@@ -139,7 +146,8 @@ def test_fractions_from_0_to_1_are_as_they_are(tmp_path):
 def test_twelve_bits_in_sixteen(tmp_path):
     a = (RAMP*4095).astype(np.uint16)
     top, _, said = read_as(tmp_path, a)
-    assert top == 16 and "less than an eighth of the range 0 to 65,535" in said and "levels=(black, white)" in said
+    assert top == 16 and "less than an eighth of the range 0 to 65,535" in said
+    assert "give levels=(black, white), on the command line --levels BLACK WHITE" in said and "read_image" not in said
     assert read_as(tmp_path, a, levels=(0, 4095)) == (255, 0, "")
 
 def tiff(tmp_path, pixels, levels=None, **tags):

@@ -359,6 +359,15 @@ def test_photographs_are_not_held_together(tmp_path, monkeypatch, saved):
     assert len(files) == 4 and x.shape == (4, 1, 16, 16) and max(alive) <= 1
     assert [round(v, 2) for v in x.mean((1, 2, 3)).tolist()] == [-1, -.53, -.06, .41]
 
+@pytest.mark.parametrize("invert, value", [(False, 1), (True, -1)])
+def test_transparent_parts_are_white_whatever_the_training_images(tmp_path, saved, invert, value):
+    "Those of the explainer are black around the digit; the folders that it is trained on are read so too."
+    Image.new("LA", (16, 16), (0, 0)).save(tmp_path/"a.png")
+    about = load_explainer(saved)[2]
+    with pytest.warns(UserWarning, match="have transparent parts, which are read as white"):
+        x = load_images([tmp_path/"a.png"], about, invert=invert)[1]
+    assert about["look"]["border"] < -.9 and x.unique().tolist() == [value]
+
 # --- training --------------------------------------------------------------------------------------------------------
 
 def weights(out): return load_file(next((out/"explainer"/"generator").glob("*.safetensors")))
