@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['MirrorError', 'whole_number', 'is_one_of', 'height_width', 'short_size', 'check_latents', 'check_logits',
+__all__ = ['MirrorError', 'whole_number', 'is_one_of', 'height_width', 'short_size', 'counted', 'check_latents', 'check_logits',
            'check_class', 'check_pair', 'share_weights', 'check_mirror', 'pair_hyperplane', 'as_column', 'margin',
            'reflect', 'step_kind', 'Mirror']
 
@@ -57,6 +57,13 @@ def short_size(size   # pixels: one number, the side of a square; or height and 
     "Return a size as it is written down."
     h, w = height_width(size)
     return h if h == w else (h, w)
+
+# %% ../nbs/00_core.ipynb #12d67730
+def counted(n:int,     # how many
+            what:str   # one of them, such as 'image'
+           )->str:
+    "Return a number with what is counted, in the plural unless it is one."
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 # %% ../nbs/00_core.ipynb #8e014e0d
 def check_latents(z:torch.Tensor, # latents, (B, N), a floating type

@@ -18,7 +18,7 @@ from fastai.learner import CastToTensor, Recorder
 from fastcore.basics import defaults
 from .autoencoder import autoencoder_settings, form_of, train_latent_autoencoder
 from .classifiers import train_classifier
-from .core import MirrorError
+from .core import MirrorError, counted
 from .explainer import MirrorCFE
 from .features import frozen_copy
 from .loop import game_learner
@@ -79,7 +79,8 @@ class Forecast:
         own = parts.pop('the explainer')
         after = parts.pop('explaining and measuring')
         shown = [f'{name} {in_words(spent)}' for name, spent in parts.items()]
-        shown += [f'{steps} steps of the explainer {in_words(own)}', f'explaining and measuring {in_words(after)}']
+        shown += [f"{counted(steps, 'step')} of the explainer {in_words(own)}",
+                  f'explaining and measuring {in_words(after)}']
         return f"This will take about {in_words(self.seconds(steps))}: {', '.join(shown)}"
 
 # %% ../nbs/34_forecast.ipynb #7f5cdba4

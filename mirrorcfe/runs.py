@@ -9,8 +9,8 @@ __all__ = ['FORMAT', 'SHIPPED', 'RESULT_METRICS', 'RESULT_COLUMNS', 'JUDGES', 'F
            'open_network', 'save_network', 'load_network', 'save_explainer', 'load_explainer', 'load_panel',
            'results_of', 'measure_run', 'Explained', 'measure_explanation', 'summarise', 'slug', 'write_pictures',
            'write_csv', 'md_table', 'prepared_in_words', 'judges_table', 'write_results', 'pick_test_images',
-           'most_believed', 'finish_run', 'get_judges', 'missing_judges', 'time_results', 'relative', 'echo_results',
-           'prepare_demo', 'demo']
+           'most_believed', 'finish_run', 'get_judges', 'missing_judges', 'time_results', 'relative', 'results_in',
+           'echo_results', 'prepare_demo', 'demo']
 
 # %% ../nbs/88_runs.ipynb #42c66657
 import csv, importlib.util, os, re, shutil, sys, tempfile, time, unicodedata
@@ -30,7 +30,7 @@ from .benchmark import is_adversarial, measure
 from .checks import check_range, check_writable, explainer_folder, mean_and_std, no_network
 from .classifiers import (ARCHITECTURES, ORACLE, build_network, get_classifier, get_oracle, plan_classifier,
                                    predict, small_resnet)
-from .core import MirrorError, height_width, short_size
+from .core import MirrorError, counted, height_width, short_size
 from .data import best_device, class_rank, get_dls
 from .explainer import MirrorCFE
 from .explanation import Explanation
@@ -495,8 +495,9 @@ def measure_explanation(ex:Explanation,  # its steps end at 1
 def _belief(results):
     "Who else believes the reflections."
     if results['believed'] == results['believed']:
-        real = f" ({results['believed_real']:.1%} for real images)" if 'believed_real' in results else ''
-        return f"{results['believed']:.1%} of the judges' votes agree{real}"
+        real = results.get('believed_real')
+        of_real = '' if real is None else f" ({real:.1%} see the true class in real images)"
+        return f"{results['believed']:.1%} of the judges' votes see the target in them{of_real}"
     if results['oracle'] == results['oracle']: return f"the oracle {results['oracle']:.1%}, no panel judged them"
     return 'nobody else judged them'
 
@@ -504,16 +505,15 @@ def summarise(results:dict   # as `results_of` returns
              )->str:
     "Put the numbers into one sentence."
     if not results['images']: return "each image is taken for its target already: there is nothing to explain"
-    images = f"{results['images']} image{'s' if results['images'] > 1 else ''}"
-    text = (f"{images}: the classifier takes {results['val']:.1%} of the reflections for the target, "
-            f"{_belief(results)}; {results['coverage']:.1%} have a counterfactual; the confidence is off by "
-            f"{results['confidence_error']:.3f} on average; L1 {results['l1_reflection']:.3f}")
+    text = (f"{counted(results['images'], 'image')}: the classifier takes {results['val']:.1%} of the reflections for "
+            f"the target, {_belief(results)}; {results['coverage']:.1%} have a counterfactual; the confidence is off "
+            f"by {results['confidence_error']:.3f} on average; L1 {results['l1_reflection']:.3f}")
     judged = results['believed'] == results['believed']
     doubted = results['believed'] if judged else results['oracle']
     if is_adversarial(results['val'], doubted, results.get('believed_real', 1.)):
         others = 'judges' if judged else 'oracle'
         text += (f". What convinces the classifier but not the {others} may be an adversarial pattern: "
-                 "look at the pictures, or train longer (--steps)")
+                 "look at the pictures, or train the explainer longer (--steps of mirrorcfe train or demo)")
     return text
 
 # %% ../nbs/88_runs.ipynb #fb5b381d
@@ -531,9 +531,9 @@ def write_pictures(ex:Explanation,  # any explanation
                   )->dict:          # sample -> paths of strip and curves in `folder`; 'animation' -> its path
     "Draw the strip and the confidences of every sample, all strips in one grid, and one sample as an animation."
     folder = Path(folder)
-    (folder/'strips').mkdir()
-    (folder/'confidence').mkdir()
     samples = [i for i, status in enumerate(ex.status) if status != 'already target']
+    if not samples: return {}
+    for kind in ('strips', 'confidence'): (folder/kind).mkdir()
     line = Progress('pictures')
     out = {}
     for done, i in enumerate(samples, 1):
@@ -544,7 +544,6 @@ def write_pictures(ex:Explanation,  # any explanation
         fig.savefig(folder/'confidence'/name)
         out[i] = f'strips/{name}', f'confidence/{name}'
         line(done, len(samples))
-    if not samples: return out
     ex.show_grid(samples[:16]).savefig(folder/'grid.png')
     best = next((i for i in samples if ex.status[i] == 'found'), samples[0])
     ex.animate(folder/'animation.gif', best, size=400, frames=frames, progress=Progress('animation'))
@@ -623,6 +622,9 @@ def _reading_aids(ex, panel):
     if panel is None: yield 'No panel judged these images: that they are found says that the classifier is convinced.'
     else: yield 'The judges, by their accuracy on real test images:\n\n' + judges_table(panel)
 
+_KINDS_OF_STEPS = ('In the pictures a step is named by what the classifier takes it for: SFE for the source, CFE for '
+                   'the target, KFE for a third class.')
+
 def judges_table(panel   # a `Panel`
                 )->str:  # Markdown
     "List the judges, and which of them vote."
@@ -655,7 +657,7 @@ def write_results(folder,          # an existing one
             *filter(None, [shown]),
             md_table([[r[k] for k in columns] for r in rows], columns),
             *_reading_aids(ex, panel)]
-    if 'animation' in pictures: page += ['![Animation](animation.gif)', '![All samples](grid.png)']
+    if 'animation' in pictures: page += [_KINDS_OF_STEPS, '![Animation](animation.gif)', '![All samples](grid.png)']
     for i, paths in pictures.items():
         if i == 'animation': continue
         strip, confidence = paths
@@ -689,17 +691,19 @@ def most_believed(model:MirrorCFE,  # fitted
                   panel,            # a `Panel`
                   oracle,           # a second classifier, which decides between equal numbers of votes
                   n:int             # how many are wanted
-                 )->Tensor:         # positions in `x`, (n,): the best of each class, then the second best
-    "Rank images by the votes for their reflections, then by the oracle's confidence in them."
-    share, confidence = [], []
+                 )->Tensor:         # positions in `x`, (n,): the best of each class, the second best ...
+    "Rank images: those with a counterfactual first, then by the votes for their reflections, then by the oracle."
+    found, share, confidence = [], [], []
     for images in x.split(50):
-        ex = model.explain(images, ks=[0, 1], on_same='mark', quick=True)
+        ex = model.explain(images, on_same='mark')
+        found += [status == 'found' for status in ex.status]
         share.append(panel.believed(ex.x_reflection, ex.target).share.nan_to_num(-1))
         with torch.no_grad(): p = oracle(ex.x_reflection.nan_to_num(0)).softmax(1)
         confidence.append(p.gather(1, ex.target[:, None])[:, 0].cpu())
-    order = np.lexsort((-torch.cat(confidence), -torch.cat(share)))
+    found = np.array(found)
+    order = np.lexsort((-torch.cat(confidence), -torch.cat(share), ~found))
     rank = pd.Series(order).groupby(y.cpu().numpy()[order]).cumcount()   # 0: the best of its class
-    return torch.from_numpy(order[np.argsort(rank, kind='stable')[:n]])
+    return torch.from_numpy(order[np.lexsort((rank, ~found[order]))[:n]])
 
 # %% ../nbs/88_runs.ipynb #23cd210c
 def finish_run(new:NewFolder,    # entered
@@ -719,8 +723,9 @@ def finish_run(new:NewFolder,    # entered
     chosen, shown = torch.arange(min(n, len(x))), ''
     if best and panel is not None:
         chosen = most_believed(model, x, y, panel, oracle, n)
-        shown = (f"Shown are those {len(chosen)} of {len(x)} held-out images whose reflections the judges believe "
-                 "most, of each class in turn. The numbers above are those of all that were measured.")
+        shown = (f"Shown are {len(chosen)} of {counted(len(x), 'held-out image')}: those with a counterfactual first, "
+                 "and of these the ones whose reflections the judges believe most, of each class in turn. The numbers "
+                 "above are those of all that were measured.")
     chosen = chosen.to(x.device)
     ex = model.explain(x[chosen], truth=y[chosen], ks=100).judged(panel)   # every step, for the films
     ex.prepared = prepared_in_words(about | dict(in_channels=model.classifier.in_channels))
@@ -731,7 +736,7 @@ def finish_run(new:NewFolder,    # entered
                     steps=model.recipe.steps, seconds=round(time.monotonic() - start), device=str(dls.device))
     results |= {k: about[k] for k in ('seed', 'preset', 'dataset')}
     results |= dict(test_images=about.get('held_out', 'the test set of the data'), pictures=ex.prepared)
-    if left_out: echo(f"note: {left_out} held-out images are taken for a third class and left out")
+    if left_out: echo(f"note: taken for a third class and left out: {counted(left_out, 'held-out image')}")
     write_results(new.tmp, ex, results, f"Mirror-CFE on {dls.spec.title}", write_pictures(ex, new.tmp),
                   panel=panel, shown=shown)
     look = look_of(dls.train.dataset[:1000][0])
@@ -789,13 +794,19 @@ def relative(path)->str:
     near = os.path.relpath(path)
     return str(path) if near.startswith('..') else near
 
+def results_in(folder   # of a run
+              )->str:
+    "Say where results are and what lies there, results.md first, then files, then folders."
+    parts = sorted(Path(folder).iterdir(), key=lambda p: (p.name != 'results.md', p.is_dir(), p.name))
+    names = ', '.join(f'{p.name}/' if p.is_dir() else p.name for p in parts)
+    return f"Results in {relative(folder)}: {names.replace('results.md', 'results.md (read it first)', 1)}"
+
 def echo_results(new:NewFolder,  # left
                  results:dict    # the numbers
                 ):
     "Print the results and where they are."
     echo(summarise(results) + ".")
-    echo(f"Results in {relative(new.path)}: results.md (read it first), results.csv, samples.csv, grid.png, "
-         "animation.gif, strips/, confidence/")
+    echo(results_in(new.path))
 
 # %% ../nbs/88_runs.ipynb #04dbdc7d
 def _demo_forecast(dls, recipe, n, n_measured):

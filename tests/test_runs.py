@@ -12,7 +12,7 @@ from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.judges import train_panel
 from mirrorcfe.runs import (RESULT_COLUMNS, NewFolder, Progress, ProgressLine, finish_run, format_time, load_explainer,
                             get_judges, load_network, load_panel, measure_explanation, measure_run, pick_test_images,
-                            save_explainer, save_network, slug, summarise, write_results)
+                            save_explainer, save_network, slug, summarise, write_pictures, write_results)
 from commands import refused, rows
 from tiny import tiny
 
@@ -156,7 +156,7 @@ def test_results_say_who_believes_them(small, panel, tmp_path):
     assert 0 <= r["believed"] <= 1 and r["believed_real"] > .8 and set(r) <= set(RESULT_COLUMNS)
     page = (tmp_path/"out"/"results.md").read_text()
     assert "| trees | 0." in page and "`first_k` is set by the mirror" in page and "No panel" not in page
-    assert "Shown are those 2 of 6 held-out images whose reflections the judges believe most" in page
+    assert "Shown are 2 of 6 held-out images: those with a counterfactual first, and of these" in page
     got = rows(tmp_path/"out"/"samples.csv")
     assert all(s["verdict"] for s in got) and {"believed_last", "unlike", "first_drawn_k"} <= set(got[0])
     assert load_panel(tmp_path/"out") is not None
@@ -172,8 +172,10 @@ def test_judges_that_know_nothing_are_said(monkeypatch, capsys):
     assert "note: a panel needs a judge; results are judged by the oracle alone" in capsys.readouterr().out
 
 @pytest.mark.parametrize("change,flagged,says", [
-    (dict(believed=.3, oracle=1.), True, "30.0% of the judges' votes agree"),
-    (dict(believed=.69, believed_real=.9), False, "69.0% of the judges' votes agree (90.0% for real images)"),
+    (dict(believed=.3, oracle=1.), True, "for the target, 30.0% of the judges' votes see the target in them"),
+    (dict(believed=.69, believed_real=.9), False, "see the target in them (90.0% see the true class in real images)"),
+    (dict(val=0., coverage=0., believed=1.), False, "0.0% of the reflections for the target, 100.0% of the "
+                                                    "judges' votes see the target in them"),
     (dict(believed=.9, oracle=0.), False, "90.0% of the judges"),
     (dict(oracle=.3), True, "the oracle 30.0%, no panel judged them"),
     (dict(), False, "nobody else judged them")])
@@ -181,7 +183,32 @@ def test_the_judges_are_the_headline(change, flagged, says):
     nan = float("nan")
     results = dict(images=2, val=1., believed=nan, oracle=nan, coverage=1., confidence_error=.1, l1_reflection=.2)
     text = summarise(results | change)
-    assert says in text and ("adversarial" in text) == flagged
+    assert says in text and ("adversarial" in text) == flagged and "agree" not in text
+    assert ("(--steps of mirrorcfe train or demo)" in text) == flagged, "explain has no such option"
+
+def test_what_is_listed_is_there(tmp_path, monkeypatch, capsys):
+    "Also where nothing was drawn: no empty folders, no picture that is not there."
+    monkeypatch.chdir(tmp_path)
+    ex = tiny(same=True)
+    results = measure_explanation(ex, lambda x: x[:, 0, 8, :3])
+    pictures, folders = ["animation.gif", "grid.png"], ["confidence/", "strips/"]
+    for one, drawn, folders in ((ex[2:], [], []), (ex[:1], pictures, folders)):
+        with NewFolder("out") as new: write_results(new.tmp, one, results, "T", write_pictures(one, new.tmp, 2))
+        runs.echo_results(new, results)
+        said = capsys.readouterr().out.splitlines()[-1]
+        files = ["results.md (read it first)", *drawn, "results.csv", "samples.csv", *folders]
+        assert said == f"Results in {new.path.name}: {', '.join(files)}"
+        assert ("KFE for a third class" in (new.path/"results.md").read_text()) == bool(drawn)
+
+def test_found_ones_are_shown_first():
+    "However much the panel believes one that never flipped; of those found, the best of each class in turn."
+    shares = torch.tensor([.9, .2, .5, .8, .4])
+    status = ["never flipped", "found", "found", "never flipped", "found"]
+    def explain(x, on_same): return SimpleNamespace(x_reflection=x, target=torch.zeros(5, dtype=int), status=status)
+    panel = SimpleNamespace(believed=lambda x, target: SimpleNamespace(share=shares))
+    model, y = SimpleNamespace(explain=explain), torch.tensor([0, 0, 1, 1, 1])
+    chosen = runs.most_believed(model, torch.zeros(5, 1, 4, 4), y, panel, lambda x: torch.zeros(len(x), 2), 4)
+    assert chosen.tolist() == [2, 1, 4, 0]
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
 

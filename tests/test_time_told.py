@@ -20,6 +20,11 @@ from mirrorcfe.training import get_recipe, painting_networks
 
 QUICK = dict(autoencoder_steps=2, student_steps=2)
 
+def test_one_step_is_not_many():
+    assert Forecast(1., 2.).said(1) == ("This will take about 3 s: 1 step of the explainer 1 s, "
+                                        "explaining and measuring 2 s")
+    assert "2 steps of" in Forecast(1., 2.).said(2)
+
 @pytest.fixture
 def digits(): return get_dls("digits", size=16, n_train=40, bs=8, device="cpu")
 
