@@ -162,9 +162,13 @@ def animate(
     fps:int=10,                       # frames a second, 1 to 60
     size:int=480,                     # width of a film in pixels, even, 160 to 2000
     format:str=None,                  # mp4 or gif; without it, mp4 where there is an ffmpeg
+    invert:bool=False,                # swap dark and bright in the images first
+    trim:bool=False,                  # cut their margin off first, so that the content is as large as in training
     resize:str=None,                  # as for mirrorcfe train; without these three, as in training
     crop:str=None,                    # as for mirrorcfe train
     interpolation:str=None,           # as for mirrorcfe train
+    # numbers that are black and white in image files of more than 8 bits; without it, those of the training
+    levels:list=None,
     # your own FILE:FUNCTION that builds the classifier, where it was trained by one; the file is executed
     factory:str=None,
     out:str='mirrorcfe-out-animate',  # folder for the films; if it is not empty, a number is added to its name

@@ -14,15 +14,15 @@ from .animate import find_ffmpeg
 from .benchmark import measure
 from .checks import check_range, parse_preprocessing
 from .classifiers import accuracy, predict
-from .core import MirrorError
+from .core import MirrorError, counted
 from .data import best_device
 from .distributed import join_group
 from .explainer import MirrorCFE
 from .explanation import Explanation
-from .own import (class_number, class_pair, explainable, get_network, held_out_in_words, load_images,
-                           make_preprocessing, match_classes, open_data, say_channels)
+from .own import (class_number, class_pair, echo_accuracy, echo_ends, get_network, held_out_in_words,
+                           load_explainable, make_preprocessing, match_classes, open_data)
 from .runs import (Progress, echo, get_judges, judges_table, load_explainer, load_panel, md_table,
-                            prepared_in_words, relative, results_folder, slug, write_csv)
+                            prepared_in_words, relative, results_folder, results_in, slug, write_csv)
 
 # %% ../nbs/92_outcomes.ipynb #ae89e1b4
 def open_explainer_and_data(explainer,    # folder that `demo` or `train` wrote
@@ -92,6 +92,8 @@ _INTERVALS = ('Val', 'Believed', 'Oracle', 'L1')   # metrics whose interval is r
 
 def _word(of_end):
     "Say in words whether the images of one end are believed."
+    valid = of_end['metrics'].get('Val', {}).get('mean')
+    if valid is not None and valid < .5: return 'valid by less than half'   # whatever the judges see in them
     if of_end['flag']: return 'valid, not believed'
     mean = of_end['metrics'].get('Believed', {}).get('mean')
     if mean is None: return 'not judged'
@@ -158,7 +160,7 @@ def _cell(row, column):
 def _others(row):
     "Who else believes the images of a row."
     judges = f"judges {row['believed']:.3f}, " if 'believed' in row else ''
-    return f"{judges}oracle {row['oracle']:.3f}, {row['word']}"
+    return f"{judges}oracle {row['oracle']:.3f}; {row['word']}"
 
 def write_evaluation(folder,       # an existing one
                      rows:list,    # of dicts
@@ -210,17 +212,19 @@ def evaluate(explainer='mirrorcfe-out',    # folder that `demo` or `train` wrote
     notes = ''
     if panel: notes = f'The judges, by their accuracy on the test images of the training:\n\n{judges_table(panel)}\n\n'
     right = [accuracy(net, dls.test) for net in (model.classifier, oracle)]
-    held_out = None if data else about.get('held_out')
+    held_out = (None if data else about.get('held_out')) or held_out_in_words(dls)
     notes += (f"Classifier {right[0]:.3f}, oracle {right[1]:.3f} accurate "
-              f"on the test images ({held_out or held_out_in_words(dls)}). Pictures: "
+              f"on the test images ({held_out}). Pictures: "
               f"{prepared_in_words(about | dict(prepared=prepared or about.get('prepared')))}. "
               f"{steps} steps, preset {about['preset']}, seed {about['seed']}.")
     if group.rank: return   # the first process writes
     with new: write_evaluation(new.tmp, rows, f"Mirror-CFE on {dls.spec.title}", notes)
+    echo_accuracy(*right, dls, held_out)
     for r in rows:
         distance = f", L1 {r['l1']:.3f}" if 'l1' in r else ''
-        echo(f"{r['direction']}, {r['image']}: classifier {r['validity']:.3f}, {_others(r)}{distance}")
-    echo(f"Results in {relative(new.path)}: results.md, results.csv")
+        echo(f"{r['direction']}, {r['image']}: taken for the target by classifier {r['validity']:.3f}, "
+             f"{_others(r)}{distance}")
+    echo(results_in(new.path))
 
 # %% ../nbs/92_outcomes.ipynb #a56abcb3
 def film_name(ex:Explanation,  # any explanation
@@ -277,19 +281,15 @@ def load_images_and_targets(images,     # files and folders
                             explainer,  # folder that `demo` or `train` wrote
                             device,     # where it goes
                             factory=None, # FILE:FUNCTION, where the classifier was built by one
-                            prepared=None # as `parse_preprocessing` returns; None: as in training
-                           )->tuple:    # the `MirrorCFE`, images, true classes (-1: not known), targets
+                            **how       # levels, invert, trim and prepared, as for `load_images`
+                           )->tuple:    # the `MirrorCFE`, files, images, true classes (-1: not known), targets
     "Read an explainer and images, each with a target: its true class where that was missed, else the second."
     model, _, about = load_explainer(explainer, device, factory)
-    files, x, _, y = load_images(images, about, prepared=prepared)
-    say_channels(files, about['in_channels'], x, about.get('levels'))
-    keep = explainable(model, files, x)
-    x = x[keep]
-    y = y[keep]
+    files, x, y, _ = load_explainable(model, about, images, **how)
     logits = model.classifier(x.to(device))
     wrong = (y >= 0) & (y != logits.argmax(1).cpu())
     if model.pair is not None: wrong &= torch.isin(y, torch.tensor(model.pair))
-    return model, x, y, torch.where(wrong, y, model.targets(logits, on_same='mark').cpu())
+    return model, files, x, y, torch.where(wrong, y, model.targets(logits, on_same='mark').cpu())
 
 # %% ../nbs/92_outcomes.ipynb #07de6194
 def write_films(ex:Explanation,     # any explanation
@@ -297,7 +297,8 @@ def write_films(ex:Explanation,     # any explanation
                 truth=None,         # true classes by number, -1 where not known
                 suffix:str='mp4',   # or gif
                 size:int=480,       # pixels
-                fps:float=10        # frames a second
+                fps:float=10,       # frames a second
+                files=None          # that the images were read from; None: from none
                )->list:             # of dicts, one a film
     "Write a film of every sample that is not its target already, and the list of them, films.csv."
     samples = [i for i, status in enumerate(ex.status) if status != 'already target']
@@ -308,11 +309,12 @@ def write_films(ex:Explanation,     # any explanation
         name = film_name(ex, i, number, suffix, truth[i])
         ex.animate(Path(folder)/name, i, fps=fps, size=size)
         rows.append(dict(film=name,
+                         **(dict(file=files[i].name) if files else {}),
                          predicted=ex.classes[int(ex.source[i])],
                          truth=ex.classes[truth[i]] if truth[i] >= 0 else '',
                          target=ex.classes[int(ex.target[i])],
                          status=ex.status[i],
-                         first_k=round(float(ex.first_k[i]), 4)))
+                         first_k=round(float(ex.first_k[i]), 4) if ex.status[i] == 'found' else ''))
         progress(number, len(samples))
     if rows: write_csv(Path(folder)/'films.csv', rows)
     return rows
@@ -327,9 +329,12 @@ def animate(images=(),                   # files and folders; none: held-out ima
             fps:int=10,                  # frames a second, 1 to 60
             size:int=480,                # pixels of a film, even, 160 to 2000
             format:str|None=None,        # mp4 or gif; None: mp4 where there is an ffmpeg
+            invert:bool=False,           # swap dark and bright in the images first
+            trim:bool=False,             # cut their margin off first
             resize=None,                 # as for `train`; without these three, as in training
             crop=None,                   # as for `train`
             interpolation:str|None=None, # as for `train`
+            levels:list|None=None,       # black and white in files of more than 8 bits; None: as in training
             factory:str|None=None,       # FILE:FUNCTION of your own, where the classifier was built by one
             out='mirrorcfe-out-animate', # folder for the films
             device='auto'                # cpu, cuda or mps; auto: the best there is
@@ -339,17 +344,29 @@ def animate(images=(),                   # files and folders; none: held-out ima
     check_range('frames', frames, 2, 1000)
     check_range('fps', fps, 1, 60)
     check_range('size', size, 160, 2000)
-    prepared = parse_preprocessing(resize, crop, interpolation)
+    if images and data: raise MirrorError("the images are named, so --data is not read: leave one of them out")
+    if not images and (invert or trim):
+        raise MirrorError("--invert and --trim are for picture files of your own: name some, or leave them out")
+    how = dict(factory=factory, levels=levels, prepared=parse_preprocessing(resize, crop, interpolation))
     new = results_folder(out)
     device = best_device(device)
     suffix = film_format(format)
-    if images: model, x, y, targets = load_images_and_targets(images, explainer, device, factory, prepared)
+    if images:
+        how |= dict(invert=invert, trim=trim)
+        model, files, x, y, targets = load_images_and_targets(images, explainer, device, **how)
     else:
-        model, _, _, dls, _ = open_explainer_and_data(explainer, data, device, factory=factory, prepared=prepared)
+        files = None
+        model, _, _, dls, _ = open_explainer_and_data(explainer, data, device, **how)
         x, y, targets = pick_correct_and_wrong(model, dls, n)
     if target: targets = torch.tensor(class_number(target, model.classifier.classes))
     with new:
-        ex = model.explain(x.to(device), targets, ks=torch.linspace(0, 1, frames), on_same='mark')
-        films = write_films(ex, new.tmp, y, suffix, size, fps)
+        truth = y if (y >= 0).all() else None
+        ex = model.explain(x.to(device), targets, ks=torch.linspace(0, 1, frames), on_same='mark', truth=truth)
+        ex = ex.judged(load_panel(explainer, device))
+        films = write_films(ex, new.tmp, y, suffix, size, fps, files)
         if not films: raise MirrorError("no film to make: each image is taken for its target already")
-    echo(f"{len(films)} film{'s' if len(films) > 1 else ''} in {relative(new.path)}, listed in films.csv")
+    filmed = [i for i, status in enumerate(ex.status) if status != 'already target']
+    echo_ends(ex[filmed], [' of '.join(filter(None, (f['film'], f.get('file')))) for f in films])
+    if len(films) < len(ex):
+        echo(f"note: taken for the target already, so without a film: {counted(len(ex) - len(films), 'image')}")
+    echo(f"{counted(len(films), 'film')} in {relative(new.path)}, listed in films.csv")

@@ -6,9 +6,9 @@
 __all__ = ['CLASSIFIER_STEPS', 'CHECKPOINT_STEPS', 'read_weights', 'open_classifier', 'say_channels', 'usual_channels',
            'open_data', 'make_preprocessing', 'data_classes', 'match_classes', 'copy_loaders', 'keep_pair',
            'class_number', 'class_pair', 'read_names', 'attribute_classes', 'open_classifier_and_data', 'plan_network',
-           'train_network', 'get_network', 'UnfinishedRun', 'fill_validation', 'held_out_in_words', 'train',
-           'load_images', 'image_warnings', 'explainable', 'explain_toward', 'write_target_confidence',
-           'explain_shared', 'explain']
+           'train_network', 'get_network', 'UnfinishedRun', 'fill_validation', 'held_out_in_words', 'echo_accuracy',
+           'train', 'load_images', 'image_warnings', 'explainable', 'explain_toward', 'load_explainable', 'echo_ends',
+           'write_target_confidence', 'explain_shared', 'explain']
 
 # %% ../nbs/89_own_images.ipynb #c5c3a532
 import contextlib, copy, json, os, shutil, time, warnings
@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 from .checks import check_range, check_two, parse_confidences, parse_preprocessing, parse_size
 from .classifiers import (ARCHITECTURES, ORACLE, ClassifierPlan, accuracy, get_classifier, get_oracle,
                                    plan_classifier, small_resnet, train_classifier)
-from .core import MirrorError, height_width, short_size
+from .core import MirrorError, counted, height_width, short_size
 from .data import DATASETS, best_device, data_fingerprint, data_spec, get_dls, get_folder_dls
 from .distributed import join_group
 from .explainer import MirrorCFE
@@ -132,8 +132,9 @@ def say_channels(where,        # folder, or image files
         n, of, there = _count_colour(where, levels)
         if not n: return
         looked_at = ' looked at' if of < there else ''
-        echo(f"note: {n} of {of} pictures{looked_at} {'are' if n > 1 else 'is'} in colour; the network takes one "
-             "channel: they are read in grey")
+        which = 'the picture' if there == 1 else f'{n} of {of} pictures{looked_at}'
+        are, they_are = ('is', 'it is') if n == 1 else ('are', 'they are')
+        echo(f"note: {which} {are} in colour; the network takes one channel: {they_are} read in grey")
     elif x is not None:
         some = _some(x)
         if some.is_floating_point(): some = to_bytes(some)
@@ -503,11 +504,17 @@ def held_out_in_words(dls,        # as `open_data` returns
     if not given: return 'held out from both'
     return 'held out from the explainer; the folder has no test/, so the classifier may have been trained on them'
 
-def _echo_accuracy(classifier, oracle, dls, given):
-    "Print how good the two networks are, and a note where the classifier is hardly better than chance."
-    n = len(dls.test.dataset)
-    echo(f"{dls.spec.title}: classifier {classifier.accuracy:.1%}, oracle {oracle.accuracy:.1%} of {n} "
-         f"image{'s' if n > 1 else ''} right ({held_out_in_words(dls, given)})")
+def echo_accuracy(classifier:float,  # share of the test images that it gets right
+                  oracle:float,      # the same for the second classifier
+                  dls,               # the images
+                  held_out:str       # from whom, as `held_out_in_words` says
+                 ):
+    "Print how good the two networks are."
+    echo(f"{dls.spec.title}: classifier {classifier:.1%}, oracle {oracle:.1%} of "
+         f"{counted(len(dls.test.dataset), 'image')} right ({held_out})")
+
+def _warn_of_guessing(classifier, dls):
+    "Print a note where the classifier is hardly better than chance."
     if classifier.accuracy < 1.5/dls.c:
         echo("note: the classifier is hardly better than guessing: are its classes in the order of --classes, "
              "or of the folders' names, and is --normalise right?")
@@ -558,13 +565,14 @@ def train(data:str='digits',              # folder with a subfolder of images fo
         oracle = get_network(dls, 'oracle', unfinished.path)
         panel = get_judges(dls)
         start = time.monotonic()
-        _echo_accuracy(net, oracle, dls, given)
+        held_out = held_out_in_words(dls, given)
+        echo_accuracy(net.accuracy, oracle.accuracy, dls, held_out)
+        _warn_of_guessing(net, dls)
         if pair: keep_pair(dls, pair)
         folder = unfinished.path/'explainer'
         model = _train_explainer(net, dls, recipe, seed, folder, after)
         with new:
-            about |= dict(fit=dls.spec.fit, levels=dls.spec.levels, prepared=prepared,
-                          held_out=held_out_in_words(dls, given))
+            about |= dict(fit=dls.spec.fit, levels=dls.spec.levels, prepared=prepared, held_out=held_out)
             results = finish_run(new, model, oracle, dls, n, measure, start, panel, **about)
             shutil.copyfile(folder/'history.csv', new.tmp/'training.csv')
     echo_results(new, results)
@@ -640,6 +648,32 @@ def explain_toward(model:MirrorCFE,  # fitted
         return ex, len(ex)//len(x)
     return model.explain(x, target or None, on_same='mark', **kwargs), 1
 
+# %% ../nbs/89_own_images.ipynb #b391b821
+def load_explainable(model:MirrorCFE,  # fitted
+                     about:dict,       # as `load_explainer` returns
+                     images,           # files and folders
+                     levels=None,      # as for `load_images`
+                     **how             # invert, trim and prepared, as for `load_images`
+                    )->tuple:          # files, pixels (B, C, H, W), true classes (-1: not known), what is odd
+    "Read the images that can be explained, and print a note on whatever is odd."
+    files, x, odd, truth = load_images(images, about, levels=levels, **how)
+    say_channels(files, about['in_channels'], x, levels or about.get('levels'))
+    keep = explainable(model, files, x)
+    files = [files[i] for i in keep]
+    warned = image_warnings(model, x[keep], [odd[i] for i in keep])
+    for f, warning in zip(files, warned):
+        if warning: echo(f"note: {f.name}: {warning}")
+    return files, x[keep], truth[keep], warned
+
+def echo_ends(ex:Explanation,  # any explanation
+              names:list       # of the samples
+             ):
+    "Print how each image ended, and below that what else its verdict says."
+    for i, (name, verdict, reason) in enumerate(zip(names, ex.verdict, ex.reason)):
+        echo(f"{name}: {headline(ex, i)}")
+        more = verdict.removeprefix(reason).removeprefix('; ')   # the reason stands in the headline
+        if more: echo(f'   {more}')
+
 # %% ../nbs/89_own_images.ipynb #55883a30
 def write_target_confidence(ex:Explanation,  # with a `.target_confidence`
                             folder,          # where results.md is
@@ -647,7 +681,6 @@ def write_target_confidence(ex:Explanation,  # with a `.target_confidence`
                            ):
     "Draw the images of the target confidences, write target_confidence.csv, and add both to results.md."
     folder = Path(folder)
-    (folder/'target_confidence').mkdir()
     rows = ex.target_confidence.table().round(4).to_dict('records')
     n = len(rows)//len(ex)   # confidences for each sample
     scale = max(1, 128//max(ex.x.shape[2:]))
@@ -658,6 +691,7 @@ def write_target_confidence(ex:Explanation,  # with a `.target_confidence`
         r['picture'] = ''
         if r['status'] == 'already target': continue
         r['picture'] = f"target_confidence/{i + 1:02}_{slug(ex.classes[int(ex.target[i])])}_{r['p']:.2f}.png"
+        (folder/'target_confidence').mkdir(exist_ok=True)
         picture = Image.fromarray(to_rgb(ex.target_confidence.x[i, j]))
         picture.resize((width, height), Image.Resampling.NEAREST).save(folder/r['picture'])
     write_csv(folder/'target_confidence.csv', rows)
@@ -717,15 +751,9 @@ def explain(images,                            # image files or folders of them
     model, oracle, about = load_explainer(explainer, device, factory)
     panel = load_panel(explainer, device)
     if target not in ('closest', 'runner-up', 'all'): class_number(target, about['classes'])
-    files, x, odd, truth = load_images(images, about, invert, trim, levels, prepared)
-    say_channels(files, about['in_channels'], x, levels or about.get('levels'))
-    keep = explainable(model, files, x)
-    files = [files[i] for i in keep]
-    x = x[keep]
-    truth = truth[keep] if (truth[keep] >= 0).all() else None
-    warned = image_warnings(model, x, [odd[i] for i in keep])
-    for f, warning in zip(files, warned):
-        if warning: echo(f"note: {f.name}: {warning}")
+    how = dict(levels=levels, invert=invert, trim=trim, prepared=prepared)
+    files, x, truth, warned = load_explainable(model, about, images, **how)
+    if not (truth >= 0).all(): truth = None
     with new:
         start = time.monotonic()
         ex, each = explain_toward(model, x, target, truth=truth, target_confidence=confidences, ks=100)
@@ -740,7 +768,5 @@ def explain(images,                            # image files or folders of them
         write_results(new.tmp, ex, results, 'Mirror-CFE on your images', write_pictures(ex, new.tmp), names, warned,
                       panel)
         if confidences: write_target_confidence(ex, new.tmp, names)
-        for i, (name, verdict) in enumerate(zip(names, ex.verdict)):
-            echo(f"{name}: {headline(ex, i)}")
-            if ex.status[i] == 'found': echo(f'   {verdict}')
+        echo_ends(ex, names)
     echo_results(new, results)

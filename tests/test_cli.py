@@ -297,6 +297,7 @@ def test_explain_whole(here, saved, capsys):
     assert main(["explain", "one.png", "two.jpg", "--explainer", str(saved), "--out", "res", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     res = here/"res"
+    assert "animation.gif, grid.png, results.csv, samples.csv, confidence/, strips/\n" in printed
     assert "Results in res:" in printed and "one.png: " in printed
     files = {p.relative_to(res).as_posix() for p in res.rglob("*") if p.is_file()}
     assert {"results.md", "results.csv", "samples.csv", "grid.png", "animation.gif"} <= files
@@ -312,8 +313,11 @@ def test_explain_whole(here, saved, capsys):
 
 def test_already_target_is_a_row(here, saved, small, capsys):
     c = small[1](fit_image(read_image("one.png"), 16)[None]).argmax().item()
-    assert main(["explain", "one.png", "--target", str(c), "--explainer", str(saved), "--out", "res"]) == 0
-    assert "already target" in capsys.readouterr().out
+    argv = ["--target", str(c), "--target-confidence", ".5", "--explainer", str(saved), "--out", "res"]
+    assert main(["explain", "one.png", *argv]) == 0
+    said = capsys.readouterr().out
+    assert "already target" in said
+    assert said.endswith("results.md (read it first), results.csv, samples.csv, target_confidence.csv\n")
     assert rows("res/samples.csv")[0]["status"] == "already target" and rows("res/results.csv")[0]["images"] == "0"
 
 def test_target_confidences(here, saved, capsys, monkeypatch):
@@ -324,6 +328,7 @@ def test_target_confidences(here, saved, capsys, monkeypatch):
     expected = [("one.png", .5), ("one.png", .99), ("two.jpg", .5), ("two.jpg", .99)]
     assert [(r["image"], float(r["p"])) for r in got] == expected
     page = Path("res/results.md").read_text(encoding="utf-8")
+    assert "target_confidence.csv, target_confidence/" in capsys.readouterr().out
     assert "## Target confidences" in page and all((Path("res")/r["picture"]).is_file() for r in got)
 
 def test_all_targets(here, saved, capsys, monkeypatch):

@@ -16,6 +16,7 @@ from mirrorcfe.runs import fit_weights, load_explainer, load_network, open_netwo
 from mirrorcfe.loop import Checkpoint
 from mirrorcfe.storage import write_json
 from commands import TRAIN, refused, rows, train_quickly
+from tiny import tiny
 
 # --- classifiers from files ------------------------------------------------------------------------------------------
 
@@ -173,14 +174,16 @@ def test_a_note_says_that_colours_are_lost_and_that_grey_is_repeated(tmp_path, m
         how = "--normalise", "unit", "--size", 16, "--steps", 1, "--bs", 4, "--n", 1, "--measure", 2
         saved = "--explainer", tmp_path/name, *factory
         return saved, said("train", "--data", tmp_path/"data", *factory, *how, "--out", tmp_path/name)
-    note = "note: {} in colour; the network takes one channel: they are read in grey"
+    note = "note: {} in colour; the network takes one channel: {} read in grey"
     grey, trained = train("grey", 1)
-    assert trained == [note.format("8 of 10 pictures looked at are")], "every second, and of these one in five is grey"
+    every_second = note.format("8 of 10 pictures looked at are", "they are")
+    assert trained == [every_second], "and of these one in five is grey"
     about = rows(tmp_path/"grey"/"results.csv")[0]
     assert about["pictures"] == "the middle, bicubic, in grey"
     pictures = [tmp_path/"data"/"a"/f"{i}.png" for i in (1, 2)]
     out = "--out", tmp_path/"more"
-    assert said("explain", *pictures, *grey, *out) == [note.format("1 of 2 pictures is")]
+    assert said("explain", *pictures, *grey, *out) == [note.format("1 of 2 pictures is", "it is")]
+    assert said("explain", pictures[0], *grey, "--out", tmp_path/"one") == [note.format("the picture is", "it is")]
     assert rows(tmp_path/"more"/"results.csv")[0]["pictures"] == "the middle, bicubic, in grey"
     assert said("explain", pictures[1], *grey, *out) == []
     assert said("evaluate", "--n", 2, "--steps", 3, *grey, "--out", tmp_path/"table") == trained
@@ -500,6 +503,18 @@ def test_explain_lists_and_skips(trained, pets, tmp_path, capsys):
     assert "broken.jpg cannot be read as an image: its contents are of no known kind" in said
     got = rows(tmp_path/"res"/"samples.csv")
     assert [r["file"] for r in got] == ["00.jpg", "05.png"] and {r["truth"] for r in got} == {"three"}
+
+def test_what_a_verdict_adds_is_printed_whatever_the_end(capsys):
+    "That a source is unlike the training images is said of one that never flipped, or was its target, as well."
+    ex = tiny(gains=(1., .3, 1.), same=True)
+    ex.unlike = torch.tensor([.5, 2., 3.])
+    own.echo_ends(ex, ["a.png", "b.png", "c.png"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("a.png: left → right: first CFE at k = ") and said[1] == "   not judged"
+    assert said[2].startswith("b.png: left → right: never flipped (no drawn")
+    assert said[4].startswith("c.png: right → right: already target")
+    unlike = "   the source is unlike the training images ({} times as far from them as is usual)"
+    assert [said[3], said[5]] == [unlike.format("2.0"), unlike.format("3.0")] and len(said) == 6
 
 def test_a_run_begun_by_another_version_is_refused(tmp_path):
     write_json(tmp_path/'steps.json', dict(steps=5, after=1.))
