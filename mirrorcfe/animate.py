@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb as to_rgb_color
 from matplotlib.figure import Figure
 from fastcore.basics import patch
+from .checks import check_film_size
 from .core import MirrorError
 from .storage import atomic, expand
 from .explanation import Explanation
@@ -27,8 +28,7 @@ class Film:
                  i:int=0,                 # sample
                  size:int=480             # side of the square picture, pixels, even, 160 to 2000
                 ):
-        if not isinstance(size, int) or size % 2 or not 160 <= size <= 2000:
-            raise MirrorError(f"size must be an even number of pixels from 160 to 2000: found {size!r}")
+        check_film_size(size)
         self.ex = ex.one(check_sample(ex, i))
         self.size = size
         if self.ex.status[0] == 'already target':

@@ -6,8 +6,8 @@
 __all__ = ['INTERPOLATION_NAMES', 'SUFFIXES', 'PRESET_NAMES', 'DATASET_NAMES', 'DEVICES', 'FORMATS', 'NORMALISE_NAMES',
            'RELATIVE_TARGETS', 'NETWORK_NAMES', 'Place', 'SHARED', 'RANGES', 'check_range', 'parse_size',
            'parse_preprocessing', 'parse_confidences', 'check_levels', 'check_fit', 'check_writable', 'check_out',
-           'check_there', 'explainer_folder', 'check_device', 'check_data', 'check_two', 'check_names', 'mean_and_std',
-           'no_network', 'check_arch', 'launched', 'check_command']
+           'check_there', 'explainer_folder', 'check_device', 'check_data', 'check_film_size', 'check_two',
+           'check_names', 'mean_and_std', 'no_network', 'check_arch', 'launched', 'check_command']
 
 # %% ../nbs/07_checks.ipynb #c4ec0004
 import json, math, os, re
@@ -147,6 +147,12 @@ def check_data(data   # name of a dataset, or a folder
     if not Path(str(data).removeprefix('folder:')).expanduser().is_dir():
         raise MirrorError(f"{data} is neither a folder nor a dataset: the datasets are {', '.join(DATASET_NAMES)}")
 
+def check_film_size(size   # pixels
+                   ):
+    "Raise `MirrorError` unless a film can be so wide."
+    if not isinstance(size, int) or size % 2 or not 160 <= size <= 2000:
+        raise MirrorError(f"size must be an even number of pixels from 160 to 2000: found {size!r}")
+
 def check_two(pair   # two classes, or None
              ):
     "Raise `MirrorError` unless there are two."
@@ -267,6 +273,7 @@ def check_command(name:str,      # of the command
         if not all(8 <= side <= 1024 for side in sides):
             raise MirrorError(f"size must be 8 to 1024 pixels, or (height, width) of so many each: found {o['size']!r}")
         _check_classifier(o, prepared)
+    if name == 'animate': check_film_size(o['size'])
     check_there(o.get('images') or [])
     if o.get('data'): check_data(o['data'])
     if 'explainer' in o: _check_explainer(o)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from .animate import find_ffmpeg
 from .benchmark import measure
-from .checks import check_range, parse_preprocessing
+from .checks import check_film_size, check_range, parse_preprocessing
 from .classifiers import accuracy, predict
 from .core import MirrorError, counted
 from .data import best_device
@@ -343,7 +343,7 @@ def animate(images=(),                   # files and folders; none: held-out ima
     check_range('n', n, 1, 10**4)
     check_range('frames', frames, 2, 1000)
     check_range('fps', fps, 1, 60)
-    check_range('size', size, 160, 2000)
+    check_film_size(size)
     if images and data: raise MirrorError("the images are named, so --data is not read: leave one of them out")
     if not images and (invert or trim):
         raise MirrorError("--invert and --trim are for picture files of your own: name some, or leave them out")

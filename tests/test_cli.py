@@ -48,7 +48,7 @@ REFUSED = [["explian"], ["demo", "--n", "0"], ["demo", "--preset", "best"], ["de
            ["explain", "file", "--explainer", "e", "--target", "emu"], ["evaluate", "--steps", "1"],
            ["explain", "file", "--explainer", "e", "--target-confidence", "1"], ["evaluate", "--explainer", "nowhere"],
            ["evaluate", "--explainer", "e", "--pair", "cat", "cow"], ["animate", "--fps", "0"],
-           ["animate", "--format", "avi"]]
+           ["animate", "--size", "161"], ["animate", "--format", "avi"]]
 
 def test_refused_without_torch(tmp_path):
     "What can be refused is refused within a moment: nothing heavy is imported, and no picture is read."
