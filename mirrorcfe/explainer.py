@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from .core import MirrorError, check_class, check_mirror, height_width, is_one_of, whole_number
-from .data import as_loaders, short_epochs, split_batch
+from .data import as_loaders, fast_bf16, short_epochs, split_batch
 from .confidence import bisect_step, check_confidence, closest_class, confidence_step
 from .features import (Classifier, Encoded, check_images, check_target, class_index, frozen_copy,
                                 intended_probs, pair_index, usual_torch)
@@ -24,8 +24,8 @@ from .storage import (CannotWrite, MissingFile, expand, new_folder, read_about, 
 from .autoencoder import AutoencoderForm, LatentAutoencoder, as_autoencoder
 from .losses import gaussian_blur
 from .explanation import Explanation, FirstCFE, TargetConfidence, pick_class
-from .search import (Loop, Sketch, draw_closed, draw_open, first_that_holds, intended_logits, invert_curve,
-                              leads, log_odds, quick_last)
+from .search import (InBfloat16, Loop, Sketch, draw_closed, draw_open, first_that_holds, intended_logits,
+                              invert_curve, leads, log_odds, quick_last)
 from .training import MirrorModel, Recipe, get_recipe, mirror_learner
 
 # %% ../nbs/31_explainer.ipynb #ad5d45ec
@@ -36,7 +36,7 @@ class MirrorCFE:
                  preset:str|Recipe='default',  # name of a preset, or a `Recipe`
                  pair:tuple|None=None,         # two classes, by name or number: only their path; None: all pairs
                  seed:int=0,                   # decides weights, order and noise
-                 amp:bool|None=None,           # bf16 autocast while training; None: where the machine is fast at it
+                 amp:bool|None=None,           # bf16 in training and quick open loops; None: where the machine is fast at it
                  channels_last:bool=True,      # memory format while training
                  **changes                     # fields of the recipe to replace
                 ):
@@ -363,10 +363,10 @@ def _check_ready(self:MirrorCFE):
 
 @patch
 @torch.no_grad()
-def _look(self:MirrorCFE, x, quick=False):
-    "Checked images on the model's device, and what the classifier sees in them."
+def _look(self:MirrorCFE, x, quick=None):
+    "Checked images on the model's device, and what the classifier sees in them; `quick`: a model of `_quick_model`."
     self._check_ready()
-    model = self._quick_model() if quick else self.model.eval()
+    model = self.model.eval() if quick is None else quick
     W = self.classifier.W
     x = check_images(x, model.channels, height_width(model.size)).to(W.device, W.dtype)
     parts = [model.encode(v, full=True) for v in x.split(_CHUNK if x.device.type == 'cpu' else max(1, len(x)))]
@@ -385,21 +385,31 @@ def _fill_rows(v, drawn):
 def _state(net): return [(id(v), v._version, v.data_ptr()) for v in (*net.parameters(), *net.buffers())]
 
 @patch
-def _quick_model(self:MirrorCFE):
-    "A copy of the model that only draws, made anew when the model has changed."
+def _quick_model(self:MirrorCFE, half=False):
+    "A copy of the model that only draws, made anew when the model has changed; `half`: in bfloat16 where that is fast."
+    self._check_ready()
     model = self.model.eval()
+    half = half and self.amp is not False and fast_bf16(self.classifier.W.device)
     state = _state(model)
-    if getattr(self, '_quick', (None, None))[0] != state:
+    kept = self.__dict__.setdefault('_quick', {})
+    if kept.get(half, (None,))[0] != state:
         quick = model.folded('F', 'G')
         quick.prepares = model.is_latent
-        if isinstance(quick.autoencoder, LatentAutoencoder): quick_last(quick.autoencoder.decoder)
-        self._quick = state, quick
-    return self._quick[1]
+        painter = quick.autoencoder
+        if isinstance(painter, LatentAutoencoder):
+            quick_last(painter.decoder)
+            if half: painter.decoder = InBfloat16(painter.decoder)
+        kept[half] = state, quick
+    return kept[half][1]
 
 @patch
-def _sketch(self:MirrorCFE, x, encoded, source, target, grid, bs):
+def _model_for(self:MirrorCFE, ks, closed_loop):
+    "The quick model that draws the steps `ks`; None: the first CFE is searched, step by step, in full precision."
+    return self._quick_model(half=ks is not None and not closed_loop)
+
+@patch
+def _sketch(self:MirrorCFE, model, x, encoded, source, target, grid, bs):
     "A `Sketch` of some images; what is drawn at 0 is known where it is the source itself."
-    model = self._quick_model()
     cams = model.source_cams(encoded, source, target)
     def draw(i, k):
         if not len(i): return x[:0], encoded.logits[:0]   # many a network cannot reshape an empty batch
@@ -440,18 +450,19 @@ def draw_quickly(self:MirrorCFE,
                  bs:int=256              # images drawn at once
                 )->tuple:                # steps drawn (B, K); images; their logits; `FirstCFE`, or None with `ks`
     "Draw the path with few drawings: the closed loop is measured only where it has to be."
+    model = self._model_for(ks, closed_loop)
     fine = self.grid(100).to(x.device)
     coarse = torch.arange(0, 100, 9, device=x.device)
     if not closed_loop and ks is not None:
         k = ks.expand(len(x), -1)
-        return k, *self._sketch(x, encoded, source, target, fine, bs).draw_at(k), None
+        return k, *self._sketch(model, x, encoded, source, target, fine, bs).draw_at(k), None
     intended = self._intended(encoded, source, target)
     if not closed_loop:
-        sketch = self._sketch(x, encoded, source, target, fine, bs)
+        sketch = self._sketch(model, x, encoded, source, target, fine, bs)
         return fine[coarse].expand(len(x), -1), *draw_open(sketch, intended, coarse)
     grid = torch.linspace(0, 1.5, 49, device=x.device)
-    def seen_blurred(images): return self._quick_model().F(gaussian_blur(images, blur_sigma))
-    loop = Loop(self._sketch(x, encoded, source, target, grid, bs), intended,
+    def seen_blurred(images): return model.F(gaussian_blur(images, blur_sigma))
+    loop = Loop(self._sketch(model, x, encoded, source, target, grid, bs), intended,
                 seen_blurred if blur_sigma else None, most=1. if ks is not None and len(ks) <= 2 else .15)
     return draw_closed(loop, ks) if ks is not None else draw_closed(loop, fine[coarse], fine, coarse)
 
@@ -476,7 +487,8 @@ def explain(self:MirrorCFE,
     bs = whole_number(bs, 1, 'bs')
     if not 0 <= blur_sigma < float('inf'): raise MirrorError(f"blur_sigma must be 0 or more: found {blur_sigma!r}")
     search = ks is None and quick is not False
-    x, encoded = self._look(x, search or quick)
+    is_quick = search or bool(quick)
+    x, encoded = self._look(x, self._model_for(ks, closed_loop) if is_quick else None)
     ks = self.grid(100 if ks is None and not search else ks).to(x.device)
     source = encoded.logits.argmax(1)
     target = self.targets(encoded.logits, target, on_same)
@@ -487,7 +499,7 @@ def explain(self:MirrorCFE,
     s, t = source[moves], target[moves]
     probs, residual = self.latent_probs(part, s, t, ks)
     first = None
-    if search or quick:
+    if is_quick:
         drawn = self.draw_quickly(x[moves], part, s, t, None if search else ks, closed_loop, blur_sigma, bs)
         drawn_ks, path, logits, first = drawn
     else:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log_odds', 'leads', 'invert_curve', 'Sketch', 'bisect', 'first_that_holds', 'search_open', 'Loop', 'intended_logits',
-           'draw_closed', 'draw_open', 'fold_batch_norms', 'OneChannel', 'quick_last']
+           'draw_closed', 'draw_open', 'fold_batch_norms', 'OneChannel', 'quick_last', 'InBfloat16']
 
 # %% ../nbs/05_search.ipynb #af10c416
 import torch
@@ -419,3 +419,15 @@ def quick_last(net:nn.Sequential   # ends in a convolution and perhaps what foll
         if conv.out_channels == 1 and plain and conv.weight.device.type == 'cpu':
             setattr(net, name, OneChannel(conv).to(memory_format=torch.channels_last))
     return net
+
+# %% ../nbs/05_search.ipynb #85e2717a
+class InBfloat16(nn.Module):
+    "A network computed in bfloat16; it returns what type it is given."
+    def __init__(self,
+                 net:nn.Module   # its weights stay as they are
+                ):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        with torch.autocast(x.device.type, torch.bfloat16): return self.net(x).to(x.dtype)

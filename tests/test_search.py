@@ -1,12 +1,14 @@
 "The search finds what drawing everything finds, draws less, and leaves steps that are asked for as they were."
 import pytest, torch
+import mirrorcfe.explainer
 from torch import nn
+from mirrorcfe.autoencoder import AutoencoderForm, LatentAutoencoder
 from mirrorcfe.classifiers import small_resnet
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.features import intended_probs
 from mirrorcfe.losses import gaussian_blur
-from mirrorcfe.search import (Loop, OneChannel, Sketch, draw_closed, draw_open, fold_batch_norms, intended_logits,
-                              invert_curve, leads, log_odds, quick_last)
+from mirrorcfe.search import (InBfloat16, Loop, OneChannel, Sketch, draw_closed, draw_open, fold_batch_norms,
+                              intended_logits, invert_curve, leads, log_odds, quick_last)
 from mirrorcfe.training import MirrorModel
 
 FINE = torch.linspace(0, 1, 100)
@@ -186,6 +188,37 @@ def test_a_model_that_changes_is_folded_anew(cfe, x):
     try: assert (cfe.explain(x[:2], ks=[1], quick=True).path - before).abs().max() > .01
     finally:
         with torch.no_grad(): cfe.model.G.paint[1].bias -= .5
+
+def latent_painter(clf):
+    "A painter in the latents of an autoencoder, all of it untrained."
+    cfe = MirrorCFE(clf, steps=1)
+    autoencoder = LatentAutoencoder(1, AutoencoderForm(4, 2, 4, 8, 4)).eval().requires_grad_(False)
+    shapes = [(f.shape[1], f.shape[2]) for f in clf.encode(torch.zeros(1, 1, 16, 16)).maps]
+    cfe.model = MirrorModel(clf, shapes, 1, 16, cfe.recipe, autoencoder=autoencoder)
+    return cfe
+
+def decoder(model): return type(model.autoencoder.decoder).__name__
+
+def test_only_steps_asked_for_in_the_open_loop_are_drawn_in_bfloat16(cfe, x, monkeypatch):
+    cfe = latent_painter(cfe.classifier)
+    monkeypatch.setattr(mirrorcfe.explainer, 'fast_bf16', lambda device: False)
+    full = cfe.explain(x, ks=[0, .5, 1], closed_loop=False, quick=True)
+    monkeypatch.setattr(mirrorcfe.explainer, 'fast_bf16', lambda device: True)
+    half = cfe.explain(x, ks=[0, .5, 1], closed_loop=False, quick=True)
+    off = (full.path - half.path).abs()
+    assert 0 < off.max() < 8*2/255 and off.mean() < .25*2/255   # a few of 256 levels; on average a quarter of one
+    assert torch.equal(half.path[:, 0], half.x)
+    assert decoder(cfe._model_for([1], closed_loop=False)) == 'InBfloat16'
+    for ks, closed_loop in (([1], True), (None, True), (None, False)):
+        assert decoder(cfe._model_for(ks, closed_loop)) == 'Sequential'
+    monkeypatch.setattr(cfe, 'amp', False)
+    assert decoder(cfe._model_for([1], closed_loop=False)) == 'Sequential'
+
+def test_bfloat16_gives_back_the_type_it_gets():
+    net = nn.Conv2d(2, 3, 3)
+    x = torch.randn(1, 2, 5, 5)
+    assert InBfloat16(net)(x).dtype == torch.float32 and not torch.equal(InBfloat16(net)(x), net(x))
+    assert torch.equal(InBfloat16(net.double())(x.double()), net(x.double()))   # doubles stay what they are
 
 @pytest.mark.parametrize('kwargs', [dict(padding=1), dict(stride=2), dict(bias=False), dict(kernel_size=1)])
 def test_one_channel_is_the_same_convolution(kwargs):
