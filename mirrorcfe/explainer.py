@@ -36,7 +36,7 @@ class MirrorCFE:
                  preset:str|Recipe='default',  # name of a preset, or a `Recipe`
                  pair:tuple|None=None,         # two classes, by name or number: only their path; None: all pairs
                  seed:int=0,                   # decides weights, order and noise
-                 amp:bool|None=None,           # bf16 in training and quick open loops; None: where the machine is fast at it
+                 amp:bool|None=None,           # bf16 in training and quick open loops; None: where that is fast
                  channels_last:bool=True,      # memory format while training
                  **changes                     # fields of the recipe to replace
                 ):
