@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AT', 'PAPER', 'SHORT', 'SEED', 'SHARES', 'Mark', 'Results', 'direction_name', 'labelled', 'jumps', 'show_table',
            'origins', 'means', 'over_seeds', 'published', 'verdict', 'best_in_bold', 'marks', 'holds', 'reached',
-           'changes', 'ahead', 'show_curves', 'few_colours', 'cut_rows', 'image_rows', 'OpenLoop', 'c3lt_autoencoder',
-           'without_border']
+           'changes', 'ahead', 'show_real_believed', 'show_curves', 'few_colours', 'cut_rows', 'image_rows', 'OpenLoop',
+           'c3lt_autoencoder', 'without_border']
 
 # %% ../nbs/62_results.ipynb #6a98aacb
 import json, math, re
@@ -292,6 +292,14 @@ def ahead(frame,      # as `Results.table` returns
         rows.append(dict(claim=f'{first} has the {word} {metric} than {other}', holds='yes' if better else '**no**',
                          numbers=f'{mean[first]:.3f} against {mean[other]:.3f}'))
     return rows
+
+# %% ../nbs/62_results.ipynb #71e2d711
+def show_real_believed(cells):   # as `Results.cells` returns
+    "Show the share of the panel's votes that real images of the target get: one row for each task and direction."
+    found = {(c['task'], c['direction']): c['panel_on_real'] for c in cells if c.get('panel_on_real') is not None}
+    frame = pd.DataFrame([dict(task=t, direction=d, believed=round(v, 3)) for (t, d), v in found.items()])
+    if len({task for task, _ in found}) == 1: frame = frame.drop(columns='task')
+    show_table(frame, title='real images of the target, believed by the panel')
 
 # %% ../nbs/62_results.ipynb #1106a703
 def show_curves(cells,      # as `Results.cells` returns; those without a path are left out
