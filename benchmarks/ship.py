@@ -60,7 +60,8 @@ def small_panel(panel, dls):
 
 def write_page(folder, results, panel):
     "Say what the files are and where they come from."
-    known = RESULT_COLUMNS | dict(agree='share of test images that the rounded classifier calls what the exact one does')
+    known = RESULT_COLUMNS | dict(
+        agree='share of test images that the rounded classifier calls what the exact one does')
     numbers = [(k, f'{v:.4g}' if isinstance(v, float) else v, known[k]) for k, v in results.items()]
     files = [(f.relative_to(folder).as_posix(), f'{f.stat().st_size:,}', file_hash(f))
              for f in sorted(folder.rglob('*')) if f.is_file()]
@@ -73,7 +74,8 @@ def write_page(folder, results, panel):
             'original photographs (middle, bicubic) with a split of their own; they are not the official file of '
             'MedMNIST. No physician has judged what is drawn: this is no medical device.',
             '## What it is worth', md_table(numbers, ['', 'value', 'what it is']),
-            f"`believed` is by all judges of the data's panel, which is too large to ship. These {len(judges)} are here:",
+            f"`believed` is by all judges of the data's panel, which is too large to ship. "
+            f'These {len(judges)} are here:',
             md_table(judges, ['judge', 'accuracy']),
             '## Files', md_table(files, ['file', 'bytes', 'SHA-256'])]
     (folder/'README.md').write_text('\n\n'.join(page) + '\n', encoding='utf-8')

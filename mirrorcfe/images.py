@@ -81,8 +81,8 @@ def _by_format(im):
     else: top = 65535 if im.format in ('PNG', 'PPM') else None   # Pillow holds their 16 bits in 32
     return top, tags.get(262) == 0
 
-_GIVE_LEVELS = ('give levels=(black, white), on the command line --levels BLACK WHITE, for all pictures alike, or store '
-                'them with 8 bits a pixel')
+_GIVE_LEVELS = ('give levels=(black, white), on the command line --levels BLACK WHITE, for all pictures alike, or '
+                'store them with 8 bits a pixel')
 
 def _find_levels(im, white):
     "Black and white of a picture, and what is doubtful about that; `UnknownLevels` if its numbers do not fit."

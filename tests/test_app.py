@@ -96,7 +96,8 @@ def test_what_stands_beside_a_step(viewer):
     shown.heat = ()   # as if captum were not installed
     alone = app.step_view(shown, .4, [])
     assert alone.count("<figure>") == 1 and "<svg" not in alone and "<table" not in alone
-    for chosen, marks in (("Mask", "held back"), ("Change", "brighter"), ("Confidence", "<svg"), ("Heat maps", "captum")):
+    for chosen, marks in (("Mask", "held back"), ("Change", "brighter"), ("Confidence", "<svg"),
+                          ("Heat maps", "captum")):
         assert marks in app.step_view(shown, .4, [chosen]) and marks not in alone, chosen
         assert marks not in app.step_view(shown, .4, [b for b in app.BESIDE if b != chosen])
 

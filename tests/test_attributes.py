@@ -42,7 +42,8 @@ def test_nothing_changed(case):
 
 def test_who_measured_is_in_the_name(case):
     x, x_cf, embed, judge, labels = case
-    assert list(attribute_metrics(x, x_cf, ("a", embed), ("b", judge), labels, 0)) == ["FVA@a", "S3@a", "MNAC@b", "CD@b"]
+    found = attribute_metrics(x, x_cf, ("a", embed), ("b", judge), labels, 0)
+    assert list(found) == ["FVA@a", "S3@a", "MNAC@b", "CD@b"]
     with pytest.raises(MirrorError, match="of 5 attributes, labels of 4"):
         correlation_difference(attribute_changes(judge, x, x_cf), labels[:, :4], 0)
     nothing = torch.full_like(x, torch.nan)

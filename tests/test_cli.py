@@ -3,7 +3,8 @@ import errno, inspect, io, os, subprocess, sys
 from pathlib import Path
 import pytest, torchvision
 from PIL import Image
-import mirrorcfe.checks as checks, mirrorcfe.cli as cli, mirrorcfe.outcomes as outcomes, mirrorcfe.own as own, mirrorcfe.runs as runs
+import mirrorcfe.checks as checks, mirrorcfe.cli as cli, mirrorcfe.outcomes as outcomes
+import mirrorcfe.own as own, mirrorcfe.runs as runs
 from mirrorcfe import __version__
 from mirrorcfe.classifiers import ARCHITECTURES
 from mirrorcfe.cli import COMMANDS, FOR_PROGRAMMERS, PLACEHOLDERS, main, parse, show_warning
@@ -38,8 +39,9 @@ print([m for m in {HEAVY} if m in sys.modules])
     assert run.stdout.splitlines()[-1] == "[]", run.stderr
 
 REFUSED = [["explian"], ["demo", "--n", "0"], ["demo", "--preset", "best"], ["demo", "--device", "tpu9"],
-           ["demo", "--out", "file"], ["train", "--data", "nothing"], ["train", "--size", "4"], ["train", "--fit", "no"],
-           ["train", "--pair", "a"], ["train", "--classifier", "none.pth"], ["train", "--classes", "none.txt"],
+           ["demo", "--out", "file"], ["train", "--data", "nothing"], ["train", "--size", "4"],
+           ["train", "--fit", "no"], ["train", "--pair", "a"],
+           ["train", "--classifier", "none.pth"], ["train", "--classes", "none.txt"],
            ["train", "--factory", "none.py:f"], ["train", "--normalise", "much"], ["train", "--levels", "9", "1"],
            ["train", "--arch", "resnet18"], ["train", "--attribute", "2"],
            ["train", "--classifier", "file", "--arch", "resnet81"], ["train", "--factory", "file:f", "--arch", "lenet"],

@@ -1,8 +1,8 @@
 "The mirror of a pair: axioms over random shapes, both precisions, and every refusal."
 import pytest, torch
 from hypothesis import given, settings, strategies as st
-from mirrorcfe.core import (Mirror, MirrorError, as_column, check_class, check_latents, check_mirror, check_pair, margin,
-                            pair_hyperplane, reflect, share_weights, step_kind)
+from mirrorcfe.core import (Mirror, MirrorError, as_column, check_class, check_latents, check_mirror, check_pair,
+                            margin, pair_hyperplane, reflect, share_weights, step_kind)
 
 axioms = settings(deadline=None, max_examples=25)
 

@@ -357,14 +357,15 @@ def walked(achieved, source=0, classes=("cat", "dog")):
                        achieved_probs=probs, classes=list(classes))
 
 @pytest.mark.parametrize("achieved,first,last,says", [
-    ([0., .6, .99], .4, .86, "believed: 86 % of the judges see dog in the last image, 40 % in the first counterfactual"),
+    ([0., .6, .99], .4, .86, "believed: 86 % of the judges see dog in the last image, 40 % in the first "
+                             "counterfactual"),
     ([0., .6, .99], .9, .5, "valid, not believed: 50 % of the judges see dog in the last image, 90 % in the first "
                             "counterfactual"),
     ([0., .4, .99], .2, .2, "valid, not believed: 20 % of the judges see dog in the last image"),
     ([0., .9, .3], .8, 0., "believed: 80 % of the judges see dog in the first counterfactual; "
                            "found, not fully reflected: 0.30 where 0.99 was meant"),
-    ([0., .9, .78], .8, 1., "believed: 100 % of the judges see dog in the last image, 80 % in the first counterfactual; "
-                            "found, not fully reflected: 0.78 where 0.99 was meant")])
+    ([0., .9, .78], .8, 1., "believed: 100 % of the judges see dog in the last image, 80 % in the first "
+                            "counterfactual; found, not fully reflected: 0.78 where 0.99 was meant")])
 def test_a_word_for_every_result(achieved, first, last, says):
     ex = walked(achieved).judged(Shares([first], [last]))
     assert ex.verdict == [says] and ex.status == ["found"] and ex.table().verdict.tolist() == [says]

@@ -37,7 +37,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if "/commit/" in self.path:
             files = [line["value"] for line in map(json.loads, asked.splitlines()) if line["key"] == "file"]
             for file in files: self.files[file["path"]] = base64.b64decode(file["content"])
-            return self.answer(dict(commitUrl="https://huggingface.co/me/digits/commit/1", commitOid="1"*40, success=True))
+            return self.answer(dict(commitUrl="https://huggingface.co/me/digits/commit/1", commitOid="1"*40,
+                                    success=True))
         self.answer(dict(url="https://huggingface.co/me/digits", name="me/digits", id="me/digits"))
 
     def do_GET(self):

@@ -60,7 +60,8 @@ def test_unlike_the_training_images(panel, dls):
     x, _ = dls.test.dataset[:]
     assert (panel.usual.distance(x) > 1).float().mean() < .06
     noise = torch.rand(50, 1, 32, 32)*2 - 1
-    for odd in (-x[:50], torch.ones_like(x[:5]), torch.full_like(x[:5], -1), noise, x[:50].transpose(2, 3).flip(3)*.3 + .6):
+    for odd in (-x[:50], torch.ones_like(x[:5]), torch.full_like(x[:5], -1), noise,
+                x[:50].transpose(2, 3).flip(3)*.3 + .6):
         assert (panel.usual.distance(odd) > 1).float().mean() > .9
 
 def test_the_limit_is_that_of_the_nearest_other_image():

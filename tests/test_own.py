@@ -133,7 +133,8 @@ def test_pictures_are_read_as_the_network_takes_them(tmp_path, network, pictures
             pixel = (40*i, 40*i, 40*i) if pictures == "grey" else (40*i, 9, 200)
             Image.new("RGB", (16, 16), pixel).save(tmp_path/"data"/folder/f"{i}.png")
     def opened(data, size, normalise="unit", **how):
-        return own.open_classifier_and_data(None, None, None, size, normalise, data, 2, "cpu", 0, factory=factory, **how)
+        return own.open_classifier_and_data(None, None, None, size, normalise, data, 2, "cpu", 0, factory=factory,
+                                            **how)
     for size, how in ((16, {}), (None, dict(transform=own.make_preprocessing(dict(resize=(16, 16)))))):
         net, dls = opened(tmp_path/"data", size, **how)
         assert net.in_channels == dls.spec.channels == dls.train.dataset.x.shape[1] == network
@@ -203,7 +204,8 @@ def test_a_network_that_does_not_take_the_channels_it_is_given(tmp_path):
     with pytest.raises(MirrorError, match="Normalise has 3 means, .* have 1 .*--normalise unit, none or .5/.5"):
         open_classifier(None, None, ["a", "b"], (3, 1), 16, "imagenet", grey)
     (tmp_path/"nets.py").write_text(NETS.replace("2))", "10))"))
-    with pytest.raises(MirrorError, match="images of digits have 1 channel.*, the network takes 3: give the pictures as"):
+    says = "images of digits have 1 channel.*, the network takes 3: give the pictures as"
+    with pytest.raises(MirrorError, match=says):
         own.open_classifier_and_data(None, None, None, 16, "unit", "digits", 2, "cpu", 0, factory=colour)
 
 def test_one_attribute_of_several(tmp_path):
@@ -216,8 +218,8 @@ def test_one_attribute_of_several(tmp_path):
         for i in range(5): Image.new("RGB", (16, 16), (40*i, 9, 200)).save(tmp_path/"data"/folder/f"{i}.png")
     def opened(names, attribute):
         names = names and tmp_path/names
-        return own.open_classifier_and_data(None, None, names, 16, "none", tmp_path/"data", 2, "cpu", 0, factory=factory,
-                                            attribute=attribute)
+        return own.open_classifier_and_data(None, None, names, 16, "none", tmp_path/"data", 2, "cpu", 0,
+                                            factory=factory, attribute=attribute)
     net, dls = opened("names.txt", "beard")
     assert net.classes == dls.vocab == ["shaved", "beard"]
     x = torch.rand(2, 3, 16, 16)*2 - 1

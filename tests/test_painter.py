@@ -118,7 +118,8 @@ def test_resizing_is_a_mean_or_bilinear():
 # --- the autoencoder -------------------------------------------------------------------------------------------------
 
 @few
-@given(height=st.integers(9, 40), width=st.integers(9, 40), halvings=st.integers(1, 3), channels=st.sampled_from([1, 3]))
+@given(height=st.integers(9, 40), width=st.integers(9, 40), halvings=st.integers(1, 3),
+       channels=st.sampled_from([1, 3]))
 def test_any_height_and_width_comes_back(height, width, halvings, channels):
     net = a_net(channels, halvings=halvings)
     x = torch.rand(2, channels, height, width)*2 - 1
@@ -441,7 +442,8 @@ def test_training_images_of_any_loader():
     assert torch.equal(training_images(Plain()), dls.train.dataset.x)
 
 @pytest.mark.parametrize('mode', ['full', 'no-csp', 'skip'])
-@pytest.mark.parametrize('shapes, residual', [([(6, 8), (8, 4), (5, 2)], True), ([(6, 8), (8, 4)], False), ([(8, 4)], True)])
+@pytest.mark.parametrize('shapes, residual', [
+    ([(6, 8), (8, 4), (5, 2)], True), ([(6, 8), (8, 4)], False), ([(8, 4)], True)])
 def test_what_is_prepared_once_an_image_changes_nothing(mode, shapes, residual):
     "Any number of maps, also of a size that is no multiple, and steps of rows in any order."
     torch.manual_seed(0)

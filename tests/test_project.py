@@ -130,6 +130,32 @@ def test_notebook_runs_whole(nb):
     is_off = lambda cell: any(re.match(r"eval:\s*false", m) for m in marks(cell))
     assert [source(c)[:60] for c in cells(nb) if is_off(c)] == []
 
+MOST = 120   # characters of a line
+BY_HAND = ["README.md", "CHANGELOG.md", "benchmarks/README.md", "benchmarks/results/painter.md"]
+PYTHON = [ROOT/"setup.py", *(p for d in ("tests", "benchmarks", "tools") for p in sorted(ROOT.glob(f"{d}/**/*.py")))]
+UNBROKEN = re.compile(r"\s*(\||!\[|\w+ += \{|<?https?://\S+$)")   # in Markdown: tables, pictures, BibTeX, addresses
+BY_NBDEV = re.compile(r'"""|__all__ = ')   # in modules: made of a notebook's summary, and of its names
+
+def too_long(text, name, free=None):
+    "Where a text has lines of more than `MOST` characters, but for those that begin with `free`."
+    return [f"{name} line {n}: {len(l)} characters" for n, l in enumerate(text.split("\n"), 1)
+            if len(l) > MOST and not (free and free.match(l))]
+
+def long_lines(path):
+    "Where a file has long lines; in a notebook with the number of the cell."
+    name = path.relative_to(ROOT).as_posix()
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return too_long(text, name, UNBROKEN if path.suffix == ".md" else BY_NBDEV if path in MODULES else None)
+    return [line for n, c in enumerate(json.loads(text)["cells"])
+            for line in too_long(source(c), f"{name} cell {n}", UNBROKEN if c["cell_type"] == "markdown" else None)]
+
+def test_no_line_is_long():
+    later = {"80_methods.ipynb"}   # one line of code, which goes when the page's new numbers come
+    paths = [*NBS, *MODULES, *PYTHON, *(ROOT/f for f in BY_HAND)]
+    found = [line for p in paths if p.name not in later for line in long_lines(p)]
+    assert not found, "\n".join(found)
+
 SETUP = re.compile(r"(plt|mpl)\.rcParams|\w+ = .*environ|nbdev\.nbdev_export")
 
 def is_setup(node):

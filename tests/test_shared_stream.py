@@ -14,7 +14,8 @@ out, dies = sys.argv[1:]
 torch.manual_seed(0)
 clf = small_resnet(3, 1, [4, 6], 16, ['a', 'b', 'c']).eval()
 cfe = MirrorCFE(clf, 'paper', steps=1)
-cfe.model = MirrorModel(clf, [(f.shape[1], f.shape[2]) for f in clf.encode(torch.zeros(1, 1, 16, 16)).maps], 1, 16, cfe.recipe)
+shapes = [(f.shape[1], f.shape[2]) for f in clf.encode(torch.zeros(1, 1, 16, 16)).maps]
+cfe.model = MirrorModel(clf, shapes, 1, 16, cfe.recipe)
 data = ImageSet((255*torch.rand(22, 1, 16, 16)).byte(), torch.zeros(22, dtype=torch.long))
 if dies == os.environ.get('RANK'): mirrorcfe.stream._write_chunk = lambda *a: os._exit(9)
 try: done = cfe.explain_folder(data, out, ks=[0, 1], closed_loop=False, bs=4, chunk=4, progress=False)

@@ -50,7 +50,8 @@ def loaders(x=images, y=labels):
     return DataLoaders.from_dsets(d, d, bs=8, device="cpu")
 
 def fitted(classifier, dls=None, **kw):
-    return MirrorCFE(classifier, "paper", amp=False, **{"steps": 1, "width": 16} | kw).fit(dls or loaders(), 1, progress=False)
+    cfe = MirrorCFE(classifier, "paper", amp=False, **{"steps": 1, "width": 16} | kw)
+    return cfe.fit(dls or loaders(), 1, progress=False)
 
 KINDS = {"wrapped": lambda: Classifier.wrap(made(), images[:4]), "own": own,
          "by functions": lambda: Classifier.wrap(made(kind=ByFunction), images[:4])}
@@ -307,8 +308,9 @@ def test_names_are_in_the_order_of_their_numbers(classes):
 
 @pytest.mark.parametrize("classes, says", [
     (["a", "b", "a", "c"], "two classes have the name a"), ({0: "a", 1: "b", 2: "a", 3: "c"}, "have the name a"),
-    ({1: "a", 2: "b", 3: "c", 4: "d"}, "must number them from 0 to 3"), ({"a": 0, "b": 0, "c": 1, "d": 2}, "from 0 to 3"),
-    ({"a": "x", "b": "y", "c": "z", "d": "w"}, "from 0 to 3"), ("abcd", "put it into brackets"), ({0: "a"}, "1 class names")])
+    ({1: "a", 2: "b", 3: "c", 4: "d"}, "must number them from 0 to 3"),
+    ({"a": 0, "b": 0, "c": 1, "d": 2}, "from 0 to 3"), ({"a": "x", "b": "y", "c": "z", "d": "w"}, "from 0 to 3"),
+    ("abcd", "put it into brackets"), ({0: "a"}, "1 class names")])
 def test_names_that_do_not_name_the_classes(classes, says):
     with pytest.raises(MirrorError, match=says): Classifier.wrap(made(), images[:4], classes)
 
@@ -369,7 +371,8 @@ NO_PAIRS = {
     "fractions": (lambda x, y, i: (x, y/3), "labels must be one class for each image"),
     "images alone": (lambda x, y, i: x, r"a batch must be \(images, labels\): found Tensor"),
     "unknown names": (lambda x, y, i: (x, "dog"), "no class 'dog': the classes are 0, 1, 2, 3"),
-    "a dict of others": (lambda x, y, i: dict(picture=x, label=y), "a dict with picture, label: its images must be under"),
+    "a dict of others": (lambda x, y, i: dict(picture=x, label=y),
+                         "a dict with picture, label: its images must be under"),
     "two labels": (lambda x, y, i: dict(image=x, label=y, target=y), "its labels must be under exactly one of"),
     "index first": (lambda x, y, i: (i, x, y), r"a batch must begin with images .*found torch.int64 of shape \(8,\)")}
 
@@ -378,7 +381,8 @@ def test_what_is_no_pair_of_image_and_class(name):
     row, says = NO_PAIRS[name]
     with pytest.raises(MirrorError, match=says): fitted(own(), torch_loader(row))
 
-@pytest.mark.parametrize("dls", [[(images, labels)], images, TensorDataset(images, labels), None, dict(train=1), "digits"])
+@pytest.mark.parametrize("dls", [[(images, labels)], images, TensorDataset(images, labels), None, dict(train=1),
+                                 "digits"])
 def test_what_is_no_loader(dls):
     with pytest.raises(MirrorError, match="give DataLoaders"): as_loaders(dls, list("0123"))
     with pytest.raises(MirrorError): MirrorCFE(made(), "paper", steps=1).fit(dls)
@@ -397,21 +401,23 @@ def default_type(kind):
     finally: torch.set_default_dtype(was)
 
 SWITCHES = {"no gradients": lambda: torch.set_grad_enabled(False), "inference mode": torch.inference_mode,
-            "double by default": lambda: default_type(torch.float64), "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
-            "another device": lambda: torch.device("meta")}
+            "double by default": lambda: default_type(torch.float64),
+            "autocast": lambda: torch.autocast("cpu", torch.bfloat16), "another device": lambda: torch.device("meta")}
 
 @pytest.mark.parametrize("name", SWITCHES)
 def test_the_caller_s_switches_change_nothing(name):
     "The same generator and the same explanation, and the switch is as it was."
     net, dls, x = made(), loaders(), images[:3]
     def answers():
-        cfe = fitted(net, DataLoaders(*[TensorLoader(ImageSet(images.mul(127).add(128).byte(), labels), 8)]*2, device="cpu"))
+        loader = TensorLoader(ImageSet(images.mul(127).add(128).byte(), labels), 8)
+        cfe = fitted(net, DataLoaders(loader, loader, device="cpu"))
         ex = cfe.explain(x, ks=[0, .5, 1], on_same="mark", target_confidence=[.5])
         every = cfe.explain_all(x[:1], ks=[1])
         return *ex.target_confidence.x, *cfe.masks(ex), *ex.path, *every.path, cfe.grid(), ex.intended_probs
     wanted = answers()
     with SWITCHES[name]():
-        before = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_default_device(), torch.is_autocast_enabled("cpu")
+        before = (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_default_device(),
+                  torch.is_autocast_enabled("cpu"))
         found = answers()
         assert before == (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_default_device(),
                           torch.is_autocast_enabled("cpu"))
@@ -563,7 +569,7 @@ def test_names_that_are_numbers_mean_the_same_everywhere(tmp_path):
     method = CycleGAN(Classifier([made().a, made().b], made().fc, names, size=(16, 16)), pair=("1", "2"))
     assert method.pair == (0, 1)
 
-# --- what a network of one's own carries -------------------------------------------------------------------------------
+# --- what a network of one's own carries ------------------------------------------------------------------------------
 
 class Carries(Net):
     "Its answer depends on `gain`, wherever that stands."

@@ -99,7 +99,8 @@ def test_the_sentence_of_a_run_names_all_of_it(digits, tmp_path, monkeypatch, se
                     "the autoencoder 2 s, the student 2 s, 3 steps of the explainer 3 s, explaining and measuring 7 s. "
                     "--minutes fits the steps to a time"]
     def again(): return _with_time(None, digits, None, replace(recipe, steps=9), 1, 1, None, tmp_path)
-    assert again() == kept and said[1] == said[0].removesuffix(". --minutes fits the steps to a time"), "nothing is done"
+    without_hint = said[0].removesuffix(". --minutes fits the steps to a time")
+    assert again() == kept and said[1] == without_hint, "nothing is done"
     monkeypatch.setattr("mirrorcfe.own.missing_judges", lambda dls: [])
     monkeypatch.setattr("mirrorcfe.own._untrained", lambda dls, folder: {})
     monkeypatch.setattr("mirrorcfe.own.CHECKPOINT_STEPS", 1)
@@ -111,7 +112,8 @@ def test_the_sentence_of_a_run_names_all_of_it(digits, tmp_path, monkeypatch, se
 def test_what_is_tried_shows_nothing(digits, capfd):
     "No line of progress from networks that are thrown away."
     net = small_resnet(10, 1, (4, 8), 16)
-    with training_progress("a network"): time_classifier(ClassifierPlan(net, digits, dict(epochs=2, lr=1e-3), None, None))
+    plan = ClassifierPlan(net, digits, dict(epochs=2, lr=1e-3), None, None)
+    with training_progress("a network"): time_classifier(plan)
     assert "".join(capfd.readouterr()) == ""
 
 def test_everything_before_the_explainer_counts(digits):
@@ -138,7 +140,8 @@ def test_the_rest_is_said_after_ten_steps(small, digits, monkeypatch):
 
 def test_steps_for_a_time():
     "As many as fit: networks whose steps were not asked for are trained for fewer, too."
-    forecast = Forecast(2., 30., dict(classifier=5.), dict(autoencoder=Beside(.5, 0, 300), student=Beside(.1, 200, 300)))
+    beside = dict(autoencoder=Beside(.5, 0, 300), student=Beside(.1, 200, 300))
+    forecast = Forecast(2., 30., dict(classifier=5.), beside)
     assert forecast.seconds(10) == 10*2 + 40*.5 + 200*.1 + 30 + 5
     for minutes in (1, 7.5, 60):
         steps = forecast.steps_in(minutes)

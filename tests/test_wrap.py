@@ -395,7 +395,8 @@ NORMS = {   # what normalises by the batch; what the message says of it, and wha
                       r"'2' \(BatchNorm2d\) .* no running statistics: train it with track_running_stats=True, or put"),
     "no statistics, one image": (lambda: Functional(norm=lambda: nn.BatchNorm1d(12, track_running_stats=False)),
                                  r"fails on one image alone.*'norm' \(BatchNorm1d\) .* no running statistics"),
-    "training mode": (StaysInTraining, r"'one.1' \(BatchNorm2d\) .* in training mode although .eval\(\) was called: let"),
+    "training mode": (StaysInTraining,
+                      r"'one.1' \(BatchNorm2d\) .* in training mode although .eval\(\) was called: let"),
     "training mode, one image": (lambda: StaysInTraining(norm=trained_norm), "one image alone.* although .eval"),
     "train() in forward": (TrainsItself, r"'one.1' .* take .train\(\) out of its forward"),
     "a function": (lambda: Functional(by_batch), r"calls F.batch_norm\(training=True\).*: give training=self.training"),
@@ -415,14 +416,16 @@ def test_dropout_that_is_not_reached_by_eval():
     with pytest.raises(MirrorError, match=r"differ is 'norm' \(Drops\): it is in training mode although .eval"):
         Classifier.wrap(Functional(norm=Drops), rgb)
 
-STEPS = {">": lambda x: (x > .5).float(), "<=": lambda x: torch.where(x <= 0, 0., 1.), ".byte()": lambda x:
-         (100*x + 100).byte()/100, ".round()": lambda x: (4*x).round()/4, ".sign()": torch.sign, "==": lambda x: (x == 1)*1.}
+STEPS = {">": lambda x: (x > .5).float(), "<=": lambda x: torch.where(x <= 0, 0., 1.),
+         ".byte()": lambda x: (100*x + 100).byte()/100, ".round()": lambda x: (4*x).round()/4, ".sign()": torch.sign,
+         "==": lambda x: (x == 1)*1.}
 
 @pytest.mark.parametrize("sign", STEPS)
 def test_images_that_are_made_steps_are_refused_with_the_reason(sign):
     "Also where a gradient passes that is zero everywhere."
     torch.manual_seed(0)
-    says = rf"no gradient passes .*: {re.escape(sign)} makes (yes and no|steps) of numbers: take that out .* steep sigmoid"
+    says = (rf"no gradient passes .*: {re.escape(sign)} makes (yes and no|steps) of numbers: "
+            "take that out .* steep sigmoid")
     with pytest.raises(MirrorError, match=says): Classifier.wrap(Functional(before=STEPS[sign]), rgb)
 
 def test_steps_beside_the_images_are_no_reason():
@@ -435,15 +438,19 @@ def test_steps_beside_the_images_are_no_reason():
 
 def test_half_precision_inside_of_a_network_is_named():
     torch.manual_seed(0)
-    for net, says in ((Calls(Functional(), lambda o: o.half()), r"take .half\(\) out of the network's forward, its weig"),
-                      (Functional(pool, mean=lambda f: f.bfloat16()), r"'fc' .*; its forward calls .bfloat16\(\), while"),
-                      (Functional(before=lambda x: x.to(torch.half)), r"'one.0' .*; its forward calls .to\(\), while its")):
+    for net, says in ((Calls(Functional(), lambda o: o.half()),
+                       r"take .half\(\) out of the network's forward, its weig"),
+                      (Functional(pool, mean=lambda f: f.bfloat16()),
+                       r"'fc' .*; its forward calls .bfloat16\(\), while"),
+                      (Functional(before=lambda x: x.to(torch.half)),
+                       r"'one.0' .*; its forward calls .to\(\), while its")):
         with pytest.raises(MirrorError, match=says) as e: Classifier.wrap(net, rgb)
         assert "autocast" not in str(e.value)
     class Auto(Functional):
         def forward(self, x):
             with torch.autocast("cpu", torch.bfloat16): return super().forward(x)
-    with pytest.raises(MirrorError, match="take the autocast out of the network's forward"): Classifier.wrap(Auto(), rgb)
+    with pytest.raises(MirrorError, match="take the autocast out of the network's forward"):
+        Classifier.wrap(Auto(), rgb)
 
 NOTHING = {"None": None, "an empty tuple": (), "an empty dict": {}, "tuple of 0: None": (None,), "float": 3.,
            r"torch.int64 of shape \(3,\)": torch.zeros(3).long(), r"shape \(3, 0\)": torch.zeros(3, 0)}
@@ -822,7 +829,8 @@ REFUSED = {
     "range": (lambda: wrap(good, rgb*3), "images must lie in [-1, 1]"),
     "NaN": (lambda: wrap(good, rgb, normalise=lambda x: x*float("nan")), "NaN or infinity on the sample"),
     "class names": (lambda: wrap(good, rgb, classes=["a"]), "1 class names for a head of 5 classes"),
-    "channels": (lambda: wrap(good, rgb[:, :1]), "takes 3 channels (colour), these images have 1: read them with 3, or"),
+    "channels": (lambda: wrap(good, rgb[:, :1]),
+                 "takes 3 channels (colour), these images have 1: read them with 3, or"),
     "size": (lambda: wrap(flat(nn.Linear(192, 5)), rgb[..., :8]), "fails on images of shape (3, 3, 16, 8): Runtime"),
     "the layer that fails": (lambda: wrap(flat(nn.Linear(9, 5)), rgb), "; it fails in '3' (Linear)"),
     "no shapes": (lambda: wrap(sequential(*GAP, nn.LazyLinear(5)), rgb), "the weights of 4 have no shape yet"),
@@ -830,7 +838,8 @@ REFUSED = {
     "half of it elsewhere": (lambda: wrap(nn.Sequential(good[:4], nn.Linear(12, 5, device="meta")), rgb),
                              "the weights of 1 are on the meta device"),
     "a norm of the batch": (lambda: wrap(sequential(*GAP, nn.BatchNorm1d(12, track_running_stats=False),
-                                                    nn.Linear(12, 5)), rgb), "'4' (BatchNorm1d) normalises by its batch, for it has no"),
+                                                    nn.Linear(12, 5)), rgb),
+                            "'4' (BatchNorm1d) normalises by its batch, for it has no"),
     "no network": (lambda: wrap(lambda x: x, rgb), "must be a torch module or a fastai Learner: found function"),
     "random": (lambda: wrap(Functional(F.dropout), rgb), "something random stays on in eval mode"),
     "unknown stage": (lambda: wrap(deep, images, stages=["layer9"]), "the network has no module 'layer9'; try layer"),
