@@ -1,7 +1,7 @@
 """Fit and measure the other methods beside ours, for the pages from 80 on; kept in results/reproduction, a folder a
 study.
 
-    python benchmarks/studies.py [methods c3lt rigged walk time blur]
+    python benchmarks/studies.py [methods artefacts c3lt rigged walk time blur]
 
 Without an argument all studies run: hours on two cores. Every method explains the same frozen classifier on the same
 test images. Methods that are trained use their preset `cpu`, whose size is written beside each result. A killed run
@@ -21,6 +21,7 @@ from mirrorcfe.baselines.pgd import PGD
 from mirrorcfe.benchmark import METRICS, Metric, Task, get_baseline, get_explainer, measure, run_benchmark
 from mirrorcfe.classifiers import get_classifier, get_oracle, predict
 from mirrorcfe.results import c3lt_autoencoder
+from look import artefacts
 from pictures import save_small
 from reproduce import FLOORS, GREY, MNIST, OUT, pgd, mirror, slug, some
 
@@ -107,6 +108,21 @@ def methods(only=None):
         run_benchmark(METHODS, [task], OUT/'methods', METRICS_OF)
         shown = {label: make(task) for label, make in METHODS.items() if label != 'Identity'}
         draw_grid(task, shown, OUT/'pictures'/f'methods-{slug(task.title)}.png')
+
+def all_artefacts(n=100):
+    "What no judge counts: whether the answers are all alike, and the grain of the change, beside those of real images."
+    rows = []
+    for task in some(GREY, n):
+        src = task.sources()
+        for label, make in METHODS.items():
+            if label in FLOORS: continue   # their answers are real images, or the sources
+            method = make(task)
+            ends = [method.explain(src.x[i], src.target[i]).x_reflection for i in torch.arange(len(src.x)).split(50)]
+            ours, real = artefacts(task, src, torch.cat(ends))
+            beside = {f'{k}, real': v for k, v in real.items()}
+            rows.append(dict(task=task.title, method=label, N=len(src.x)) | ours | beside)
+            print(rows[-1], flush=True)
+    keep('artefacts', rows=rows)
 
 def ablation(only=None):
     "What each loss of C3LT does."
@@ -212,7 +228,8 @@ def blur(n=100):
             print(rows[-1], flush=True)
     keep('blur', rows=rows, oracle=oracle.accuracy)
 
-STUDIES = dict(methods=methods, c3lt=ablation, rigged=rigged, walk=walk, time=timing, blur=blur)
+STUDIES = dict(methods=methods, artefacts=all_artefacts, c3lt=ablation, rigged=rigged, walk=walk, time=timing,
+               blur=blur)
 
 if __name__ == '__main__':
     (OUT/'pictures').mkdir(parents=True, exist_ok=True)
