@@ -1,11 +1,12 @@
 """Count what the search of the first counterfactual finds against drawing every step, and time explaining.
 
-    python benchmarks/explaining_speed.py [--images 100] [--rounds 5] [--parts]
+    python benchmarks/explaining_speed.py [--images 100] [--rounds 5] [--times] [--parts]
 
 MNIST, Fashion-MNIST and the digits of scikit-learn; explainers come from the cache, or are trained once, a few minutes
 each. Processor seconds of one thread are counted; ratios are to one pass of C3LT's shape (encoder, step, DCGAN) in the
-same turns. The numbers are printed and kept in results/explaining_speed.md and explaining_speed.json. `--parts` times
-the parts of a drawing, before and after, and keeps them in results/explaining_parts.json.
+same turns. The numbers are printed and kept in results/explaining_speed.md and explaining_speed.json. `--times` leaves
+the stored comparisons as they are. `--parts` times the parts of a drawing, before and after, and keeps them in
+results/explaining_parts.json.
 """
 import argparse, json, os, platform, resource, statistics, tempfile, time
 from pathlib import Path
@@ -180,8 +181,8 @@ def main_parts(rounds):
     (RESULTS/'explaining_parts.json').write_text(json.dumps(found, indent=1) + '\n')
     print(json.dumps(found, indent=1))
 
-def main(images, rounds):
-    torch.set_num_threads(1)
+def compare_all(images):
+    "The search against every step, on all data."
     compared = []
     for data, pair in CASES:
         cfe, task = explainer(data, pair)
@@ -191,6 +192,12 @@ def main(images, rounds):
             name = f'{data} {pair[0]}-{pair[1]}' if pair else data
             compared.append(dict(data=name, loop='closed' if closed_loop else 'open') | row)
             print(compared[-1], flush=True)
+    return compared
+
+def main(images, rounds, only_times=False):
+    torch.set_num_threads(1)
+    kept = RESULTS/'explaining_speed.json'
+    compared = json.loads(kept.read_text())['compared'] if only_times else compare_all(images)
     cfe, task = explainer(*CASES[0])
     x = task.sources().x[:256]
     ms, parameters = time_explaining(cfe, x, rounds)
@@ -198,7 +205,7 @@ def main(images, rounds):
               f'{os.cpu_count()} cores'
     found = dict(compared=compared, ms=ms, parameters=parameters, folder=time_folder(cfe, x), rounds=rounds,
                  machine=machine, torch=torch.__version__)
-    (RESULTS/'explaining_speed.json').write_text(json.dumps(found, indent=1) + '\n')
+    kept.write_text(json.dumps(found, indent=1) + '\n')
     text = page(found)
     (RESULTS/'explaining_speed.md').write_text(text)
     print(text)
@@ -207,6 +214,7 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--images', type=int, default=100)
     parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--times', action='store_true', help='time anew, and keep the stored comparisons')
     parser.add_argument('--parts', action='store_true', help='only the parts of a drawing')
     args = parser.parse_args()
-    main_parts(args.rounds) if args.parts else main(args.images, args.rounds)
+    main_parts(args.rounds) if args.parts else main(args.images, args.rounds, args.times)
