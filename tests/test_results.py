@@ -172,6 +172,7 @@ ELSEWHERE = {
     "97_gallery.ipynb": dict.fromkeys([".86", ".93"], "benchmarks/results/painter.md") | {".92": "`make demo`"},
     "88_runs.ipynb": dict.fromkeys([".97", ".93"], "benchmarks/results/painter.md"),
     "index.ipynb": dict.fromkeys([".012", ".014", ".016", ".024"], "73_faithfulness.ipynb")
+                   | dict.fromkeys([".37", ".56", ".57", ".80"], "80_methods.ipynb")
                    | dict.fromkeys(["1.5", ".6", "2.3"], "minutes of a page") | {"3.10": "a version of Python"}}
 
 def printed(cell):
