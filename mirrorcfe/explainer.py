@@ -151,10 +151,11 @@ def draw_path(self:MirrorCFE,
               target:Tensor,       # classes moved to, int64 (B,)
               k:Tensor,            # steps, (B, K): every image has its own
               bs:int=256,          # images drawn at once
-              progress:bool=False  # show a bar
+              progress:bool=False, # show a bar
+              model=None           # the one that looked at the sources; None: the explainer's own
              )->tuple[Tensor,Tensor]: # images (B, K, C, H, W), the classifier's logits for them (B, K, n_classes)
     "Draw every image at each of its steps, and classify the drawn images."
-    model = self.model.eval()
+    if model is None: model = self.model.eval()
     B, K = k.shape
     path = k.new_empty(B, K, model.channels, *height_width(model.size))
     logits = k.new_empty(B, K, model.F.n_classes)
@@ -269,16 +270,17 @@ def draw_at_confidence(self:MirrorCFE,
                        target:Tensor,          # classes moved to, int64 (B,)
                        p:Tensor,               # confidences requested, (B, P)
                        closed_loop:bool=True,  # draw where the image has the confidence; False: where the latent has it
-                       bs:int=256              # images drawn at once
+                       bs:int=256,             # images drawn at once
+                       model=None              # the one that looked at the sources; None: the explainer's own
                       )->TargetConfidence:
     "Draw every image where the target has the requested confidence, or at the end of the path that is nearest to it."
     k, intended, span = (v.to(encoded.z) for v in self.confidence_steps(encoded, source, target, p))
     def achieved(k):
-        _, logits = self.draw_path(encoded, source, target, k[:, None], bs)
+        _, logits = self.draw_path(encoded, source, target, k[:, None], bs, model=model)
         return pick_class(logits.softmax(-1), target)[:, 0]
     drawn_k = k
     if closed_loop and len(k): drawn_k = torch.stack([bisect_step(achieved, w, 12) for w in intended.T], 1)
-    x, logits = self.draw_path(encoded, source, target, drawn_k, bs)
+    x, logits = self.draw_path(encoded, source, target, drawn_k, bs, model=model)
     return TargetConfidence(p.to(k), span, k, intended, drawn_k, x, pick_class(logits.softmax(-1), target))
 
 # %% ../nbs/31_explainer.ipynb #c50c120e
@@ -447,10 +449,11 @@ def draw_quickly(self:MirrorCFE,
                  ks=None,                # steps, (K,); None: those of `grid()`, and the first CFE is searched
                  closed_loop:bool=True,  # see `explain`
                  blur_sigma:float=1.,    # see `explain`
-                 bs:int=256              # images drawn at once
+                 bs:int=256,             # images drawn at once
+                 model=None              # the quick copy that looked at the sources; None: the one for `ks`
                 )->tuple:                # steps drawn (B, K); images; their logits; `FirstCFE`, or None with `ks`
     "Draw the path with few drawings: the closed loop is measured only where it has to be."
-    model = self._model_for(ks, closed_loop)
+    if model is None: model = self._model_for(ks, closed_loop)
     fine = self.grid(100).to(x.device)
     coarse = torch.arange(0, 100, 9, device=x.device)
     if not closed_loop and ks is not None:
@@ -488,7 +491,8 @@ def explain(self:MirrorCFE,
     if not 0 <= blur_sigma < float('inf'): raise MirrorError(f"blur_sigma must be 0 or more: found {blur_sigma!r}")
     search = ks is None and quick is not False
     is_quick = search or bool(quick)
-    x, encoded = self._look(x, self._model_for(ks, closed_loop) if is_quick else None)
+    model = self._model_for(ks, closed_loop) if is_quick else None
+    x, encoded = self._look(x, model)
     ks = self.grid(100 if ks is None and not search else ks).to(x.device)
     source = encoded.logits.argmax(1)
     target = self.targets(encoded.logits, target, on_same)
@@ -500,7 +504,7 @@ def explain(self:MirrorCFE,
     probs, residual = self.latent_probs(part, s, t, ks)
     first = None
     if is_quick:
-        drawn = self.draw_quickly(x[moves], part, s, t, None if search else ks, closed_loop, blur_sigma, bs)
+        drawn = self.draw_quickly(x[moves], part, s, t, None if search else ks, closed_loop, blur_sigma, bs, model)
         drawn_ks, path, logits, first = drawn
     else:
         drawn_ks = self.calibrate(part, s, t, ks, blur_sigma, bs=bs) if closed_loop else ks.expand(len(s), -1)
@@ -512,7 +516,7 @@ def explain(self:MirrorCFE,
                      truth=truth, drawn_ks=_fill_rows(drawn_ks, moves), residual=_fill_rows(residual, moves),
                      first=first)
     if requested is not None:
-        at = self.draw_at_confidence(part, s, t, requested[moves], closed_loop, bs)
+        at = self.draw_at_confidence(part, s, t, requested[moves], closed_loop, bs, model)
         filled = {name: _fill_rows(v, moves) for name, v in vars(at).items() if name not in ('p', 'tol')}
         ex.target_confidence = TargetConfidence(p=requested, **filled)
     return ex

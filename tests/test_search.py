@@ -214,6 +214,18 @@ def test_only_steps_asked_for_in_the_open_loop_are_drawn_in_bfloat16(cfe, x, mon
     monkeypatch.setattr(cfe, 'amp', False)
     assert decoder(cfe._model_for([1], closed_loop=False)) == 'Sequential'
 
+@pytest.mark.parametrize('closed_loop', [True, False])
+def test_images_of_a_confidence_are_the_same_however_the_path_is_drawn(cfe, x, closed_loop, monkeypatch):
+    "A quick copy encodes the sources in another way; what draws has to be what has encoded."
+    cfe = latent_painter(cfe.classifier)
+    monkeypatch.setattr(cfe, 'amp', False)
+    how = dict(closed_loop=closed_loop, target_confidence=[.4, .6])
+    plain, *others = [cfe.explain(x, **kw, **how).target_confidence for kw in
+                      (dict(ks=[0, 1]), dict(), dict(ks=[0, 1], quick=True))]
+    for quick in others:
+        torch.testing.assert_close(quick.drawn_k, plain.drawn_k, rtol=0, atol=1e-3)
+        torch.testing.assert_close(quick.x, plain.x, rtol=0, atol=1e-3)
+
 def test_bfloat16_gives_back_the_type_it_gets():
     net = nn.Conv2d(2, 3, 3)
     x = torch.randn(1, 2, 5, 5)
