@@ -74,7 +74,7 @@ def write_page(folder, results, panel):
             'original photographs (middle, bicubic) with a split of their own; they are not the official file of '
             'MedMNIST. No physician has judged what is drawn: this is no medical device.',
             '## What it is worth', md_table(numbers, ['', 'value', 'what it is']),
-            f"`believed` is by all judges of the data's panel, which is too large to ship. "
+            "`believed` is by all judges of the data's panel, which is too large to ship. "
             f'These {len(judges)} are here:',
             md_table(judges, ['judge', 'accuracy']),
             '## Files', md_table(files, ['file', 'bytes', 'SHA-256'])]
