@@ -213,9 +213,9 @@ def evaluate(explainer='mirrorcfe-out',    # folder that `demo` or `train` wrote
     if panel: notes = f'The judges, by their accuracy on the test images of the training:\n\n{judges_table(panel)}\n\n'
     right = [accuracy(net, dls.test) for net in (model.classifier, oracle)]
     held_out = (None if data else about.get('held_out')) or held_out_in_words(dls)
+    how = dict(levels=levels or about.get('levels'), prepared=prepared or about.get('prepared'))
     notes += (f"Classifier {right[0]:.3f}, oracle {right[1]:.3f} accurate "
-              f"on the test images ({held_out}). Pictures: "
-              f"{prepared_in_words(about | dict(prepared=prepared or about.get('prepared')))}. "
+              f"on the test images ({held_out}). Pictures: {prepared_in_words(about | how)}. "
               f"{steps} steps, preset {about['preset']}, seed {about['seed']}.")
     if group.rank: return   # the first process writes
     with new: write_evaluation(new.tmp, rows, f"Mirror-CFE on {dls.spec.title}", notes)

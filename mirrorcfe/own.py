@@ -751,7 +751,8 @@ def explain(images,                            # image files or folders of them
     model, oracle, about = load_explainer(explainer, device, factory)
     panel = load_panel(explainer, device)
     if target not in ('closest', 'runner-up', 'all'): class_number(target, about['classes'])
-    how = dict(levels=levels, invert=invert, trim=trim, prepared=prepared)
+    how = dict(levels=levels or about.get('levels'), invert=invert, trim=trim,
+               prepared=prepared or about.get('prepared'))
     files, x, truth, warned = load_explainable(model, about, images, **how)
     if not (truth >= 0).all(): truth = None
     with new:
@@ -760,7 +761,7 @@ def explain(images,                            # image files or folders of them
         names = [f.name for f in files for _ in range(each)]
         warned = [w for w in warned for _ in range(each)]
         ex = ex.judged(panel)
-        ex.prepared = prepared_in_words(about | dict(prepared=prepared or about.get('prepared')))
+        ex.prepared = prepared_in_words(about | how)
         results = measure_explanation(ex, model.classifier, oracle, panel)
         results |= dict(classifier_accuracy=about['accuracy'], seed=about['seed'], preset=about['preset'],
                         seconds=round(time.monotonic() - start), device=str(device), dataset='own images',

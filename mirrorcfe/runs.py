@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 import mirrorcfe.animate, mirrorcfe.show   # add the pictures and the animation to `Explanation`
 from .benchmark import is_adversarial, measure
-from .checks import check_range, check_writable, explainer_folder, mean_and_std, no_network
+from .checks import check_levels, check_range, check_writable, explainer_folder, mean_and_std, no_network
 from .classifiers import (ARCHITECTURES, ORACLE, build_network, get_classifier, get_oracle, plan_classifier,
                                    predict, small_resnet)
 from .core import MirrorError, counted, height_width, short_size
@@ -591,13 +591,18 @@ RESULT_COLUMNS = dict(
     device='that was used',
     dataset='')
 
-def prepared_in_words(about:dict  # what is kept with an explainer
+def prepared_in_words(about:dict  # what is kept with an explainer; and `invert` and `trim`, where they are asked for
                      )->str:
     "Say what is done to picture files before the classifier sees them."
-    how = about.get('prepared') or ('the middle' if about.get('fit') == 'middle' else 'all of it, padded') + ', bicubic'
+    fitted = 'the middle' if about.get('fit') == 'middle' else 'all of it, padded'
+    if about.get('trim'): fitted = 'trimmed, padded'
+    how = about.get('prepared') or f'{fitted}, bicubic'
     if isinstance(how, dict):
         def text(v): return 'x'.join(map(str, v)) if isinstance(v, (list, tuple)) else v
         how = ', '.join(f'{k} {text(v)}' for k, v in how.items() if v is not None)
+    if about.get('invert'): how += ', inverted'
+    levels = check_levels(about.get('levels'))
+    if levels: how += ', levels {:.12g} {:.12g}'.format(*levels)
     return f'{how}, in grey' if about.get('in_channels') == 1 else how
 
 def _short(value):

@@ -339,3 +339,14 @@ def test_all_targets(here, saved, capsys, monkeypatch):
     assert main(argv) == 0
     got = rows("res/samples.csv")
     assert len(got) == 9 and len({r["target"] for r in got}) == 9 and {r["file"] for r in got} == {"one.png"}
+
+def test_how_the_pictures_were_read_is_written_down(here, saved, monkeypatch):
+    monkeypatch.setattr(own, "write_pictures", lambda *a: {})
+    how = {"--invert": ", inverted", "--trim": "", "--levels 0 4095.5": ", levels 0 4095.5"}
+    for options, fitted in (([], "all of it"), (how, "trimmed")):
+        argv = ["explain", "one.png", *" ".join(options).split(), "--explainer", str(saved), "--out", "res"]
+        assert main([*argv, "--device", "cpu"]) == 0
+        says = f"{fitted}, padded, bicubic{''.join(how[o] for o in options)}, in grey"
+        out = "res-2" if options else "res"
+        assert rows(f"{out}/results.csv")[0]["pictures"] == says
+        assert f"| pictures | {says} |" in Path(out, "results.md").read_text(encoding="utf-8")
