@@ -241,11 +241,9 @@ def _on_belief(one, name):
     return text
 
 def _on_source(one):
-    "What is wrong with the source or its reproduction, one text each."
+    "What is wrong with the reproduction of the source, if anything."
     off = one.difference[0, 0].item()
     if one.ks[0] == 0 and off > OFF_AT_0: yield f'the source is not reproduced: at k = 0 it is off by {off:.2f}'
-    if one.unlike is not None and one.unlike[0] > 1:
-        yield f'the source is unlike the training images ({one.unlike[0]:.1f} times as far from them as is usual)'
 
 def _on_latents(one):
     "What is wrong with the latents' own path, if anything."
@@ -256,12 +254,22 @@ def _on_latents(one):
         yield f'the swap has no latent: the nearest gives the target {meant:.2f} instead of {swapped:.2f}'
 
 @patch(as_prop=True)
+def is_unlike(self:Explanation)->list: # B bools
+    "Whether each source is unlike the training images, so that votes say little; False where that is not known."
+    return [False]*len(self) if self.unlike is None else (self.unlike > 1).tolist()
+
+@patch(as_prop=True)
 def verdict(self:Explanation)->list: # B strings
     "Say of each result what its status does not: whether it is believed, reproduced and fully reflected."
     out = []
     for i, (status, reason) in enumerate(zip(self.status, self.reason)):
         one = self[i]
-        says = [reason if reason else _on_belief(one, self.classes[one.target[0]]), *_on_source(one)]
+        says = [reason] if reason else []
+        if one.is_unlike[0]:   # before the votes
+            far = f'{one.unlike[0]:.1f} times as far from them as is usual'
+            says.append(f'the source is unlike the training images ({far})')
+        if not reason: says.append(_on_belief(one, self.classes[one.target[0]]))
+        says += _on_source(one)
         meant = one.intended[0, -1].item()
         reached = one.achieved[0, -1].item()
         says += _on_latents(one)

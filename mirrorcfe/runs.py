@@ -489,6 +489,7 @@ def measure_explanation(ex:Explanation,  # its steps end at 1
     if panel is None and ex.believed is not None:
         first, last = ex.believed[ex.source != ex.target].nanmean(0).tolist()
         results |= dict(believed_first=first, believed=last)
+    if ex.unlike is not None: results['unlike'] = sum(ex[ex.source != ex.target].is_unlike)
     return results
 
 # %% ../nbs/88_runs.ipynb #e18b1899
@@ -501,12 +502,19 @@ def _belief(results):
     if results['oracle'] == results['oracle']: return f"the oracle {results['oracle']:.1%}, no panel judged them"
     return 'nobody else judged them'
 
+def _unlike(results):
+    "How many images are unlike the training images."
+    n = results.get('unlike')
+    if not n: return ''
+    which = 'it is' if results['images'] == 1 else f"{n} {'is' if n == 1 else 'are'}"
+    return f' ({which} unlike the training images, so votes say little)'
+
 def summarise(results:dict   # as `results_of` returns
              )->str:
     "Put the numbers into one sentence."
     if not results['images']: return "each image is taken for its target already: there is nothing to explain"
-    text = (f"{counted(results['images'], 'image')}: the classifier takes {results['val']:.1%} of the reflections for "
-            f"the target, {_belief(results)}; {results['coverage']:.1%} have a counterfactual; the confidence is off "
+    text = (f"{counted(results['images'], 'image')}{_unlike(results)}: the classifier takes {results['val']:.1%} of "
+            f"the reflections for the target, {_belief(results)}; {results['coverage']:.1%} have a counterfactual; the confidence is off "
             f"by {results['confidence_error']:.3f} on average; L1 {results['l1_reflection']:.3f}")
     judged = results['believed'] == results['believed']
     doubted = results['believed'] if judged else results['oracle']
@@ -583,6 +591,7 @@ RESULT_COLUMNS = dict(
     test_images='from whom they were held out',
     pictures='what was done to picture files',
     images='images that were measured',
+    unlike='of these, images unlike the training images: what the judges say there says little',
     ks='steps from source to reflection, evenly spaced',
     seed='of weights, data order and noise',
     preset='of the training',

@@ -82,7 +82,10 @@ def headline(ex:Explanation,  # any explanation
     "Return one line on sample `i`: the pair, how it ended, and the true class if the prediction was wrong."
     one = ex[check_sample(ex, i)]
     end = f"first CFE at k = {float(one.first_k[0]):.2f}" if one.status[0] == 'found' else one.status[0]
-    if one.status[0] == 'found' and one.believed is not None: end += f", {one.verdict[0].partition(' see ')[0]}"
+    if one.status[0] == 'found' and one.believed is not None:
+        votes = one.verdict[0].partition(' see ')[0]
+        end += f", {votes.rpartition('; ')[2]}"
+    if one.is_unlike[0]: end = f'unlike the training images; {end}'
     line = f"{class_name(one, one.source[0], 24)} → {class_name(one, one.target[0], 24)}: {end}"
     if one.reason[0]: line += f" ({one.reason[0]})"
     if one.truth is not None and int(one.truth[0]) != int(one.source[0]):

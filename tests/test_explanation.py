@@ -388,7 +388,8 @@ def test_unlike_is_kept_cut_and_saved(tmp_path):
     ex = walked([0., .6, 1.])[[0, 0, 0]].judged(panel)
     assert ex.unlike.tolist() == [0, 1, 2]
     unlike = ["unlike the training images" in v for v in ex.verdict]
-    assert unlike == [False, False, True] and "2.0 times as far" in ex.verdict[2]
+    far = "the source is unlike the training images (2.0 times as far from them as is usual); "
+    assert unlike == ex.is_unlike == [False, False, True] and ex.verdict[2] == far + ex.verdict[1], "before the votes"
     again = Explanation.load(ex.save(tmp_path/"ex.safetensors"))
     assert again == ex and again.verdict == ex.verdict and again[2].unlike.tolist() == [2]
     assert ex != walked([0., .6, 1.])[[0, 0, 0]]

@@ -186,6 +186,17 @@ def test_the_judges_are_the_headline(change, flagged, says):
     assert says in text and ("adversarial" in text) == flagged and "agree" not in text
     assert ("(--steps of mirrorcfe train or demo)" in text) == flagged, "explain has no such option"
 
+@pytest.mark.parametrize("unlike, says", [([.5]*3, ": "), ([.5, 2., 2.], " (1 is unlike"), ([2.]*3, " (2 are unlike")])
+def test_that_votes_say_little_stands_before_them(unlike, says):
+    "Of those that are taken for their target already there is nothing to be said."
+    ex = tiny(same=True)
+    ex.unlike = torch.tensor(unlike)
+    results = measure_explanation(ex, lambda x: x[:, 0, 8, :3])
+    text = summarise(results)
+    assert text.startswith(f"2 images{says}") and ("so votes say little" in text.split(":")[0]) == (says != ": ")
+    one = summarise(results | dict(images=1, unlike=1))
+    assert one.startswith("1 image (it is unlike the training images, so votes say little): the classifier")
+
 def test_what_is_listed_is_there(tmp_path, monkeypatch, capsys):
     "Also where nothing was drawn: no empty folders, no picture that is not there."
     monkeypatch.chdir(tmp_path)

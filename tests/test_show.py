@@ -72,6 +72,10 @@ def test_found_is_not_said_without_the_judges_word():
     assert "judges" not in headline(ex, 1)
     ex.believed[0, 1] = .86
     assert headline(ex, 0).endswith(", believed: 86 % of the judges")
+    ex.unlike = torch.tensor([3.]*len(ex))   # which is to be known before the votes
+    turn = f"first CFE at k = {float(ex.first_k[0]):.2f}"
+    assert headline(ex, 0) == f"left → right: unlike the training images; {turn}, believed: 86 % of the judges"
+    assert headline(ex, 1).startswith("left → right: unlike the training images; never flipped (")
 
 def test_negative_index_is_the_last(ex): assert headline(ex, -1) == headline(ex, 2)
 
