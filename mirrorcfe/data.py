@@ -31,7 +31,7 @@ from fastai.torch_core import default_device
 from .checks import SUFFIXES, check_fit, check_levels
 from .core import MirrorError, check_class, height_width, short_size, whole_number
 from .features import class_index, describe, pair_index
-from .images import (UnreadableImage, as_pixels, as_preprocessing, check_prepared, frame_around,
+from .images import (UnknownLevels, UnreadableImage, as_pixels, as_preprocessing, check_prepared, frame_around,
                               from_bytes, images_below, prepared_shape, printable, read_fitted, read_prepared, to_bytes)
 from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, expand, json_hash, read_tensors,
                                reading, tensor_bytes, tensors_hash, workspace, write_tensors, writing)
@@ -500,6 +500,7 @@ def _decode(file, size, channels, fit, levels, transform):
     try:
         if transform is None: return read_fitted(file, size, channels, fit, levels)
         return read_prepared(file, transform, channels, levels)
+    except UnknownLevels: raise   # the range of the others may be guessed wrong as well
     except UnreadableImage as e: return e
 
 def decode_files(files:list,    # paths

@@ -127,7 +127,7 @@ def test_one_picture_does_not_change_the_scale_of_another(tmp_path, a, b, levels
     black, white = levels
     want = [(v - black)/(white - black)*255 for v in (a.max(), a.min(), b.max(), b.min())]
     assert [top_a, low_a, top_b, low_b] == pytest.approx(want, abs=.51) and said == ""
-    with pytest.raises(MirrorError, match=r"a\.tif holds .* which do not say .* levels=\(black, white\)"):
+    with pytest.raises(MirrorError, match=r"a\.tif cannot .* it holds .* do not say .* levels=\(black, white\)"):
         for picture in (a, b): read_as(tmp_path, picture)
 
 @pytest.mark.parametrize("a, levels", [((RAMP*1000).astype(np.float32), (0, 1000)), (INT32, (-1000, 1000)),
@@ -212,10 +212,25 @@ def test_levels_reach_every_reader(tmp_path):
     assert {v for l in dls.loaders for v in to_bytes(l.dataset[:][0]).unique().tolist()} == set(want)
     about = dict(look=look_of(dls.train.dataset[:][0]), fit="middle", size=9, in_channels=1, classes=["a", "b"])
     assert to_bytes(load_images(files[:5], about | dict(levels=list(dls.spec.levels)))[1])[:, 0, 4, 4].tolist() == want
-    readers = dict(images=lambda: read_images(files), stream=lambda: Files(files, 9, 1).read(0, 5),
-                   folder=lambda: open_data(tmp_path/"in", 9), explain=lambda: load_images(files, about))
+    readers = dict(images=lambda: read_images(files), folder=lambda: open_data(tmp_path/"in", 9),
+                   explain=lambda: load_images(files, about))
     for name, read in readers.items():
-        with pytest.raises(MirrorError, match=r"0\.tif holds integers .* give levels"): read()
+        with pytest.raises(MirrorError, match=r"0\.tif cannot .*: it holds integers .* give levels"): read()
+    assert "it holds integers" in Files(files, 9, 1).read(0, 5)[2][4]
+
+def test_one_picture_of_unknown_levels_does_not_stop_the_others(tmp_path):
+    "Where pictures are explained; one that is trained with says that the others may be read wrongly too."
+    for c in "ab":
+        (tmp_path/"in"/c).mkdir(parents=True)
+        for i in range(5): Image.fromarray(np.full((9, 9), .1*i, np.float32)).save(tmp_path/"in"/c/f"{i}.tif")
+    Image.fromarray(np.full((9, 9), 7., np.float32)).save(tmp_path/"in"/"a"/"2.tif")
+    files = find_images(tmp_path/"in")
+    with pytest.warns(UserWarning, match=r"^1 of 10 images are left out: .*2\.tif cannot be read as an image: it holds "
+                                         "fractions from 7 to 7, .* give levels"):
+        assert read_images(files)[0] == [*files[:2], *files[3:]]
+    x, numbers, bad = Files(files, 9, 1).read(0, 10)
+    assert len(x) == len(numbers) == 9 and list(bad) == [2] and bad[2].startswith("it holds fractions from 7 to 7, ")
+    with pytest.raises(MirrorError, match="it holds fractions .* give levels"): open_data(tmp_path/"in", 9)
 
 def test_sixteen_bits_are_scaled_exactly(tmp_path):
     a = np.arange(65536, dtype=np.uint16).reshape(256, 256)
