@@ -514,8 +514,8 @@ def summarise(results:dict   # as `results_of` returns
     "Put the numbers into one sentence."
     if not results['images']: return "each image is taken for its target already: there is nothing to explain"
     text = (f"{counted(results['images'], 'image')}{_unlike(results)}: the classifier takes {results['val']:.1%} of "
-            f"the reflections for the target, {_belief(results)}; {results['coverage']:.1%} have a counterfactual; the confidence is off "
-            f"by {results['confidence_error']:.3f} on average; L1 {results['l1_reflection']:.3f}")
+            f"the reflections for the target, {_belief(results)}; {results['coverage']:.1%} have a counterfactual; the "
+            f"confidence is off by {results['confidence_error']:.3f} on average; L1 {results['l1_reflection']:.3f}")
     judged = results['believed'] == results['believed']
     doubted = results['believed'] if judged else results['oracle']
     if is_adversarial(results['val'], doubted, results.get('believed_real', 1.)):
@@ -600,7 +600,7 @@ RESULT_COLUMNS = dict(
     device='that was used',
     dataset='')
 
-def prepared_in_words(about:dict  # what is kept with an explainer; and `invert` and `trim`, where they are asked for
+def prepared_in_words(about:dict  # what is kept with an explainer; `invert` and `trim` where they are asked for
                      )->str:
     "Say what is done to picture files before the classifier sees them."
     fitted = 'the middle' if about.get('fit') == 'middle' else 'all of it, padded'

@@ -513,8 +513,8 @@ def test_what_a_verdict_adds_is_printed_whatever_the_end(capsys):
     own.echo_ends(ex, ["a.png", "b.png", "c.png"])
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("a.png: left → right: first CFE at k = ") and said[1] == "   not judged"
-    assert said[2].startswith("b.png: left → right: never flipped (no drawn")
-    assert said[4].startswith("c.png: right → right: already target")
+    assert said[2].startswith("b.png: left → right: unlike the training images; never flipped (no drawn")
+    assert said[4].startswith("c.png: right → right: unlike the training images; already target")
     unlike = "   the source is unlike the training images ({} times as far from them as is usual)"
     assert [said[3], said[5]] == [unlike.format("2.0"), unlike.format("3.0")] and len(said) == 6
 
