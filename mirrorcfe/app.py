@@ -61,7 +61,7 @@ def read_upload(file,         # of one picture
         except MirrorError as e:
             why = str(e).replace(printable(file), printable(file.name))
             raise MirrorError(f"{why}; choose a picture such as a PNG or a JPEG") from None
-    said = [str(w.message).replace(printable(file.parent), 'the folder') for w in doubts]
+    said = [str(w.message).replace(printable(file), printable(file.name)) for w in doubts]
     return x, '; '.join(filter(None, [*odd, *said]))
 
 # %% ../nbs/91_app.ipynb #34225e2f

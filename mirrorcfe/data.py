@@ -32,7 +32,8 @@ from .checks import SUFFIXES, check_fit, check_levels
 from .core import MirrorError, check_class, height_width, short_size, whole_number
 from .features import class_index, describe, pair_index
 from .images import (UnknownLevels, UnreadableImage, as_pixels, as_preprocessing, check_prepared, frame_around,
-                              from_bytes, images_below, prepared_shape, printable, read_fitted, read_prepared, to_bytes)
+                              from_bytes, images_below, prepared_shape, printable, read_fitted, read_prepared, to_bytes,
+                              warn_of)
 from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, expand, json_hash, read_tensors,
                                reading, tensor_bytes, tensors_hash, workspace, write_tensors, writing)
 
@@ -496,10 +497,10 @@ def _file_state(file):
     except OSError: return os.path.realpath(file), None, None
     return os.path.realpath(file), found.st_size, found.st_mtime_ns
 
-def _decode(file, size, channels, fit, levels, transform):
+def _decode(file, size, channels, fit, levels, transform, noted):
     try:
-        if transform is None: return read_fitted(file, size, channels, fit, levels)
-        return read_prepared(file, transform, channels, levels)
+        if transform is None: return read_fitted(file, size, channels, fit, levels, noted)
+        return read_prepared(file, transform, channels, levels, noted)
     except UnknownLevels: raise   # the range of the others may be guessed wrong as well
     except UnreadableImage as e: return e
 
@@ -530,7 +531,8 @@ def decode_files(files:list,    # paths
         except MissingFile: pass
         except (MirrorError, KeyError) as e: warnings.warn(f"the images are decoded again: {e}")
     x = torch.zeros(shape, dtype=torch.uint8)
-    decode = partial(_decode, size=size, channels=channels, fit=fit, levels=levels, transform=transform)
+    noted = []
+    decode = partial(_decode, size=size, channels=channels, fit=fit, levels=levels, transform=transform, noted=noted)
     workers = os.cpu_count() if transform is None else 1   # nobody knows whether a function of others may run twice
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(files), 256):
@@ -540,6 +542,7 @@ def decode_files(files:list,    # paths
                 elif transform is None: x[i] = image
                 else: x[i] = to_bytes(check_prepared(image, files[i], shape[1], shape[2:]))
             if progress: progress(start + len(some), len(files))
+    warn_of(noted, len(files))
     if len(files) >= KEEP_FROM and not bad:
         try: write_tensors(kept, dict(x=x))
         except CannotWrite as e: warnings.warn(f"the decoded images are not kept: {e}, by setting MIRRORCFE_CACHE")

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['GIANT', 'LONGEST', 'INTERPOLATIONS', 'from_bytes', 'to_bytes', 'to_tensor', 'to_picture', 'shift', 'UnreadableImage',
-           'UnknownLevels', 'printable', 'in_markdown', 'read_image', 'images_below', 'find_images', 'read_images',
-           'cut_middle', 'frame_around', 'fit_image', 'read_fitted', 'Preprocessing', 'as_pixels', 'as_preprocessing',
-           'ResizeCrop', 'read_prepared', 'check_prepared', 'prepared_shape', 'look_of', 'oddities']
+           'UnknownLevels', 'printable', 'in_markdown', 'read_image', 'warn_of', 'images_below', 'find_images',
+           'read_images', 'cut_middle', 'frame_around', 'fit_image', 'read_fitted', 'Preprocessing', 'as_pixels',
+           'as_preprocessing', 'ResizeCrop', 'read_prepared', 'check_prepared', 'prepared_shape', 'look_of', 'oddities']
 
 # %% ../nbs/09_images.ipynb #1dcb68f9
 import copy, errno, os, re, stat, struct, warnings
@@ -95,17 +95,23 @@ def _find_levels(im, white):
                           f"white: {_GIVE_LEVELS}")
     dark = im.mode != 'F' and 0 < high < white/8
     doubt = f'use less than an eighth of the range 0 to {white:,}, and are dark: {_GIVE_LEVELS}'
-    return (0, white), [doubt] if dark else []
+    return (0, white), {doubt: ''} if dark else {}
 
 def _to_8_bits(im, top, levels=None, negative=False):
-    "A picture of more than 8 bits a pixel, scaled to 8, and what is doubtful about it."
-    doubts = []
-    if levels is None: levels, doubts = _find_levels(im, top)
+    "A picture of more than 8 bits a pixel, scaled to 8, and what is doubtful about it, with how much of it is."
+    given = levels is not None
+    doubts = {}
+    if not given: levels, doubts = _find_levels(im, top)
     black, white = levels
+    cut_off = 0
     out = np.empty((im.height, im.width), np.uint8)
     for top, a in _strips(im):
-        scaled = (np.where(np.isnan(a), black, a) - black)*(255/(white - black))
-        out[top:top + len(a)] = scaled.round().clip(0, 255)
+        scaled = ((np.where(np.isnan(a), black, a) - black)*(255/(white - black))).round()
+        cut_off += ((scaled < 0) | (scaled > 255)).sum()
+        out[top:top + len(a)] = scaled.clip(0, 255)
+    if given and cut_off:
+        share = f' with {100*cut_off/out.size:.3g} % of its pixels'
+        doubts = {f'have values outside the levels {black:.12g} to {white:.12g}, which are cut off': share}
     return Image.fromarray(255 - out if negative else out), doubts
 
 # %% ../nbs/09_images.ipynb #6b0e0009
@@ -165,27 +171,27 @@ _SEVERAL = 'have several pages or frames, of which the first is read: store each
 _CLEAR = 'have transparent parts, which are read as white: paste them on another ground where white is wrong'
 
 def _read(file, channels, near, levels):
-    "The picture in `file`, and what is doubtful about it."
+    "The picture in `file`, and what is doubtful about it, with how much of it is."
     mode = 'L' if channels == 1 else 'RGB'
-    doubts = []
+    doubts = {}
     # The file is opened here: given a path, Pillow 13 maps a TIFF into memory, and one on its side becomes noise.
     with open(file, 'rb') as f, Image.open(f, formats=_FORMATS) as im:
-        if im.format in ('TIFF', 'GIF', 'WEBP', 'PNG') and getattr(im, 'is_animated', False): doubts.append(_SEVERAL)
+        if im.format in ('TIFF', 'GIF', 'WEBP', 'PNG') and getattr(im, 'is_animated', False): doubts[_SEVERAL] = ''
         if near: im.draft(mode, (2*near, 2*near))
         im.load()
         top, negative = _by_format(im)
         if im.format == 'TIFF': im = _mend_sign(im)
         im = _upright(im)
     if im.mode.startswith(('I', 'F')):
-        im, dark = _to_8_bits(im, top, levels, negative)
-        doubts += dark
+        im, more = _to_8_bits(im, top, levels, negative)
+        doubts |= more
     if near and im.width*im.height > GIANT and im.mode in ('L', 'RGB', 'RGBA', 'CMYK'):
         im = im.reduce(max(1, min(im.size)//(4*near)))
     if im.mode in ('RGBA', 'LA', 'PA', 'La', 'RGBa') or 'transparency' in im.info:
         im = im.convert('RGBA')
-        if im.getextrema()[3][0] < 255: doubts.append(_CLEAR)   # the least opaque pixel
+        if im.getextrema()[3][0] < 255: doubts[_CLEAR] = ''   # the least opaque pixel
         im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
-    return im.convert(mode), *doubts
+    return im.convert(mode), doubts
 
 def _folder_of(path):
     "The folder of a file in words."
@@ -195,21 +201,34 @@ def _folder_of(path):
 def read_image(path,             # image file
                channels:int=1,   # 1 grey, 3 colour
                near:int=0,       # pixels wanted; a large file is then read at a fraction of its size. 0: as it is
-               levels=None       # numbers that are black and white in files of more than 8 bits; None: by the format
+               levels=None,      # numbers that are black and white in files of more than 8 bits; None: by the format
+               noted=None        # list that takes what is doubtful, for `warn_of`; None: a warning says it
               ):                 # PIL image of mode L or RGB, upright, transparent parts white
     "Read one image file of any kind; `UnreadableImage` says why it cannot be read."
     path = expand(path)
     _check_regular(path)
     levels = check_levels(levels)
-    try: im, *doubts = _read(path, channels, near, levels)
+    try: im, doubts = _read(path, channels, near, levels)
     except _OpenLevels as e: raise UnknownLevels(path, str(e)) from None
     except Exception as e:
         if isinstance(e, OSError) and e.errno in _OF_THE_PROCESS:
             raise MirrorError(f"cannot read {printable(path)} just now: {e.strerror}; nothing is known to be wrong "
                               "with it: close files or raise the limit (ulimit -n), and call again") from e
         raise UnreadableImage(path, _why(path, e)) from None
-    for doubt in doubts: warnings.warn(f"pictures in {_folder_of(path)} {doubt}")
+    if noted is not None: noted += [(path, what, how_much) for what, how_much in doubts.items()]
+    else:
+        for what in doubts: warnings.warn(f"pictures in {_folder_of(path)} {what}")
     return im
+
+def warn_of(noted:list,  # what `read_image` noted
+            n:int        # pictures that were read
+           ):
+    "Warn once of everything that is doubtful about some pictures, and name the first of them."
+    kinds = {}
+    for file, what, how_much in sorted(noted): kinds.setdefault(what, []).append(printable(file) + how_much)
+    for what, files in kinds.items():
+        some = ', '.join(files[:5]) + (' ...' if len(files) > 5 else '')
+        warnings.warn(f"pictures {what} ({len(files)} of {n}: {some})")
 
 # %% ../nbs/09_images.ipynb #2f8ffad4
 _NOT_READ = {'.heic', '.heif', '.avif', '.jxl', '.jp2', '.dng', '.cr2', '.cr3', '.nef', '.arw', '.raf', '.orf',
@@ -266,8 +285,9 @@ def read_images(files:list,      # paths
     good = []
     out = []
     bad = []
+    noted = []
     for file in files:
-        try: picture = read_image(file, channels, levels=levels)
+        try: picture = read_image(file, channels, levels=levels, noted=noted)
         except UnreadableImage as e: bad.append(str(e))
         else:
             good.append(file)
@@ -276,6 +296,7 @@ def read_images(files:list,      # paths
     if bad:
         some = '; '.join(bad[:5]) + (' ...' if len(bad) > 5 else '')
         warnings.warn(f"{len(bad)} of {len(files)} images are left out: {some}")
+    warn_of(noted, len(files))
     return good, out
 
 # %% ../nbs/09_images.ipynb #1870bf2f
@@ -346,10 +367,11 @@ def read_fitted(file,            # image file
                 size,            # pixels wanted: the side of a square, or (height, width)
                 channels:int=3,  # 1 grey, 3 colour
                 fit:str='middle',# 'middle': what is too much is cut off; 'whole': what is missing is padded
-                levels=None      # as for `read_image`
+                levels=None,     # as for `read_image`
+                noted=None       # as for `read_image`
                )->Tensor:        # uint8 (C, H, W)
     "Read an image file and bring it to a size."
-    picture = read_image(file, channels, near=max(height_width(size)), levels=levels)
+    picture = read_image(file, channels, max(height_width(size)), levels, noted)
     return to_tensor(_fitted(picture, size) if check_fit(fit) == 'whole' else cut_middle(picture, size))
 
 # %% ../nbs/09_images.ipynb #5d0c1a02
@@ -476,10 +498,11 @@ class ResizeCrop:
 def read_prepared(file,            # image file
                   transform,       # a `Preprocessing`
                   channels:int=3,  # of the picture that it is given: 1 grey, 3 colour
-                  levels=None      # as for `read_image`
+                  levels=None,     # as for `read_image`
+                  noted=None       # as for `read_image`
                  )->Tensor:        # (C, H, W) in [-1, 1]
     "Read an image file as a transform wants it."
-    x = transform(read_image(file, channels, levels=levels))
+    x = transform(read_image(file, channels, levels=levels, noted=noted))
     return from_bytes(x) if x.dtype == torch.uint8 else x
 
 def check_prepared(x:Tensor,      # as `read_prepared` returns, (C, H, W)
@@ -501,7 +524,7 @@ def prepared_shape(files:list,      # paths
                   )->tuple:         # (C, H, W)
     "Return the shape that a transform gives the first file that can be read."
     for file in files:
-        try: return tuple(read_prepared(file, transform, channels, levels).shape)
+        try: return tuple(read_prepared(file, transform, channels, levels, noted=[]).shape)
         except UnreadableImage as e: problem = e
     raise problem
 

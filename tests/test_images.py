@@ -138,10 +138,34 @@ def test_one_picture_does_not_change_the_scale_of_another(tmp_path, a, b, levels
                          ids=["to 1000", "Hounsfield", "above 16 bits", "NaN", "infinity", "bytes in 32 bits"])
 def test_numbers_without_a_known_range_ask_for_levels(tmp_path, a, levels):
     with pytest.raises(MirrorError, match="give levels="): read_as(tmp_path, a)
-    assert read_as(tmp_path, a, levels=levels) == (255, 0, "")
+    top, low, said = read_as(tmp_path, a, levels=levels)
+    assert (top, low) == (255, 0) and said.endswith("levels 0 to 1, which are cut off" if np.isinf(a).any() else "")
 
 def test_fractions_from_0_to_1_are_as_they_are(tmp_path):
     for high in (.25, .5, 1): assert read_as(tmp_path, (RAMP*high).astype(np.float32)) == (round(255*high + .01), 0, "")
+
+@pytest.mark.parametrize("train", [False, True])
+def test_doubts_are_said_once_and_of_which_pictures(tmp_path, train):
+    "Values outside the levels, dark pictures and transparent parts, in the folders of several classes."
+    def tenth(i): return np.where(np.arange(100).reshape(10, 10) < 10*i, 5000, 4000 + (i > 0)).astype(np.uint16)
+    for c in "abc":
+        (tmp_path/c).mkdir()
+        for i in range(3): Image.fromarray(tenth(i)).save(tmp_path/c/f"{i}.png")
+        Image.new("LA", (10, 10), (9, 99)).save(tmp_path/c/"3.png")
+    def said(**levels):
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            if train: open_data(tmp_path, 10, 1, **levels)
+            else: read_images(find_images(tmp_path), **levels)
+        return sorted(str(w.message).replace(str(tmp_path), "in") for w in heard)
+    clear = "pictures have transparent parts, which are read as white: paste them on another ground where white is "
+    clear += "wrong (3 of 12: in/a/3.png, in/b/3.png, in/c/3.png)"
+    names = ", ".join(f"in/{c}/{i}.png with {10*i} % of its pixels" for c in "ab" for i in (1, 2))
+    cut_off = "pictures have values outside the levels 0 to 4001, which are cut off (6 of 12: "
+    assert said(levels=(0, 4001)) == [clear, f"{cut_off}{names}, in/c/1.png with 10 % of its pixels ...)"]
+    dark = said()
+    assert len(dark) == 2 and dark[0] == clear and dark[1].startswith("pictures use less than an eighth of the range")
+    assert dark[1].endswith("(9 of 12: in/a/0.png, in/a/1.png, in/a/2.png, in/b/0.png, in/b/1.png ...)")
 
 def test_twelve_bits_in_sixteen(tmp_path):
     a = (RAMP*4095).astype(np.uint16)
