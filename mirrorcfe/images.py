@@ -545,9 +545,11 @@ def look_of(x        # images in [-1, 1], (B, C, H, W)
                 extent=float(np.mean(extents)), least=float(np.min(extents)))
 
 # %% ../nbs/09_images.ipynb #7fe971b1
-def oddities(x,            # image in [-1, 1], (C, H, W)
-             look:dict     # what `look_of` measured on the training images
-            )->list:       # of sentences, empty if nothing is odd
+def oddities(x,                     # image in [-1, 1], (C, H, W)
+             look:dict,             # what `look_of` measured on the training images
+             inverted:bool=False,   # whether its dark and bright were swapped
+             trimmed:bool=False     # whether its margin was cut off, or cannot be
+            )->list:                # of sentences, empty if nothing is odd
     "Say what makes an image unlike the training images."
     border = float(np.median(_border(x.numpy())))
     mean = float(x.mean())
@@ -555,10 +557,11 @@ def oddities(x,            # image in [-1, 1], (C, H, W)
     if float(x.std()) < .02: return ["it is blank"]
     if abs(border - look['border']) > 1 and abs(-border - look['border']) < .6:
         its, theirs = ('bright', 'dark') if look['border'] < border else ('dark', 'bright')
-        return [f"it looks inverted: its border is {its}, that of the training images {theirs}; try --invert"]
+        advice = 'leave out --invert' if inverted else 'try --invert'
+        return [f"it looks inverted: its border is {its}, that of the training images {theirs}; {advice}"]
     if extent < look['least'] - .1:
-        return [f"it is small: it fills {extent:.0%} of the picture, the training images {look['least']:.0%} or more; "
-                "try --trim"]
+        return [f"it is small: it fills {extent:.0%} of the picture, the training images {look['least']:.0%} or more"
+                + ('' if trimmed else '; try --trim')]
     slack = .5*(look['brightest'] - look['darkest'])
     if mean > look['brightest'] + slack or mean < look['darkest'] - slack:
         than = 'brighter' if mean > look['brightest'] else 'darker'

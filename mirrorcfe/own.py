@@ -601,7 +601,8 @@ def load_images(images,        # files and folders
     x = torch.stack(fitted)
     number = {name: i for i, name in enumerate(about['classes'])}
     truth = torch.tensor([number.get(f.absolute().parent.name, -1) for f in files])
-    return files, x, ['; '.join(oddities(i, look)) for i in x], truth
+    odd = ['; '.join(oddities(i, look, invert, trim or transform is not None)) for i in x]
+    return files, x, odd, truth
 
 def image_warnings(model:MirrorCFE,  # fitted
                    x,                # images, (B, C, H, W)

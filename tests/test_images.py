@@ -522,5 +522,8 @@ def test_oddities():
     assert not any(oddities(i, look) for i in x), "no training image is odd"
     assert all("--invert" in oddities(-i, look)[0] for i in x)
     assert oddities(torch.zeros(1, 16, 16), look) == ["it is blank"]
-    assert "--trim" in oddities(torch.nn.functional.pad(x[0], (16,)*4, value=-1.), look)[0]
+    small = torch.nn.functional.pad(x[0], (16,)*4, value=-1.)
+    assert oddities(small, look)[0].endswith(" or more; try --trim")
+    assert oddities(small, look, trimmed=True)[0].endswith(" or more"), "nothing is advised that was done"
+    assert oddities(-x[0], look, inverted=True)[0].endswith("; leave out --invert")
     assert "brighter than any" in oddities(x[0].clamp_min(.2), dict(look, border=0.))[0]
