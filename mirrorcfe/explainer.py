@@ -358,6 +358,11 @@ def _check_truth(truth, n, n_classes, device):
     if y.shape == (n,): return y
     raise MirrorError(f"truth must be one class for each of {n} images: found shape {tuple(y.shape)}")
 
+def _check_switch(name, value, or_none=False):
+    "Raise `MirrorError` for what is neither true nor false, nor None where that is taken."
+    if isinstance(value, (bool, np.bool_)) or (or_none and value is None): return
+    raise MirrorError(f"{name} must be True{', False or None' if or_none else ' or False'}: found {value!r}")
+
 @patch
 def _check_ready(self:MirrorCFE):
     if self.model is None:
@@ -488,6 +493,8 @@ def explain(self:MirrorCFE,
            )->Explanation:
     "Draw the path of each image through its mirror."
     bs = whole_number(bs, 1, 'bs')
+    _check_switch('closed_loop', closed_loop)
+    _check_switch('quick', quick, or_none=True)
     if not 0 <= blur_sigma < float('inf'): raise MirrorError(f"blur_sigma must be 0 or more: found {blur_sigma!r}")
     search = ks is None and quick is not False
     is_quick = search or bool(quick)

@@ -259,6 +259,13 @@ def test_truth_is_kept_as_it_was_given(cfe, clf, x):
     assert cfe.explain(x[:3], ks=[1]).truth is None
     assert cfe.explain_all(x[:3], [1, 2], ks=[1], truth=truth).truth.tolist() == [7, 7, 0, 0, 3, 3]
 
+@pytest.mark.parametrize('name, value, says', [
+    ('quick', 'no', 'True, False or None'), ('quick', 0, 'True, False or None'),
+    ('closed_loop', 'no', 'True or False'), ('closed_loop', None, 'True or False')])
+def test_what_is_no_switch_is_refused(cfe, x, name, value, says):
+    with pytest.raises(MirrorError, match=f'^{name} must be {says}: found {value!r}$'):
+        cfe.explain(x[:1], **{name: value})
+
 @pytest.mark.parametrize('bs', [np.int64(2), 1, 1000])
 def test_batch_sizes(cfe, x, bs):
     assert torch.allclose(cfe.explain(x[:2], ks=[0, 1], bs=bs).path, cfe.explain(x[:2], ks=[0, 1]).path, atol=2e-3)
