@@ -298,7 +298,8 @@ def write_films(ex:Explanation,     # any explanation
                 suffix:str='mp4',   # or gif
                 size:int=480,       # pixels
                 fps:float=10,       # frames a second
-                files=None          # that the images were read from; None: from none
+                files=None,         # that the images were read from; None: from none
+                frames=None         # of a film, spread over the steps; None: one for each step
                )->list:             # of dicts, one a film
     "Write a film of every sample that is not its target already, and the list of them, films.csv."
     samples = [i for i, status in enumerate(ex.status) if status != 'already target']
@@ -307,7 +308,7 @@ def write_films(ex:Explanation,     # any explanation
     rows = []
     for number, i in enumerate(samples, 1):
         name = film_name(ex, i, number, suffix, truth[i])
-        ex.animate(Path(folder)/name, i, fps=fps, size=size)
+        ex.animate(Path(folder)/name, i, fps, size, frames)
         rows.append(dict(film=name,
                          **(dict(file=files[i].name) if files else {}),
                          predicted=ex.classes[int(ex.source[i])],
@@ -361,9 +362,10 @@ def animate(images=(),                   # files and folders; none: held-out ima
     if target: targets = torch.tensor(class_number(target, model.classifier.classes))
     with new:
         truth = y if (y >= 0).all() else None
-        ex = model.explain(x.to(device), targets, ks=torch.linspace(0, 1, frames), on_same='mark', truth=truth)
+        steps = max(100, frames)   # among which the first CFE is looked for, as by `explain`, however short the film
+        ex = model.explain(x.to(device), targets, ks=steps, on_same='mark', truth=truth)
         ex = ex.judged(load_panel(explainer, device))
-        films = write_films(ex, new.tmp, y, suffix, size, fps, files)
+        films = write_films(ex, new.tmp, y, suffix, size, fps, files, frames)
         if not films: raise MirrorError("no film to make: each image is taken for its target already")
     filmed = [i for i, status in enumerate(ex.status) if status != 'already target']
     echo_ends(ex[filmed], [' of '.join(filter(None, (f['film'], f.get('file')))) for f in films])

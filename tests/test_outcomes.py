@@ -106,7 +106,11 @@ def no_ffmpeg(monkeypatch):
 
 FILM = ["--frames", "3", "--size", "160", "--device", "cpu"]
 
-def test_films_of_held_out_images(trained, tmp_path):
+def test_films_of_held_out_images(trained, tmp_path, monkeypatch):
+    "However few frames a film has, the first CFE is one of a hundred steps."
+    steps = []
+    write = outcomes.write_films
+    monkeypatch.setattr(outcomes, "write_films", lambda ex, *a: steps.append(len(ex.ks)) or write(ex, *a))
     out = tmp_path/"films"
     argv = ["--explainer", str(trained[0]), "--n", "1", *FILM, "--format", "gif", "--out", str(out)]
     assert main(["animate", *argv]) == 0
@@ -117,6 +121,7 @@ def test_films_of_held_out_images(trained, tmp_path):
         assert f["film"].endswith("correct.gif" if right else "error.gif") and f["target"] != f["predicted"]
         assert right or f["target"] == f["truth"]
         with Image.open(out/f["film"]) as im: assert im.n_frames == 3
+    assert steps == [100]
 
 def test_films_without_ffmpeg(trained, pets, tmp_path, capsys, no_ffmpeg):
     argv = ["animate", str(pets/"three"/"05.png"), "--explainer", str(trained[0]), *FILM, "--out"]
