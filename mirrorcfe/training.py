@@ -223,9 +223,14 @@ def pick_pair(self:MirrorModel,
 
 # %% ../nbs/30_training.ipynb #afacd481
 @patch
+def is_prepared(self:MirrorModel, e):
+    "Whether sources carry what the latent painter prepares once an image, whichever copy of the model encoded them."
+    return self.is_latent and len(e.maps) > 3 + len(self.shapes) - self.G.first
+
+@patch
 def plain_maps(self:MirrorModel, e):
     "The classifier's maps among those of `encode`."
-    if self.is_latent: return e.maps[3 + (self.G.n_prepared if self.prepares else 0):]
+    if self.is_latent: return e.maps[3 + (self.G.n_prepared if self.is_prepared(e) else 0):]
     return e.maps[1:] if self.recipe.image or not self.F.is_gap else e.maps
 
 @patch
@@ -271,7 +276,7 @@ def draw(self:MirrorModel,
     with self.autocast(not full):
         if not self.is_latent: return self.G(e.maps if self.recipe.image else self.plain_maps(e), f_k, mask), z_k
         x_s, rebuilt, code, *maps = e.maps
-        change = self.G.change if self.prepares else self.G
+        change = self.G.change if self.is_prepared(e) else self.G
         changed = self.autoencoder.decode(code + change(maps, code, f_k, mask))
     return add_change(x_s.float(), changed.float(), rebuilt, self.recipe.shrink), z_k
 
