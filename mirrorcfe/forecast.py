@@ -222,7 +222,8 @@ def make_forecast(classifier,   # the network to explain; one that is not traine
         if recipe.painter == 'latent': autoencoder, beside['the autoencoder'] = _autoencoder(x, recipe)
         if recipe.student: student, beside['the student'] = _student(classifier, x, recipe)
         quick = replace(recipe, steps=STEPS)
-        game = mirror_game(classifier, dls.train.one_batch()[0], quick, None, 0, None, True, autoencoder, student)
+        pair = getattr(dls, 'pair', None)
+        game = mirror_game(classifier, dls.train.one_batch()[0], quick, pair, 0, None, True, autoencoder, student)
         with watched() as times: learn = game_learner(game, _few(dls)).fit_game(1, progress=False)
         model = MirrorCFE(classifier, quick)
         model.model = learn.model.mirror

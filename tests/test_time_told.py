@@ -13,7 +13,7 @@ from mirrorcfe.data import get_dls
 from mirrorcfe.explainer import MirrorCFE
 from mirrorcfe.forecast import Beside, Forecast, JudgeTimes, SayAgain, make_forecast, time_classifier
 from mirrorcfe.judges import train_judge
-from mirrorcfe.own import _with_time
+from mirrorcfe.own import _with_time, keep_pair
 from mirrorcfe.runs import Progress, training_progress
 from mirrorcfe.storage import tensors_hash, write_state
 from mirrorcfe.training import get_recipe, painting_networks
@@ -44,6 +44,11 @@ def test_a_forecast_changes_nothing(small, digits):
     forecast = make_forecast(small[1], digits, recipe, 50)
     assert torch.equal(torch.rand(3), want) and digits.train.epoch == before and len(digits.train) == 5
     assert forecast.step > 0 == forecast.after
+
+def test_a_pair_of_more_classes_is_timed(small, digits):
+    "The classes that are left out of the training have no images."
+    forecast = make_forecast(small[1], keep_pair(digits, (3, 8)), replace(small[3].recipe, **QUICK), 50)
+    assert forecast.step > 0 and digits.train.dataset.y.unique().tolist() == [3, 8]
 
 def test_what_is_in_the_cache_takes_no_time(small, digits, tmp_path, monkeypatch):
     "The networks that the training would read, not train, are left out."
