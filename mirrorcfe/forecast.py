@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Beside', 'STEPS', 'TRIED', 'POWERS', 'GROWS', 'JudgeTimes', 'in_words', 'Forecast', 'StepTimes', 'watched',
-           'time_classifier', 'time_judge', 'make_forecast', 'SayAgain']
+           'time_classifier', 'time_judge', 'not_in_cache', 'make_forecast', 'SayAgain']
 
 # %% ../nbs/34_forecast.ipynb #fb8bc6f6
 import contextlib, copy, io, statistics, time
@@ -179,24 +179,29 @@ class _Ticks:
             self.ends.append(time.monotonic())
 
 def _autoencoder(x, recipe):
-    "An autoencoder of a few steps, and how long it will be trained: None if it is in the cache."
+    "An autoencoder of a few steps, and how long it will be trained."
     form = form_of(x)
-    asked = recipe.autoencoder_steps
     ticks = _Ticks()
     net = train_latent_autoencoder(x, replace(form, steps=STEPS), ticks)
-    whole = replace(form, steps=steps_beside(asked, form.steps, recipe.steps))
-    is_kept = kept_file('autoencoder', autoencoder_settings(x, whole)).exists()
-    return net, None if is_kept else Beside(_usual(ticks.ends), asked, form.steps)
+    return net, Beside(_usual(ticks.ends), recipe.autoencoder_steps, form.steps)
 
 def _student(classifier, x, recipe):
     "The same for the student."
-    asked = recipe.student_steps
-    usual = usual_steps(len(x))
     ticks = _Ticks()
     net = train_student(classifier, x, STEPS, progress=ticks)
-    settings = student_settings(classifier, x, steps_beside(asked, usual, recipe.steps))
-    is_kept = kept_file('student', settings).exists()
-    return net, None if is_kept else Beside(_usual(ticks.ends), asked, usual)
+    return net, Beside(_usual(ticks.ends), recipe.student_steps, usual_steps(len(x)))
+
+def not_in_cache(beside:dict,  # of a `Forecast`
+                 classifier,   # the network to explain
+                 x,            # its training images, uint8 (n, C, H, W)
+                 recipe        # of the training
+                )->dict:       # what of `beside` has still to be trained
+    "Leave out the autoencoder and the student that the training will read from the cache."
+    def is_kept(name, step, asked, usual):
+        steps = steps_beside(asked, usual, recipe.steps)
+        if name == 'the student': return kept_file('student', student_settings(classifier, x, steps)).exists()
+        return kept_file('autoencoder', autoencoder_settings(x, replace(form_of(x), steps=steps))).exists()
+    return {name: one for name, one in beside.items() if not is_kept(name, *one)}
 
 def make_forecast(classifier,   # the network to explain; one that is not trained yet is as fast
                   dls,          # `DataLoaders` of its images
@@ -229,7 +234,7 @@ def make_forecast(classifier,   # the network to explain; one that is not traine
         model.model = learn.model.mirror
         spent = after(model, answers) if after else 0.
     step = times.step + len(dls.valid.dataset)*times.image/every
-    return Forecast(step, spent, before, {name: trained for name, trained in beside.items() if trained})
+    return Forecast(step, spent, before, not_in_cache(beside, classifier, x, recipe))
 
 # %% ../nbs/34_forecast.ipynb #928ea2f5
 class SayAgain(Callback):

@@ -28,7 +28,7 @@ from .distributed import join_group
 from .explainer import MirrorCFE
 from .explanation import Explanation
 from .features import Classifier, class_index, class_names
-from .forecast import Beside, Forecast, SayAgain, make_forecast
+from .forecast import Beside, Forecast, SayAgain, make_forecast, not_in_cache
 from .images import (ResizeCrop, UnreadableImage, as_preprocessing, check_prepared, find_images, fit_image,
                               from_bytes, images_below, oddities, read_image, read_images, to_bytes)
 from .runs import (Progress, check_network, echo, echo_results, finish_run, get_judges, load_explainer,
@@ -455,32 +455,38 @@ def _epoch_steps(steps):
     "Steps of an epoch: all are of equal length, so that there are hardly more steps than wanted."
     return -(-steps//-(-steps//CHECKPOINT_STEPS))
 
-def _what_is_left(steps, forecast, dls, folder):
-    "What a killed run of so many steps has still to do, in words; `forecast` is the one made at its beginning."
-    missing = [*_untrained(dls, folder), *(['the judges'] if missing_judges(dls) else [])]
+def _what_is_left(classifier, dls, mine, recipe, forecast, folder):
+    "What a killed run has still to do, in words; `forecast` is the one made at its beginning, `mine` are of its pair."
+    untrained = _untrained(dls, folder)
+    missing = [*untrained, *(['the judges'] if missing_judges(dls) else [])]
     before = {name: seconds for name, seconds in forecast.before.items() if name in missing}
-    try: done = _epoch_steps(steps)*(read_state(folder/'explainer'/'checkpoint.pt')['epoch'] + 1)
-    except MissingFile: return replace(forecast, before=before).said(steps)
-    return replace(forecast, before=before, beside={}).said(max(steps - done, 0))
+    try: done = _epoch_steps(recipe.steps)*(read_state(folder/'explainer'/'checkpoint.pt')['epoch'] + 1)
+    except MissingFile: done = 0
+    if done: return replace(forecast, before=before, beside={}).said(max(recipe.steps - done, 0))
+    if classifier is None and 'the classifier' not in untrained: classifier = get_network(dls, 'classifier', folder)
+    beside = forecast.beside
+    if classifier is not None: beside = not_in_cache(beside, classifier, mine.train.dataset.x, recipe)
+    return replace(forecast, before=before, beside=beside).said(recipe.steps)
 
 def _with_time(classifier, dls, pair, recipe, n, measure, minutes, folder):
     "The recipe with the steps that there is time for, or those of a killed run; and how long what follows it takes."
     file = folder/'steps.json'
-    if file.exists():
-        kept = read_json(file)
-        if 'forecast' not in kept:
-            raise MirrorError(f"{folder} was begun by another version of mirrorcfe: delete it and train again")
+    kept = read_json(file) if file.exists() else None
+    if kept and 'forecast' not in kept:
+        raise MirrorError(f"{folder} was begun by another version of mirrorcfe: delete it and train again")
+    mine = copy_loaders(dls)   # the classifier is trained on all classes
+    if pair: keep_pair(mine, pair)
+    if kept:
         forecast = Forecast(**kept['forecast'])
         forecast.beside = {name: Beside(*v) for name, v in forecast.beside.items()}
-        echo(_what_is_left(kept['steps'], forecast, dls, folder))
-        return replace(recipe, steps=kept['steps']), forecast.after
+        recipe = replace(recipe, steps=kept['steps'])
+        echo(_what_is_left(classifier, dls, mine, recipe, forecast, folder))
+        return recipe, forecast.after
     plans = _untrained(dls, folder)
     judges = missing_judges(dls)
     if classifier is not None: plans.pop('the classifier', None)
     elif 'the classifier' in plans: classifier = plans['the classifier'].model
     else: classifier = get_network(dls, 'classifier', folder)
-    mine = copy_loaders(dls)   # the classifier is trained on all classes
-    if pair: keep_pair(mine, pair)
     after = partial(time_results, dls=mine, n=n, n_measured=measure)
     forecast = make_forecast(classifier, mine, recipe, CHECKPOINT_STEPS, after, plans, judges)
     if minutes: recipe = replace(recipe, steps=forecast.steps_in(minutes))

@@ -114,6 +114,23 @@ def test_the_sentence_of_a_run_names_all_of_it(digits, tmp_path, monkeypatch, se
     assert again() == kept and said[2] == ("This will take about 9 s: 2 steps of the explainer 2 s, explaining and "
                                            "measuring 7 s"), "but for one step"
 
+def test_what_is_in_the_cache_is_not_left(small, digits, tmp_path, monkeypatch, seconds):
+    "A run that was killed before its first checkpoint, but after its autoencoder and its student were trained."
+    monkeypatch.setenv("MIRRORCFE_CACHE", str(tmp_path/"cache"))
+    monkeypatch.setattr("mirrorcfe.own.missing_judges", lambda dls: [])
+    monkeypatch.setattr("mirrorcfe.own._untrained", lambda dls, folder: {})
+    monkeypatch.setattr("mirrorcfe.own.time_results", lambda *args, **how: 7.)
+    said = []
+    monkeypatch.setattr("mirrorcfe.own.echo", said.append)
+    recipe = get_recipe(steps=3, **QUICK)
+    def run(): _with_time(small[1], digits, (3, 8), recipe, 1, 1, None, tmp_path)
+    run()
+    run()
+    assert "the autoencoder 2 s, the student 2 s, 3 steps" in said[0] and said[0].startswith(said[1])
+    painting_networks(small[1], keep_pair(digits, (3, 8)), recipe)
+    run()
+    assert said[2] == "This will take about 10 s: 3 steps of the explainer 3 s, explaining and measuring 7 s"
+
 def test_what_is_tried_shows_nothing(digits, capfd):
     "No line of progress from networks that are thrown away."
     net = small_resnet(10, 1, (4, 8), 16)
