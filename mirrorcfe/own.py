@@ -770,6 +770,8 @@ def explain(images,                            # image files or folders of them
         ex = ex.judged(panel)
         ex.prepared = prepared_in_words(about | how)
         results = measure_explanation(ex, model.classifier, oracle, panel)
+        for name in {'images', 'unlike'} & set(results): results[name] //= each   # rows were counted
+        if each > 1: results['targets'] = each
         results |= dict(classifier_accuracy=about['accuracy'], seed=about['seed'], preset=about['preset'],
                         seconds=round(time.monotonic() - start), device=str(device), dataset='own images',
                         pictures=ex.prepared)

@@ -513,9 +513,11 @@ def summarise(results:dict   # as `results_of` returns
              )->str:
     "Put the numbers into one sentence."
     if not results['images']: return "each image is taken for its target already: there is nothing to explain"
-    text = (f"{counted(results['images'], 'image')}{_unlike(results)}: the classifier takes {results['val']:.1%} of "
-            f"the reflections for the target, {_belief(results)}; {results['coverage']:.1%} have a counterfactual; the "
-            f"confidence is off by {results['confidence_error']:.3f} on average; L1 {results['l1_reflection']:.3f}")
+    images = counted(results['images'], 'image') + _unlike(results)
+    if 'targets' in results: images += f" toward {results['targets']} classes"
+    text = (f"{images}: the classifier takes {results['val']:.1%} of the reflections for the target, "
+            f"{_belief(results)}; {results['coverage']:.1%} have a counterfactual; the confidence is off by "
+            f"{results['confidence_error']:.3f} on average; L1 {results['l1_reflection']:.3f}")
     judged = results['believed'] == results['believed']
     doubted = results['believed'] if judged else results['oracle']
     if is_adversarial(results['val'], doubted, results.get('believed_real', 1.)):
@@ -591,7 +593,8 @@ RESULT_COLUMNS = dict(
     test_images='from whom they were held out',
     pictures='what was done to picture files',
     images='images that were measured',
-    unlike='of these, images unlike the training images: what the judges say there says little',
+    targets='classes to which each image is sent',
+    unlike='images that are unlike the training images, so that votes say little',
     ks='steps from source to reflection, evenly spaced',
     seed='of weights, data order and noise',
     preset='of the training',

@@ -339,6 +339,8 @@ def test_all_targets(here, saved, capsys, monkeypatch):
     assert main(argv) == 0
     got = rows("res/samples.csv")
     assert len(got) == 9 and len({r["target"] for r in got}) == 9 and {r["file"] for r in got} == {"one.png"}
+    assert (rows("res/results.csv")[0]["images"], rows("res/results.csv")[0]["targets"]) == ("1", "9")
+    assert "\n1 image toward 9 classes: the classifier takes" in capsys.readouterr().out
 
 def test_how_the_pictures_were_read_is_written_down(here, saved, monkeypatch):
     monkeypatch.setattr(own, "write_pictures", lambda *a: {})
