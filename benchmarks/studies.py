@@ -1,7 +1,7 @@
 """Fit and measure the other methods beside ours, for the pages from 80 on; kept in results/reproduction, a folder a
 study.
 
-    python benchmarks/studies.py [methods artefacts c3lt rigged walk time blur]
+    python benchmarks/studies.py [methods artefacts c3lt rigged walk time blur filters]
 
 Without an argument all studies run: hours on two cores. Every method explains the same frozen classifier on the same
 test images. Methods that are trained use their preset `cpu`, whose size is written beside each result. A killed run
@@ -20,10 +20,11 @@ from mirrorcfe.baselines.explaingan import ExplainGAN
 from mirrorcfe.baselines.pgd import PGD
 from mirrorcfe.benchmark import METRICS, Metric, Task, get_baseline, get_explainer, measure, run_benchmark
 from mirrorcfe.classifiers import get_classifier, get_oracle, predict
+from mirrorcfe.metrics import denoised_validity
 from mirrorcfe.results import c3lt_autoencoder
 from look import artefacts
 from pictures import save_small
-from reproduce import FLOORS, GREY, MNIST, OUT, pgd, mirror, slug, some
+from reproduce import COLOUR, FLOORS, GREY, MNIST, OUT, pgd, mirror, slug, some
 
 METRICS_OF = [n for n in METRICS if n not in ('first k', 'seconds a sample', 'passes')]
 WALKS = [(4, 9), (3, 8), (5, 6)]
@@ -228,8 +229,22 @@ def blur(n=100):
             print(rows[-1], flush=True)
     keep('blur', rows=rows, oracle=oracle.accuracy)
 
+def filters(n=400):
+    "How many real test images, of those that the classifier gets right, keep their class behind the filters of D.Val."
+    rows = []
+    for task in [*GREY, *COLOUR]:
+        for c in task.pair:
+            x = task.test[(task.test.y == c).nonzero().flatten()[:n]][0]
+            with torch.no_grad():
+                x = x[task.classifier(x).argmax(1) == c]
+                kept = {f: denoised_validity(task.classifier, x, c, f).item() for f in ('gaussian', 'median')}
+            rows.append(dict(task=task.title, images=task.classifier.classes[c], N=len(x),
+                             accuracy=task.classifier.accuracy) | kept)
+            print(rows[-1], flush=True)
+    keep('filters', rows=rows)
+
 STUDIES = dict(methods=methods, artefacts=all_artefacts, c3lt=ablation, rigged=rigged, walk=walk, time=timing,
-               blur=blur)
+               blur=blur, filters=filters)
 
 if __name__ == '__main__':
     (OUT/'pictures').mkdir(parents=True, exist_ok=True)
