@@ -23,6 +23,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.metrics import accuracy as fastai_accuracy
 from .core import MirrorError, height_width, short_size
+from .augmentation import gaussian_blur
 from .features import Classifier, check_images, eval_mode, usual_torch
 import mirrorcfe.wrap  # adds `Classifier.wrap`
 from .data import TensorLoader, data_fingerprint, data_spec, fast_bf16, get_dls
@@ -206,13 +207,17 @@ def random_translation(x:Tensor,        # images, (B, C, H, W)
 # %% ../nbs/11_classifiers.ipynb #55ce8cb0
 def random_blur(x:Tensor,        # images, (B, C, H, W)
                 most:float,      # largest standard deviation, pixels
-                generator=None   # a CPU `torch.Generator`
+                generator=None,  # a CPU `torch.Generator`
+                each:bool=False  # every image by a width of its own
                )->Tensor:        # the same shape
-    "Blur every other batch by a random width."
+    "Blur every other batch by a random width; `each`: every other image by its own."
+    if each and most:
+        u, width = torch.rand(2, len(x), generator=generator).to(x.device)
+        return gaussian_blur(x, torch.where(u < .5, width*most + .05, 0.))
     u, width = torch.rand(2, generator=generator).tolist()
     if not most or u >= .5: return x
-    from torchvision.transforms.v2.functional import gaussian_blur   # torchvision takes over a second to import
-    return gaussian_blur(x, 5, width*most + .05)
+    from torchvision.transforms.v2 import functional   # torchvision takes over a second to import
+    return functional.gaussian_blur(x, 5, width*most + .05)
 
 # %% ../nbs/11_classifiers.ipynb #243496e3
 class EpochSeed(Callback):
@@ -220,9 +225,10 @@ class EpochSeed(Callback):
     def __init__(self,
                  seed:int=0,     # of the shifts and blurs
                  shift:int=0,    # largest shift, in pixels
-                 blur:float=0.   # largest blur, standard deviation in pixels
+                 blur:float=0.,  # largest blur, standard deviation in pixels
+                 each:bool=False # see `random_blur`
                 ):
-        self.seed, self.shift, self.blur = seed, shift, blur
+        self.seed, self.shift, self.blur, self.each = seed, shift, blur, each
 
     def before_train(self):
         if hasattr(self.dls.train, 'set_epoch'): self.dls.train.set_epoch(self.epoch)
@@ -231,7 +237,7 @@ class EpochSeed(Callback):
     def before_batch(self):
         if not self.training or not (self.shift or self.blur): return
         moved = random_translation(self.xb[0], self.shift, self.g)
-        self.learn.xb = (random_blur(moved, self.blur, self.g),)
+        self.learn.xb = (random_blur(moved, self.blur, self.g, self.each),)
 
 # %% ../nbs/11_classifiers.ipynb #f3e843f6
 class _Net(nn.Module):
@@ -273,20 +279,22 @@ def classifier_learner(model:nn.Module,          # images to logits
                        wd:float=.01,             # weight decay of AdamW
                        bf16:bool|None=None,      # bfloat16 autocast; None: on a processor that has it
                        channels_last:bool=True,  # memory format
-                       blur:float=0.             # largest random blur, standard deviation in pixels
+                       blur:float=0.,            # largest random blur, standard deviation in pixels
+                       blur_each:bool=False      # every image by a width of its own; False: every other batch
                       )->Learner:
     "Put model and data into a fastai `Learner`."
     _check_fit(model, dls)
     (model.unfreeze() if isinstance(model, Classifier) else model.requires_grad_(True)).to(dls.device)
     if bf16 is None: bf16 = fast_bf16(dls.device)
     return Learner(dls, _Net(model, bf16, channels_last), loss_func=_loss(label_smoothing), wd=wd,
-                   metrics=fastai_accuracy, cbs=EpochSeed(seed, shift, blur))
+                   metrics=fastai_accuracy, cbs=EpochSeed(seed, shift, blur, blur_each))
 
 # %% ../nbs/11_classifiers.ipynb #9550953b
 RECIPES = {'digits': dict(epochs=8, bs=64, lr=4e-3, shift=2),
            'mnist': dict(epochs=3, bs=128, lr=4e-3, shift=0, blur=1.2),
            'fashion_mnist': dict(epochs=6, bs=128, lr=4e-3, shift=1, blur=1.2)}
 _default = dict(epochs=10, bs=64, lr=3e-3, shift=2, blur=1.2)
+RECIPES['bloodmnist'] = _default | dict(blur_each=True)
 
 # %% ../nbs/11_classifiers.ipynb #7673b97b
 @usual_torch(train=True)
