@@ -21,7 +21,7 @@ from reproduce import OUT, mirror_of_network
 
 SIZE = 32
 ATTRIBUTES = 'Smiling', 'Male', 'Young'
-METRICS = ['Val', 'D.Val', 'Oracle', 'L1', 'confidence error']
+METRICS = ['Val', 'D.Val', 'Believed', 'Oracle', 'L1', 'confidence error']
 
 def labels(attributes):
     "Which training face has which of some attributes, float (N, A), in the order of the images of `get_dls`."
