@@ -16,7 +16,7 @@ def test_evaluate_whole(trained, tmp_path, capsys):
     got = rows(tmp_path/"res"/"results.csv")
     assert {r["direction"] for r in got} <= {"three to ei ght", "ei ght to three"}
     assert {r["image"] for r in got} == {"first counterfactual", "reflection"}
-    for column in ("validity", "oracle", "denoised_validity", "confidence_error", "found"):
+    for column in ("validity", "oracle", "denoised_validity", "denoised_validity_real", "confidence_error", "found"):
         assert all(0 <= float(r[column]) <= 1 for r in got), column
     columns = {k for k in got[0] if not k.endswith(("_low", "_high"))} - {"direction", "image"}
     assert columns <= set(EVALUATION_COLUMNS), "every column is explained"
