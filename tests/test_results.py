@@ -161,7 +161,7 @@ DECIMAL = re.compile(r"(?<![\w./\-])(?:\d[\d,]*)?\.\d+(?![\w/])")
 LEGEND = "the legend of the stored figure"
 BEFORE = "measured before the runs that are stored"
 ELSEWHERE = {
-    "70_comparison.ipynb": dict.fromkeys([".429", ".524"], BEFORE)
+    "70_comparison.ipynb": dict.fromkeys([".213", ".429", ".524"], BEFORE)
                            | dict.fromkeys([".499", ".837"], "74_ssc_ablation.ipynb"),
     "72_faces.ipynb": {".064": "what the recipe before had, in the history of this page", ".80": "a mark"},
     "73_faithfulness.ipynb": dict.fromkeys([".100", ".084", ".017", ".024", ".42", ".186", ".210"], LEGEND),
