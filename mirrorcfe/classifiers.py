@@ -23,11 +23,10 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.metrics import accuracy as fastai_accuracy
 from .core import MirrorError, height_width, short_size
-from .augmentation import gaussian_blur
 from .features import Classifier, check_images, eval_mode, usual_torch
 import mirrorcfe.wrap  # adds `Classifier.wrap`
 from .data import TensorLoader, data_fingerprint, data_spec, fast_bf16, get_dls
-from .images import shift
+from .images import gaussian_blur, shift
 from .storage import (CannotWrite, DamagedFile, MissingFile, cache_dir, file_hash, file_lock, json_hash,
                                read_json, read_tensors, reading, write_json, write_tensors)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from .core import MirrorError
-from .augmentation import gaussian_blur
+from .images import gaussian_blur
 from .generator import random_shift
 
 # %% ../nbs/22_losses.ipynb #9b349e20
