@@ -66,9 +66,11 @@ def directions(model:MirrorCFE,  # fitted
     out = []
     for source, target in ([pair, pair[::-1]] if pair else [(None, None)]):
         i = torch.arange(len(predicted)) if source is None else (predicted == source).nonzero().flatten()
-        if not len(i): continue
-        i = _spread(i, n)
         label = 'each to its second' if source is None else f'{names[source]} to {names[target]}'
+        if not len(i):
+            echo(f'{label}: left out: no held-out image is taken for {names[source]}')
+            continue
+        i = _spread(i, n)
         out.append((label, *data[i.to(data.y.device)], target))
     if not out: raise MirrorError("no held-out image is taken for either of the two classes")
     return out

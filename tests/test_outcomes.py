@@ -1,10 +1,12 @@
 "Numbers and films of a saved explainer."
 import os, re, shutil
-import pytest
+from types import SimpleNamespace
+import pytest, torch
 from PIL import Image, ImageOps
 import mirrorcfe.cli as cli, mirrorcfe.outcomes as outcomes, mirrorcfe.own as own
 from mirrorcfe.cli import main
 from mirrorcfe.core import MirrorError
+from mirrorcfe.data import ImageSet
 from mirrorcfe.outcomes import EVALUATION_COLUMNS, EVALUATION_METRICS, evaluation_rows, film_name
 from mirrorcfe.storage import read_json, write_json
 from commands import refused, rows, train_quickly
@@ -175,3 +177,12 @@ def test_films_that_are_not_made_are_counted(here, saved, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "note: taken for the target already, so without a film: 1 image\n1 film in res, listed in films.csv" in said
     assert "gif of two.jpg: " in said and "of one.png" not in said
+
+def test_a_direction_without_images_is_named(monkeypatch, capsys):
+    "Nobody should take one direction for both."
+    monkeypatch.setattr(outcomes, "predict", lambda network, dl: (torch.tensor([[1., 0.]]*4), None))
+    data = ImageSet(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.long))
+    model = SimpleNamespace(pair=(0, 1), classifier=SimpleNamespace(classes=["cat", "dog"]))
+    found = outcomes.directions(model, SimpleNamespace(test=SimpleNamespace(dataset=data)), None, 3)
+    assert [label for label, *_ in found] == ["cat to dog"]
+    assert "dog to cat: left out: no held-out image is taken for dog" in capsys.readouterr().out
