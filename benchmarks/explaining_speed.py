@@ -163,7 +163,7 @@ def time_parts(cfe, x, rounds):
             e = model.encode(x, full=True)
             _, f_k, mask = model.moved(e, source, target, k)
             _, _, code, *maps = e.maps
-            paint = model.G.change if model.prepares else model.G
+            paint = model.G.change if model.is_prepared(e) else model.G
             ways |= {(name, 'encode, once an image'): (lambda v, m=model: m.encode(v, full=True), x),
                      (name, 'mirror and mask'): (lambda v, m=model, e=e: m.moved(e, source, target, k), x),
                      (name, 'painter'): (lambda v, a=(maps, code, f_k, mask), paint=paint: paint(*a), x),

@@ -151,11 +151,10 @@ def draw_path(self:MirrorCFE,
               target:Tensor,       # classes moved to, int64 (B,)
               k:Tensor,            # steps, (B, K): every image has its own
               bs:int=256,          # images drawn at once
-              progress:bool=False, # show a bar
-              model=None           # the one that looked at the sources; None: the explainer's own
+              progress:bool=False  # show a bar
              )->tuple[Tensor,Tensor]: # images (B, K, C, H, W), the classifier's logits for them (B, K, n_classes)
     "Draw every image at each of its steps, and classify the drawn images."
-    if model is None: model = self.model.eval()
+    model = self.model.eval()
     B, K = k.shape
     path = k.new_empty(B, K, model.channels, *height_width(model.size))
     logits = k.new_empty(B, K, model.F.n_classes)
@@ -270,17 +269,16 @@ def draw_at_confidence(self:MirrorCFE,
                        target:Tensor,          # classes moved to, int64 (B,)
                        p:Tensor,               # confidences requested, (B, P)
                        closed_loop:bool=True,  # draw where the image has the confidence; False: where the latent has it
-                       bs:int=256,             # images drawn at once
-                       model=None              # the one that looked at the sources; None: the explainer's own
+                       bs:int=256              # images drawn at once
                       )->TargetConfidence:
     "Draw every image where the target has the requested confidence, or at the end of the path that is nearest to it."
     k, intended, span = (v.to(encoded.z) for v in self.confidence_steps(encoded, source, target, p))
     def achieved(k):
-        _, logits = self.draw_path(encoded, source, target, k[:, None], bs, model=model)
+        _, logits = self.draw_path(encoded, source, target, k[:, None], bs)
         return pick_class(logits.softmax(-1), target)[:, 0]
     drawn_k = k
     if closed_loop and len(k): drawn_k = torch.stack([bisect_step(achieved, w, 12) for w in intended.T], 1)
-    x, logits = self.draw_path(encoded, source, target, drawn_k, bs, model=model)
+    x, logits = self.draw_path(encoded, source, target, drawn_k, bs)
     return TargetConfidence(p.to(k), span, k, intended, drawn_k, x, pick_class(logits.softmax(-1), target))
 
 # %% ../nbs/31_explainer.ipynb #c50c120e
@@ -523,7 +521,7 @@ def explain(self:MirrorCFE,
                      truth=truth, drawn_ks=_fill_rows(drawn_ks, moves), residual=_fill_rows(residual, moves),
                      first=first)
     if requested is not None:
-        at = self.draw_at_confidence(part, s, t, requested[moves], closed_loop, bs, model)
+        at = self.draw_at_confidence(part, s, t, requested[moves], closed_loop, bs)
         filled = {name: _fill_rows(v, moves) for name, v in vars(at).items() if name not in ('p', 'tol')}
         ex.target_confidence = TargetConfidence(p=requested, **filled)
     return ex

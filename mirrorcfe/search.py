@@ -165,7 +165,7 @@ def search_open(sketch:Sketch,   # on the fine grid
     some = flipped.any(1)
     def margin(j, rows):
         sketch.need(_mark(j, rows, len(sketch.grid)))
-        return lead(sketch.logits[torch.arange(len(j)), j], sketch.target)
+        return _pick(lead(sketch.logits, sketch.target), j)
     first = look_back(bisect(sketch, flipped.float().argmax(1), some), some, margin)
     return torch.where(some, first, -1)
 

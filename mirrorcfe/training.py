@@ -225,12 +225,12 @@ def pick_pair(self:MirrorModel,
 @patch
 def is_prepared(self:MirrorModel, e):
     "Whether sources carry what the latent painter prepares once an image, whichever copy of the model encoded them."
-    return self.is_latent and len(e.maps) > 3 + len(self.shapes) - self.G.first
+    return self.is_latent and len(e.maps) > 3 + len(self.plain_maps(e))
 
 @patch
 def plain_maps(self:MirrorModel, e):
     "The classifier's maps among those of `encode`."
-    if self.is_latent: return e.maps[3 + (self.G.n_prepared if self.is_prepared(e) else 0):]
+    if self.is_latent: return e.maps[self.G.first - len(self.shapes):]   # the last ones, prepared or not
     return e.maps[1:] if self.recipe.image or not self.F.is_gap else e.maps
 
 @patch
