@@ -86,9 +86,12 @@ def survives_blur(classifier,   # images to logits
                   target=None   # class by number: of the images that are taken for it; None: of all, each for its own
                  )->float:      # 0 to 1; NaN without such an image
     "Return the share of real images that keep their predicted class behind the blur of denoised validity."
-    said = torch.cat([classifier(x).argmax(1) for x in real.split(256)]) if len(real) else real.new_empty(0)
-    if target is not None: real, said = real[said == target], said[said == target]
-    return denoised_validity(classifier, real, said).item() if len(real) else float('nan')
+    kept = []
+    for x in real.split(256):
+        said = classifier(x).argmax(1)
+        if target is not None: x, said = x[said == target], said[said == target]
+        if len(x): kept.append(denoised_validity(classifier, x, said, reduction='none'))
+    return torch.cat(kept).mean().item() if kept else float('nan')
 
 # %% ../nbs/92_outcomes.ipynb #43c3d82a
 EVALUATION_METRICS = {  # name in `METRICS` -> column of the table
